@@ -1,0 +1,184 @@
+"""Real data for tests and measurements: fetched once from package archives, checked, cached, never committed."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import platformdirs
+
+from smallai_assistant.downloads import download_wheel
+from smallai_assistant.errors import AssistantError
+from smallai_assistant.model_files import file_sha256
+
+# Wheels, by their sha256. Debian's packages differ by release; apt checks their signatures.
+_FOOLBOX = ("foolbox==3.3.4", "11049d515d38e765e206a73ace9cc648b81a0d6d1da9ad9057e149ee117989cb")
+_RECBOLE = ("recbole==1.2.1", "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407")
+_LM_EVAL = ("lm-eval==0.4.13", "5daaa1973bf874005f64f28d3834b875f6886f0d6475878e6a6c821994a5286a")
+
+T = TypeVar("T")
+
+
+class DataError(RuntimeError):
+    """Data could not be fetched."""
+
+
+def cache_dir() -> Path:
+    """Where fetched data stays; `SMALLAI_TESTDATA_DIR` moves it."""
+    given = os.environ.get("SMALLAI_TESTDATA_DIR")
+    return Path(given) if given else platformdirs.user_cache_path("smallai", appauthor=False) / "testdata"
+
+
+@functools.cache
+def librivox() -> list[tuple[Path, str]]:
+    """Five read sentences of LibriVox, 16 kHz wav, and what is said in each."""
+    root = _deb("pocketsphinx-testdata") / "usr/share/pocketsphinx/test/data/librivox"
+    rows = []
+    for line in (root / "transcription").read_text().splitlines():
+        if match := re.match(r"(?:<s> )?(.*?)(?: </s>)? \(?([\w.-]+?)\)?$", line.strip()):
+            rows.append((root / f"{match[2]}.wav", match[1]))
+    return _checked(rows, 5)
+
+
+@functools.cache
+def imagenet_photos() -> list[tuple[Path, int]]:
+    """Twenty photos and their ImageNet class indexes."""
+    folder = _wheel(_FOOLBOX, "foolbox/data/") / "foolbox/data"
+    found = sorted(folder.glob("imagenet_*"))
+    return _checked([(path, int(path.stem.split("_")[-1])) for path in found], 20)
+
+
+@functools.cache
+def movielens() -> Path:
+    """The folder of MovieLens 100K: `ml-100k.inter`, `ml-100k.item`, `ml-100k.user`, tab-separated with a typed header.
+
+    GroupLens' terms: not to be redistributed.
+    """
+    folder = _wheel(_RECBOLE, "recbole/dataset_example/ml-100k/") / "recbole/dataset_example/ml-100k"
+    _checked(list(folder.glob("ml-100k.inter")), 1)
+    return folder
+
+
+@functools.cache
+def tuxpaint_stamps() -> Path:
+    """Natural cut-outs with names (GPL-2, 161 MB): folders under `natural` and others."""
+    return _deb("tuxpaint-stamps-default") / "usr/share/tuxpaint/stamps"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A multiple-choice question; `answer` is the index of the right one of `choices`."""
+
+    subject: str
+    question: str
+    choices: tuple[str, ...]
+    answer: int
+
+
+@functools.cache
+def mmlu_questions() -> list[Question]:
+    """Some 270 general-knowledge questions with four choices each, from lm-eval's worked examples."""
+    member = "lm_eval/tasks/mmlu/flan_cot_fewshot/_cot_prompts.json"
+    table = json.loads((_wheel(_LM_EVAL, member) / member).read_text())
+    found = []
+    pattern = re.compile(
+        r"Q: (.*?)\n?\(A\) (.*?) \(B\) (.*?) \(C\) (.*?) \(D\) (.*?)\nA: .*?The answer is \(([ABCD])\)", re.S
+    )
+    for subject, text in sorted(table.items()):
+        for match in pattern.finditer(text):
+            choices = tuple(choice.strip() for choice in match.group(2, 3, 4, 5))
+            found.append(Question(subject, match[1].strip(), choices, "ABCD".index(match[6])))
+    if len(found) < 200:
+        raise DataError(f"only {len(found)} questions could be read")
+    return found
+
+
+def _wheel(package: tuple[str, str], prefix: str) -> Path:
+    """The folder of a wheel's members that begin with `prefix`."""
+    name, sha256 = package
+    target = cache_dir() / hashlib.sha256(f"{name}|{prefix}".encode()).hexdigest()[:12]
+    if target.is_dir():
+        return target
+    cache_dir().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache_dir()) as temporary:
+        try:
+            wheel = download_wheel(name, Path(temporary), on_bytes=lambda _: None, cancel=threading.Event())
+        except AssistantError as error:
+            raise DataError(f"{name}, which the tests take data from, could not be fetched: {error}") from error
+        if (digest := file_sha256(wheel)) != sha256:
+            raise DataError(f"{name}: the sha256 is {digest}, pinned is {sha256}")
+        out = Path(temporary) / "out"
+        out.mkdir()
+        with zipfile.ZipFile(wheel) as archive:
+            members = [member for member in archive.namelist() if member.startswith(prefix)]
+            archive.extractall(out, members)
+        if not members:
+            raise DataError(f"{name} has no {prefix}")
+        _move(out, target)
+    return target
+
+
+def _deb(package: str) -> Path:
+    """The unpacked tree of a Debian package."""
+    target = cache_dir() / package
+    if target.is_dir():
+        return target
+    cache_dir().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache_dir()) as temporary:
+        folder = Path(temporary)
+        folder.chmod(0o755)
+        download = ["apt-get", "download", "-qq", package]
+        result = _run(download, folder)
+        if result.returncode != 0:  # the package lists may be missing or old
+            _run(["apt-get", "update", "-qq"], folder)
+            result = _run(download, folder)
+        found = list(folder.glob("*.deb"))
+        if result.returncode != 0 or not found:
+            raise DataError(f"apt-get could not fetch {package}: {result.stderr.strip()}")
+        out = folder / "out"
+        unpack = _run(["dpkg-deb", "-x", str(found[0]), str(out)], folder)
+        if unpack.returncode != 0:
+            raise DataError(f"{package} could not be unpacked: {unpack.stderr.strip()}")
+        _move(out, target)
+    return target
+
+
+def _run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise DataError(f"{command[0]} is needed for this data and is not on this machine") from error
+
+
+def _move(source: Path, target: Path) -> None:
+    try:
+        os.replace(source, target)
+    except OSError:  # another process was first
+        if not target.is_dir():
+            raise
+
+
+def _checked(rows: list[T], n: int) -> list[T]:
+    if len(rows) != n:
+        raise DataError(f"{n} files were expected, {len(rows)} found")
+    return rows
+
+
+if __name__ == "__main__":
+    known = {each.__name__: each for each in (librivox, imagenet_photos, movielens, tuxpaint_stamps, mmlu_questions)}
+    for wanted in sys.argv[1:] or ["librivox", "imagenet_photos", "movielens"]:
+        if wanted not in known:
+            sys.exit(f"there is no data {wanted!r}; known: {', '.join(known)}")
+        found = known[wanted]()
+        print(f"{wanted}: {found if isinstance(found, Path) else f'{len(found)} rows'}")

@@ -1,0 +1,125 @@
+"""Speech: errors and speed on five LibriVox sentences, beside bare whisper in the same run: `python -m bench.speech`.
+
+It prints the word error rate of the plugin and of `whisper.transcribe` with the same model, beam and threads, the
+real-time factor (seconds of work for a second of sound), the speed against the bare one, and what white noise gives.
+The clips are also joined, with pauses of up to six seconds, to a recording that is longer than one window.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jiwer
+import numpy as np
+import soundfile
+from whisper.normalizers import EnglishTextNormalizer
+
+from bench.data import librivox
+from smallai_assistant import Assistant, AudioPart, ModelSpec, SegmentPart, load_config
+from smallai_speech import SpeechModel
+
+MOST_WER = 0.043
+TASK = "automatic-speech-recognition"
+N_JOINED = 15
+_normalize = EnglishTextNormalizer()
+
+
+def word_error_rate(references: Sequence[str], texts: Sequence[str]) -> float:
+    """Errors over reference words, after whisper's own normalization of spelling and punctuation."""
+    return float(jiwer.wer([_normalize(each) for each in references], [_normalize(each) for each in texts]))
+
+
+def joined(clips: Sequence[tuple[np.ndarray, str]]) -> tuple[np.ndarray, str]:
+    """Clips in a seeded order with pauses between, over a faint noise, and the words in that order."""
+    chosen, noise = random.Random(0), np.random.default_rng(0)
+    sound: list[np.ndarray] = []
+    words: list[str] = []
+    for _ in range(N_JOINED):
+        samples, text = chosen.choice(clips)
+        sound += [np.zeros(round(16_000 * chosen.uniform(0.3, 6)), np.float32), samples]
+        words.append(text)
+    whole = np.concatenate(sound)
+    return (whole + noise.normal(0, 5e-4, len(whole))).astype(np.float32), " ".join(words)
+
+
+def wav(samples: np.ndarray) -> bytes:
+    """A 16-bit WAV file of 16 kHz samples."""
+    file = io.BytesIO()
+    soundfile.write(file, samples, 16_000, format="WAV")
+    return file.getvalue()
+
+
+def timed(function: Callable[[np.ndarray], str], recordings: Sequence[np.ndarray]) -> tuple[list[str], float]:
+    """The texts, and seconds of work for a second of sound."""
+    begun = time.perf_counter()
+    texts = [function(each) for each in recordings]
+    return texts, (time.perf_counter() - begun) * 16_000 / sum(len(each) for each in recordings)
+
+
+def measure(assistant: Assistant) -> dict[str, Any]:
+    """The figures, on the configured speech model."""
+    clips = [(soundfile.read(path, dtype="float32")[0], text) for path, text in librivox()]
+    sounds, references = [samples for samples, _ in clips], [text for _, text in clips]
+    long_sound, long_reference = joined(clips)
+    noise = np.random.default_rng(1).normal(0, 0.1, 160_000).astype(np.float32)
+
+    def ours(samples: np.ndarray) -> str:
+        return assistant.ask(AudioPart(data=wav(samples)), task=TASK).text
+
+    with assistant.models.lease(ModelSpec(assistant.config.models.speech, task=TASK), SpeechModel) as model:
+        network = model._network
+
+        def bare(samples: np.ndarray) -> str:
+            return str(network.transcribe(samples, beam_size=5, language="en", fp16=False)["text"])
+
+        ours(sounds[0])  # what only the first run pays
+        texts, factor = timed(ours, sounds)
+        bare_texts, bare_factor = timed(bare, sounds)
+        (long_text,), long_factor = timed(ours, [long_sound])
+        (bare_long_text,), bare_long_factor = timed(bare, [long_sound])
+    answer = assistant.ask(AudioPart(data=wav(noise)), task=TASK)
+    return {
+        "wer": round(word_error_rate(references, texts), 4),
+        "bare_wer": round(word_error_rate(references, bare_texts), 4),
+        "real_time_factor": round(factor, 3),
+        "speed_of_bare": round(bare_factor / factor, 2),
+        "long_s": round(len(long_sound) / 16_000, 1),
+        "long_wer": round(word_error_rate([long_reference], [long_text]), 4),
+        "bare_long_wer": round(word_error_rate([long_reference], [bare_long_text]), 4),
+        "long_real_time_factor": round(long_factor, 3),
+        "long_speed_of_bare": round(bare_long_factor / long_factor, 2),
+        "noise_text": answer.text,
+        "noise_segments": sum(isinstance(part, SegmentPart) for part in answer.parts),
+    }
+
+
+def main() -> None:
+    """Prints the table and the JSON line; exits 1 where a figure is missed."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Assistant(load_config(data_dir=Path(folder) / "data")) as assistant,
+    ):
+        figures = measure(assistant)
+    print(f"{'':34} plugin   bare whisper")
+    print(f"{'five sentences, WER':34} {figures['wer']:6.2%}   {figures['bare_wer']:6.2%}   (at most {MOST_WER:.1%})")
+    print(f"{'  seconds of work a second':34} {figures['real_time_factor']:6.3f}   speed {figures['speed_of_bare']} x")
+    print(f"{'joined with pauses, WER':34} {figures['long_wer']:6.2%}   {figures['bare_long_wer']:6.2%}")
+    print(
+        f"{'  seconds of work a second':34} {figures['long_real_time_factor']:6.3f}"
+        f"   speed {figures['long_speed_of_bare']} x"
+    )
+    print(f"{'white noise':34} {figures['noise_text']!r}")
+    print(json.dumps({"bench": "speech", **figures}))
+    if figures["wer"] > MOST_WER or figures["noise_text"] or figures["noise_segments"]:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Counts the words of a text.
+
+A plugin imports from the root of `smallai_assistant` only, and nothing heavy at the top of its modules: all plugins
+are imported at every start.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from smallai_assistant import Details, InvalidInput, ModelRuntime, Request, Task, TextPart, hookimpl
+
+
+@dataclass(frozen=True, slots=True)
+class WordCountOptions:
+    """Settings, from `[tasks.word-count]` in the configuration or from the caller.
+
+    Args:
+        top: how many of the most frequent words to name, 0 to 100.
+    """
+
+    top: int = 3
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.top <= 100:
+            raise InvalidInput(f"top is {self.top}", hint="give 0 to 100")
+
+
+class WordCountTask(Task):
+    """Counts words; the text to count is the message."""
+
+    name = "word-count"
+    title = "count words"
+    # What people type when they want this task: unnamed messages like these come here.
+    utterances = ("count the words in this text", "how many words are in this", "word count please")
+    options_type = WordCountOptions
+
+    def run(self, request: Request, models: ModelRuntime) -> Iterator[TextPart | Details]:
+        """Streams the count and then the most frequent words."""
+        words = request.message.text.split()
+        yield TextPart(f"{len(words)} words")
+        common = Counter(word.casefold().strip(".,;:!?\"'()") for word in words).most_common(request.options.top)
+        for number, (word, count) in enumerate(common):
+            if request.cancel.is_set():  # the caller closed the answer: stop working
+                return
+            yield TextPart(f"{', most often ' if number == 0 else ', '}{word} ({count})")
+        yield Details({"n_words": len(words)})
+
+
+@hookimpl
+def register_tasks(register: Callable[[Task], None]) -> None:
+    """The assistant calls this once at start."""
+    register(WordCountTask())

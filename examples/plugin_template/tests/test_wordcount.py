@@ -1,0 +1,41 @@
+"""The plugin inside a real assistant. The task needs no model, so neither do the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import smallai_wordcount
+
+from smallai_assistant import Assistant, AssistantConfig, InvalidInput
+
+
+@pytest.fixture
+def assistant(tmp_path: Path) -> Iterator[Assistant]:
+    # `disabled_plugins` holds the entry point: installed or not, the plugin comes in by `plugins` once.
+    config = AssistantConfig(data_dir=tmp_path / "data", disabled_plugins=("wordcount",))
+    with Assistant(config, plugins=[smallai_wordcount]) as assistant:
+        yield assistant
+
+
+def test_counts_and_streams(assistant: Assistant) -> None:
+    response = assistant.ask("The fox and the dog.", task="word-count", options={"top": 2})
+    pieces = [part.text for part in response]
+    assert pieces == ["5 words", ", most often the (2)", ", fox (1)"]
+    assert response.details["n_words"] == 5
+
+
+def test_the_turn_is_stored(assistant: Assistant) -> None:
+    turn = assistant.ask("one two", task="word-count").turn
+    assert assistant.store.turn(turn.id).text == turn.text
+    assert turn.task == "word-count"
+
+
+def test_a_bad_option_is_refused(assistant: Assistant) -> None:
+    with pytest.raises(InvalidInput, match="top is 101"):
+        _ = assistant.ask("one two", task="word-count", options={"top": 101}).text
+
+
+def test_no_plugin_is_broken(assistant: Assistant) -> None:
+    assert dict(assistant.broken_plugins) == {}

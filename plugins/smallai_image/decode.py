@@ -1,0 +1,99 @@
+"""From the bytes of a file to RGB pixels, or a typed error."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from smallai_assistant import AssistantError, InputTooLarge, InvalidImage
+from smallai_image.containers import read_header
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+MAX_PIXELS = 50_000_000
+
+# No classifier looks at more than about 500 pixels a side: a larger picture is shrunk by a whole factor, its shorter
+# side staying above this, which saves time and memory and cannot be seen in the scores.
+_ENOUGH_PIXELS = 1024
+_ORIENTATION_TAG = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A decoded picture.
+
+    Attributes:
+        pixels: RGB, uint8, shape (height, width, 3), upright, what was transparent is white.
+        n_frames: frames in the file; `pixels` is the first.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    n_frames: int
+
+
+def decode(data: bytes, *, name: str = "<bytes>", max_pixels: int = MAX_PIXELS) -> Picture:
+    """Decodes a PNG, JPEG, WebP or GIF file.
+
+    Args:
+        name: what to call the file in messages.
+        max_pixels: most pixels of width times height.
+
+    Raises:
+        InvalidImage: it is of another format, damaged or cut short.
+        InputTooLarge: it has more pixels; known from the header, before memory is taken for them.
+    """
+    header = read_header(data, name=name, max_pixels=max_pixels)
+    try:
+        with Image.open(io.BytesIO(data), formats=(header.format,)) as image:
+            if image.width * image.height > max_pixels:
+                raise InputTooLarge(f"{name}: {image.width:,} x {image.height:,} pixels, {max_pixels:,} are allowed")
+            # A JPEG can be decoded at a half, a quarter or an eighth of its size.
+            image.draft(None, (_ENOUGH_PIXELS, _ENOUGH_PIXELS))
+            turn = _TURNS.get(_orientation(image))
+            image.load()
+            flat = _flat(image)
+            factor = min(flat.size) // _ENOUGH_PIXELS
+            flat = flat.reduce(factor) if factor > 1 else flat
+            pixels = np.array(flat if turn is None else flat.transpose(turn))
+    except AssistantError:
+        raise
+    except (Image.DecompressionBombError, MemoryError) as error:
+        raise InputTooLarge(f"{name}: too large to decode: {error}") from error
+    except Exception as error:  # Pillow's decoders raise whatever struct, zlib and dict lookups raise
+        raise InvalidImage(f"{name}: cannot be decoded: {error}") from error
+    return Picture(pixels, header.n_frames)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:  # damaged EXIF says nothing about the pixels, which may be whole
+        return 1
+    return value if isinstance(value, int) else 1
+
+
+def _flat(image: Image.Image) -> Image.Image:
+    """The picture as RGB on white."""
+    if image.mode.startswith("I"):  # 16 bits of grey; Pillow's own conversion clips at 255
+        grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535) >> 8
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    clear = image.convert("RGBA")
+    white = Image.new("RGB", clear.size, "white")
+    white.paste(clear, mask=clear.getchannel("A"))
+    return white

@@ -1,0 +1,233 @@
+"""The task `recommendation`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from smallai_assistant import (
+    AssistantError,
+    Details,
+    EmbeddingModel,
+    InvalidInput,
+    ItemPart,
+    ModelRuntime,
+    ModelSpec,
+    Notice,
+    Request,
+    Task,
+    TaskContext,
+    TextPart,
+)
+
+if TYPE_CHECKING:
+    from smallai_recommend.evidence import Floats
+    from smallai_recommend.index import Index
+    from smallai_recommend.ranking import Ranking
+    from smallai_recommend.text_index import Lease, TextIndex
+    from smallai_recommend.wish import Wish
+
+_MAX_K = 1_000
+_NAMED_IN_TEXT = 3
+_LOCK_POLL_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class RecommendOptions:
+    """How items are recommended.
+
+    Args:
+        k: most items to give, best first, 1 to 1000.
+        include_consumed: whether items the user has had may come again.
+        max_dense_items: most items for which the exact item-item weights (EASE) are made, 2 to 50000; beyond, each
+            item has its nearest neighbours only.
+    """
+
+    k: int = 10
+    include_consumed: bool = False
+    max_dense_items: int = 10_000
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.k <= _MAX_K:
+            raise InvalidInput(f"k is {self.k}", hint=f"give 1 to {_MAX_K}")
+        if not 2 <= self.max_dense_items <= 50_000:
+            raise InvalidInput(f"max_dense_items is {self.max_dense_items}", hint="give 2 to 50000")
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What is said: made under the lock, given out after it."""
+
+    items: tuple[ItemPart, ...]
+    notices: tuple[Notice, ...]
+    model: str
+    is_cold: bool
+    wish: str = ""
+
+
+class Recommendation(Task):
+    """Recommends items of the store to the user; a sentence, then the items, each with the reason."""
+
+    name: ClassVar[str] = "recommendation"
+    title: ClassVar[str] = "recommends items"
+    accepts = (frozenset({"text"}),)
+    options_type: ClassVar[type[RecommendOptions]] = RecommendOptions
+    utterances: ClassVar[tuple[str, ...]] = (
+        "what should I watch",
+        "what shall I read next",
+        "what can I listen to now",
+        "recommend me a film like Alien",
+        "recommend a good novel",
+        "recommend something for me",
+        "could you recommend a restaurant or a bar",
+        "suggest something funny to watch",
+        "suggest a few books I may like",
+        "suggest an album for this evening",
+        "give me some recommendations",
+        "give me a movie suggestion",
+        "give me a list of things I might enjoy",
+        "find me a film to watch with the kids",
+        "find me a new podcast",
+        "find music that is similar to Miles Davis",
+        "something like The Lord of the Rings",
+        "more films like this one",
+        "show me books similar to The Hobbit",
+        "I'm in the mood for a thriller",
+        "I feel like watching a comedy",
+        "I want to see a good horror film",
+        "I'd like to read a science fiction story",
+        "I need a good series for the weekend",
+        "I'm looking for a game to play with friends",
+        "any good movies you can recommend?",
+        "any suggestions what to watch?",
+        "do you know a good documentary",
+        "got something exciting to read?",
+        "which movie would I enjoy most",
+        "which book fits my taste",
+        "which product should I buy",
+        "what else would I like, going by what I liked before",
+        "I liked Inception, what should I watch now",
+        "after Star Trek, which series comes closest",
+        "pick a movie for me",
+        "choose a song I would love",
+        "what is popular to watch at the moment",
+        "a western for tonight",
+        "a light read for my holiday",
+    )
+
+    def setup(self, context: TaskContext) -> None:
+        super().setup(context)
+        self._lock = threading.Lock()
+        self._index: Index | None = None
+        self._text_index: TextIndex | None = None
+
+    def run(self, request: Request, models: ModelRuntime) -> Iterator[TextPart | ItemPart | Notice | Details]:
+        answer = self._answer(request, models)
+        if answer is None:
+            return
+        yield Details({"model": answer.model, "cold_start": answer.is_cold})
+        yield from answer.notices
+        yield TextPart(_sentence(answer))
+        yield from answer.items
+
+    def close(self) -> None:
+        self._index = self._text_index = None
+
+    def _answer(self, request: Request, models: ModelRuntime) -> _Answer | None:
+        """The answer; None where the caller no longer wants it."""
+        while not self._lock.acquire(timeout=_LOCK_POLL_S):
+            if request.cancel.is_set():
+                return None
+        try:
+            spec = ModelSpec(self.context.model_names.embedding, task="feature-extraction")
+            return self._recommend(request, lambda: models.lease(spec, EmbeddingModel))
+        finally:
+            self._lock.release()
+
+    def _recommend(self, request: Request, lease: Lease) -> _Answer | None:
+        from smallai_recommend.index import Index
+        from smallai_recommend.ranking import rank
+        from smallai_recommend.text_index import TextIndex
+        from smallai_recommend.wish import read_wish
+
+        options: RecommendOptions = request.options
+        if self._index is None or self._text_index is None:
+            self._index, self._text_index = Index(), TextIndex(self.context.data_dir)
+        index, text_index = self._index, self._text_index
+        index.refresh(self.context, max_dense_items=options.max_dense_items)
+        if not index.titles:
+            notice = Notice("no_items", "The catalogue is empty: `smallai items import FILE` fills it.")
+            return _Answer((), (notice,), "none", is_cold=True)
+
+        wish = read_wish(request.message.text, index.finder)
+        notices: list[Notice] = []
+        words: dict[str, Floats] = {}
+        if wish.wants_something or index.needs_texts(request.user_id):
+            notices += index.read_texts(text_index, lease, request.cancel)
+            if index.texts is not None:
+                words, failed = _read_words(wish, text_index, lease)
+                notices += failed
+        if request.cancel.is_set():
+            return None
+        embed = words.__getitem__ if words else None
+        ranking = rank(index, request.user_id, wish, include_consumed=options.include_consumed, embed=embed)
+        items = self._items(index, ranking, options.k)
+        notices = [*dict.fromkeys(notices), *_notices(index, ranking, request.user_id, n_found=len(items))]
+        steered = wish.text if ranking.fit is not None else ""
+        return _Answer(items, tuple(notices), _model_name(index, ranking, text_index), ranking.taste.is_cold, steered)
+
+    def _items(self, index: Index, ranking: Ranking, k: int) -> tuple[ItemPart, ...]:
+        """The best k that are still in the store."""
+        from smallai_recommend.explain import reasons
+
+        ids = index.evidence.item_ids
+        order: Sequence[int] = ranking.order.tolist()
+        if self.context.items.revision()[0] != index.revision[0]:
+            there = {item.id for item in self.context.items.items()}
+            order = [item for item in order if ids[item] in there]
+        return tuple(
+            ItemPart(ids[item], index.titles[item], float(ranking.scores[item]), reasons(index, ranking, item))
+            for item in order[:k]
+        )
+
+
+def _read_words(wish: Wish, text_index: TextIndex, lease: Lease) -> tuple[dict[str, Floats], list[Notice]]:
+    try:
+        return {words: text_index.embed(words, lease) for words in (wish.text, wish.avoid) if words}, []
+    except AssistantError as error:
+        return {}, [Notice("text_unavailable", f"Titles and texts could not be compared: {error}.")]
+
+
+def _notices(index: Index, ranking: Ranking, user: str | None, *, n_found: int) -> Iterator[Notice]:
+    if ranking.taste.is_cold:
+        who = "Nobody said who is asking" if user is None else "Nothing is known yet about what this user likes"
+        yield Notice("cold_start", f"{who}: these go by what is popular and by what the message says.")
+    elif not index.model.is_ease:
+        yield Notice("many_items", "With so many items each was compared with its nearest neighbours only.")
+    if not ranking.was_understood:
+        yield Notice("wish_not_understood", f"Nothing in the catalogue is near to “{ranking.wish.text}”.")
+    if not n_found:
+        yield Notice("nothing_left", "This user has had every item; include_consumed=true gives them again.")
+
+
+def _model_name(index: Index, ranking: Ranking, text_index: TextIndex) -> str:
+    if ranking.taste.is_cold:
+        names = ["popularity"]
+    else:
+        names = ["ease" if index.model.is_ease else "item neighbours", "transitions"]
+    return " + ".join([*names, text_index.model_name] if index.texts is not None else names)
+
+
+def _sentence(answer: _Answer) -> str:
+    """What is said before the items."""
+    titles = [item.title for item in answer.items]
+    if not titles:
+        return "I have nothing to recommend."
+    named, n_more = titles[:_NAMED_IN_TEXT], len(titles) - _NAMED_IN_TEXT
+    listed = ", ".join(named) if n_more > 0 or len(named) < 2 else f"{', '.join(named[:-1])} and {named[-1]}"
+    more = f" and {n_more} more" if n_more > 0 else ""
+    if answer.wish:
+        return f"For “{answer.wish}” try {listed}{more}."
+    return f"{'Popular now' if answer.is_cold else 'You might like'}: {listed}{more}."

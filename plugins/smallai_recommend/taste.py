@@ -1,0 +1,128 @@
+"""How much one user would like each item, and which of the user's items say so."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from smallai_recommend.evidence import Floats, Ints
+from smallai_recommend.index import SHORT_HISTORY, Index
+from smallai_recommend.model import MAX_HISTORY, RECENT_ITEMS, fade_next, fade_together
+
+# Weights of the standardised parts; see model.py for how they were chosen.
+NEXT = 0.6
+POPULAR = 0.2
+TEXT = 0.5  # for a user without history, less with each item of it, nothing from `SHORT_HISTORY` on
+COLD_SCALE = 2.5  # a mean over neighbours is flatter than what it is a mean of
+
+
+@dataclass(frozen=True, slots=True)
+class Taste:
+    """A user's scores and what they are made of.
+
+    Attributes:
+        scores: float32, shape (n_items,): weighted standard deviations above the mean item.
+        popular: the part of `scores` that popularity is.
+        history: the user's items, oldest first, shape (n_history,).
+        is_cold: whether the user has none.
+    """
+
+    scores: Floats
+    popular: Floats
+    history: Ints
+    is_cold: bool
+    _index: Index
+    _together: Floats  # by history item, scaled as in `scores`
+    _next: Floats  # shape (n_recent, n_items), the same
+    _text: Floats  # shape (n_read, n_items), the same
+
+    def because(self, items: Ints, weights: Floats) -> Floats:
+        """What each item of the history adds to the weighted score of `items`: float32, shape (n_history,)."""
+        parts = self._index.model.block(self.history, items) @ weights * self._together
+        for block in (self._next, self._text):
+            if len(block):
+                parts[-len(block) :] += block[:, items] @ weights
+        return np.asarray(parts, dtype=np.float32)
+
+
+def taste_of(index: Index, user: str | None) -> Taste:
+    """The taste of a user, or of everybody where the user is None or unknown."""
+    n = index.n_items
+    warm = index.is_warm
+    popular = _popular(index, warm)
+    history = index.evidence.users.get(user) if user is not None else None
+    if history is None:
+        none = np.zeros((0, n), dtype=np.float32)
+        scores = _with_cold_items(index, popular, warm)
+        return Taste(scores, popular, np.zeros(0, np.intp), True, index, none[:, 0], none, none)
+    items, strengths = history.latest()
+    items, strengths = items[-MAX_HISTORY:], strengths[-MAX_HISTORY:]
+
+    amounts = fade_together(strengths)
+    together = np.zeros(n, dtype=np.float32)
+    found = index.model.score(items, amounts)
+    together[: len(found)] = found
+    spread = _spread(together, warm)
+    scores = (together - together[warm].mean()) / spread
+    amounts /= spread
+
+    recent = items[-RECENT_ITEMS:]
+    following = index.evidence.transitions_from(recent) * fade_next(strengths)[:, None]
+    total = following.sum(axis=0)
+    following *= NEXT / _spread(total, warm)
+    scores += NEXT * (total - total[warm].mean()) / _spread(total, warm)
+
+    read = _read(index, items)
+    scores += read.sum(axis=0) + POPULAR * popular
+    scores = _with_cold_items(index, np.asarray(scores, np.float32), warm)
+    return Taste(scores, np.asarray(POPULAR * popular), items, False, index, amounts, following, read)
+
+
+def standardise(values: Floats, among: npt.NDArray[np.bool_]) -> Floats:
+    """Standard deviations above the mean of those `among`; zeros where they are all alike."""
+    if not among.any():
+        return np.zeros_like(values)
+    return np.asarray((values - values[among].mean()) / _spread(values, among), dtype=np.float32)
+
+
+def _spread(values: Floats, among: npt.NDArray[np.bool_]) -> float:
+    spread = float(values[among].std()) if among.any() else 0.0
+    return spread if spread > 1e-12 else 1.0
+
+
+def _popular(index: Index, warm: npt.NDArray[np.bool_]) -> Floats:
+    """Chosen often, half of it lately."""
+    evidence = index.evidence
+    ever = np.log1p(evidence.popularity).astype(np.float32)
+    lately = np.log1p(evidence.trend(min(evidence.newest_at, time.time()))).astype(np.float32)
+    return (standardise(ever, warm) + standardise(lately, warm)) / 2.0
+
+
+def _read(index: Index, items: Ints) -> Floats:
+    """What the texts of a short history add: float32, shape (n_read, n_items)."""
+    weight = TEXT * max(0.0, 1.0 - len(items) / SHORT_HISTORY)
+    texts = index.texts
+    if not weight or texts is None or not texts.has[items].any():
+        return np.zeros((0, index.n_items), dtype=np.float32)
+    cosines = texts.whole[items] @ texts.whole.T
+    cosines *= fade_together(texts.has[items].astype(np.float32))[:, None]
+    total = cosines.sum(axis=0)
+    scale = weight / _spread(total, texts.has)
+    cosines -= cosines[:, texts.has].mean(axis=1, keepdims=True)
+    cosines[:, ~texts.has] = 0.0
+    return np.asarray(cosines * scale, dtype=np.float32)
+
+
+def _with_cold_items(index: Index, scores: Floats, warm: npt.NDArray[np.bool_]) -> Floats:
+    """Places the items without interactions by those that read like them, behind all others where that fails."""
+    scores = scores.copy()
+    if not warm.any():
+        return scores
+    scores[~warm] = scores[warm].min() - 1.0
+    near = index.neighbours()
+    if near is not None and near.near.size:
+        scores[near.cold] = COLD_SCALE * (scores[near.near] * near.weights).sum(axis=1)
+    return scores

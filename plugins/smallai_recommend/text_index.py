@@ -1,0 +1,141 @@
+"""Sentence vectors of the items' texts, made once and kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from smallai_assistant import EmbeddingModel
+
+Floats = npt.NDArray[np.float32]
+Lease = Callable[[], AbstractContextManager[EmbeddingModel]]
+
+_BATCH = 128
+_FILE = "text-vectors.npz"
+_KEY_BYTES = 16
+
+
+class TextIndex:
+    """Vectors by the hash of their text and the name of the model that made them.
+
+    Args:
+        folder: where the file lies; it may be deleted at any time.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / _FILE
+        self._lock = threading.Lock()  # one thread embeds; others go on with what there is
+        self._model = ""
+        self._vectors: dict[bytes, Floats] = {}
+        self._is_loaded = False
+
+    @property
+    def model_name(self) -> str:
+        """The model that made the vectors, empty before there are any."""
+        return self._model.partition("@")[0]
+
+    def embed(self, text: str, lease: Lease) -> Floats:
+        """The vector of a text that is not kept: float32, shape (n_dimensions,), length 1."""
+        with lease() as model:
+            vector: Floats = model.embed([text])[0]
+            return vector
+
+    def update(self, texts: Sequence[str], lease: Lease, *, budget_s: float, stop: threading.Event) -> int:
+        """Makes the vectors that are missing, those of the first texts first.
+
+        Args:
+            lease: called only where a vector is missing.
+            budget_s: no new batch is begun after so many seconds; the rest waits for the next call.
+            stop: ends it early.
+
+        Returns:
+            How many of `texts` have no vector yet.
+
+        Raises:
+            AssistantError: the model cannot be had.
+        """
+        if not self._lock.acquire(blocking=False):
+            return self._count_missing(texts)
+        try:
+            self._load()
+            wanted = {_key(text): text for text in texts}
+            if any(key not in self._vectors for key in wanted):
+                self._embed_missing(wanted, lease, time.monotonic() + budget_s, stop)
+                self._save(wanted)
+            return self._count_missing(texts)
+        finally:
+            self._lock.release()
+
+    def matrix(self, texts: Sequence[str]) -> tuple[Floats, npt.NDArray[np.bool_]]:
+        """float32, shape (n_texts, n_dimensions), zeros where a text has no vector; and which have one."""
+        vectors = self._vectors
+        rows = [vectors.get(_key(text)) for text in texts]
+        has = np.array([row is not None for row in rows], dtype=np.bool_)
+        n_dimensions = next((len(row) for row in rows if row is not None), 0)
+        matrix = np.zeros((len(texts), n_dimensions), dtype=np.float32)
+        for place, row in enumerate(rows):
+            if row is not None:
+                matrix[place] = row
+        return matrix, has
+
+    def _count_missing(self, texts: Sequence[str]) -> int:
+        return sum(_key(text) not in self._vectors for text in texts)
+
+    def _embed_missing(self, wanted: dict[bytes, str], lease: Lease, until: float, stop: threading.Event) -> None:
+        with lease() as model:
+            name = f"{model.spec}@{model.spec.revision}/{model.n_dimensions}"
+            if name != self._model:
+                self._vectors, self._model = {}, name
+            missing = [key for key in wanted if key not in self._vectors]
+            for start in range(0, len(missing), _BATCH):
+                if stop.is_set() or (start and time.monotonic() > until):
+                    return
+                keys = missing[start : start + _BATCH]
+                rows = model.embed([wanted[key] for key in keys])
+                # A new dict, so that readers never see one that changes under them.
+                self._vectors = self._vectors | dict(zip(keys, rows, strict=True))
+
+    def _load(self) -> None:
+        if self._is_loaded:
+            return
+        self._is_loaded = True
+        try:
+            with np.load(self._path, allow_pickle=False) as file:
+                keys, rows, model = file["keys"], file["vectors"], str(file["model"])
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return  # missing, cut short or not ours: the vectors are made anew
+        shapes_fit = keys.ndim == rows.ndim == 2 and keys.shape == (len(rows), _KEY_BYTES)
+        if shapes_fit and keys.dtype == np.uint8 and rows.dtype == np.float32 and np.isfinite(rows).all():
+            self._vectors = {key.tobytes(): row for key, row in zip(keys, rows, strict=True)}
+            self._model = model
+
+    def _save(self, wanted: dict[bytes, str]) -> None:
+        """Writes what is wanted now; what belonged to removed items goes."""
+        kept = [key for key in wanted if key in self._vectors]
+        if not kept:
+            return
+        keys = np.frombuffer(b"".join(kept), dtype=np.uint8).reshape(len(kept), _KEY_BYTES)
+        rows = np.stack([self._vectors[key] for key in kept])
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=self._path.parent, suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                np.savez(file, keys=keys, vectors=rows, model=np.array(self._model))
+            os.replace(temporary, self._path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+def _key(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "replace")).digest()[:_KEY_BYTES]

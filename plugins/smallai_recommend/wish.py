@@ -1,0 +1,175 @@
+"""What a request asks for beyond "recommend me something": words to match, words to avoid, titles to be like."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+_MAX_WISH_CHARS = 300
+_MAX_TITLE_WORDS = 12
+_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+_YEAR = re.compile(r"\((\d{4})\)\s*$")
+
+# Words of a request that say nothing about what is wanted.
+_PLAIN_WORDS = """
+a about advice advise after again album albums all already also am an and another any anything are around article
+articles as ask at audiobook audiobooks author available avoid away based be because been before best better binge
+bit book books bored boring but buy by can can't catalog catalogue check choose club come comes could couldn't
+currently day days did didn't different discover do does doesn't don't done dozen eight else enjoy enjoyed entertain
+entertaining entertainment evening ever every except fan fancy fans far favorite favorites favourite favourites feel
+feels few fill film films find finished first fit fits five for found four free friday from game games gave get gift
+give go going good got great guess had has hasn't hate have haven't having hear hello help here hey hi hit home hope
+hour hours how i i'd i'll i'm i've idea ideas if in interesting into is isn't it it's item items its just kill kind
+know last lately latest left let let's like liked likely likes list listen listening look looking lot love loved
+made make many match matches may maybe me might mind minutes monday month mood more most movie movies much music
+must my myself name need never new newest next nice night nine no none not nothing novel novels now of off ok okay
+on one ones online or other others our out over own people perhaps pick picked picks play please plus podcast
+podcasts popular preferences product products put queue quick rate rated read reading really recently recommend
+recommendation recommendations recommended record records rent right said same saturday saw say search see seen send
+series set seven should show shows similar since six so some someone something song songs soon sort spare spend
+start stay still stream stuff suggest suggested suggesting suggestion suggestions suit suits sunday sure surprise
+take taste tastes tell ten than thank thanks that that's the them then there there's these they they're thing things
+think this those three thursday time tip tips title titles to today today's together tomorrow tonight tonight's too
+top trending try tuesday tv twenty two under until up us use user usual usually very view want wanted wants was
+watch watched watching watchlist way we we'd we're wednesday week weekend weekend's weekends well went were what
+what's whatever when where which while who who's whose why will wish with without won't wondering worth worthwhile
+would wouldn't year years yes yet you you'd you're your
+"""
+_PLAIN = frozenset(_PLAIN_WORDS.split())
+_TITLE_CUE_WORDS = "like liked loved love enjoyed after finished seen saw read watched to as of"
+_TITLE_CUES = frozenset(_TITLE_CUE_WORDS.split())
+_AVOID = re.compile(
+    r"\b(?:no|not|nothing|without|except|but not|avoid|hate|never)(?:\s+(?:too|so|very|a|an|any|another|more|like))*\s+"
+    r"([^\W\d_][\w'’-]*)",
+    re.IGNORECASE,
+)
+_LIKE_LAST = re.compile(r"\b(?:like|similar to|as) (?:the|my) (?:last|latest|previous)\b|\bmore of the same\b", re.I)
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is wanted.
+
+    Attributes:
+        text: what the items should be about, empty for a bare request.
+        avoid: what they should not be about.
+        like: indices of the titles named.
+        like_last: whether it should be like what the user chose last.
+    """
+
+    text: str = ""
+    avoid: str = ""
+    like: tuple[int, ...] = ()
+    like_last: bool = False
+
+    @property
+    def wants_something(self) -> bool:
+        """Whether it is more than a bare request."""
+        return bool(self.text or self.avoid or self.like or self.like_last)
+
+
+class Titles:
+    """Finds titles in a text.
+
+    Args:
+        titles: by the index to give back.
+        prominence: by the same index; of equal titles the most prominent is meant.
+    """
+
+    def __init__(self, titles: Mapping[int, str], prominence: Sequence[float]) -> None:
+        self._by_words: dict[tuple[str, ...], list[tuple[int, str]]] = {}
+        for index in sorted(titles, key=lambda index: -prominence[index]):
+            year = _YEAR.search(titles[index])
+            words = _title_words(titles[index])
+            if 0 < len(words) <= _MAX_TITLE_WORDS:
+                self._by_words.setdefault(words, []).append((index, year[1] if year else ""))
+
+    def find(self, text: str) -> tuple[tuple[int, ...], str]:
+        """The titles in `text`, and the text without them.
+
+        A title of one word, or of words that any request may hold, counts only after "like", "loved", "after" and
+        their kind: "Big" is also a word.
+        """
+        tokens = list(_WORD.finditer(text))
+        words = [token[0].casefold().replace("’", "'") for token in tokens]
+        found: list[int] = []
+        rest, place, copied = "", 0, 0
+        while place < len(words):
+            length = self._longest(words, place, is_named=_is_named(words, place))
+            if not length:
+                place += 1
+                continue
+            after = tokens[place + length][0] if place + length < len(tokens) else ""
+            index, has_year = self._pick(words[place : place + length], after)
+            found.append(index)
+            end = place + length + has_year
+            rest += text[copied : tokens[place].start()]
+            copied = tokens[end - 1].end()
+            place = end
+        return tuple(dict.fromkeys(found)), rest + text[copied:]
+
+    def _longest(self, words: Sequence[str], place: int, *, is_named: bool) -> int:
+        for length in range(min(_MAX_TITLE_WORDS + 1, len(words) - place), 0, -1):
+            title = tuple(words[place : place + length])
+            if _without_the(title) not in self._by_words:
+                continue
+            says_something = length > 1 and any(word not in _PLAIN for word in title)
+            if is_named or (says_something and len(_without_the(title)) > 1):
+                return length
+        return 0
+
+    def _pick(self, words: Sequence[str], after: str) -> tuple[int, bool]:
+        choices = self._by_words[_without_the(tuple(words))]
+        for index, year in choices:
+            if year and year == after:
+                return index, True
+        return choices[0][0], False
+
+
+def read_wish(text: str, titles: Titles) -> Wish:
+    """Reads a request."""
+    like, rest = titles.find(text[:2_000])
+    unwanted = [match[1] for match in _AVOID.finditer(rest) if match[1].casefold() not in _PLAIN]
+    if unwanted:
+        rest = _AVOID.sub(lambda match: " " if match[1].casefold() not in _PLAIN else match[0], rest)
+    wanted = _content(rest)
+    like_last = not like and not wanted and bool(_LIKE_LAST.search(rest))
+    return Wish(wanted, " ".join(unwanted), like, like_last)
+
+
+def _content(text: str) -> str:
+    """From the first to the last word that says something, clause by clause."""
+    clauses = (_clause(list(_WORD.finditer(clause)), clause) for clause in re.split(r"[,;:.!?\n]+", text))
+    return ", ".join(clause for clause in clauses if clause)[:_MAX_WISH_CHARS]
+
+
+def _clause(tokens: list[re.Match[str]], text: str) -> str:
+    telling = [token for token in tokens if _tells(token[0])]
+    return text[telling[0].start() : telling[-1].end()] if telling else ""
+
+
+def _tells(word: str) -> bool:
+    return word.casefold().replace("’", "'") not in _PLAIN and len(word) > 1 and not word.isdigit()
+
+
+def _is_named(words: Sequence[str], place: int) -> bool:
+    before = words[place - 1] if place else ""
+    if before == "to":
+        return place > 1 and words[place - 2] in ("similar", "close")
+    if before in ("and", "or"):
+        return any(word in _TITLE_CUES for word in words[:place])
+    return before in _TITLE_CUES
+
+
+def _title_words(title: str) -> tuple[str, ...]:
+    title = _YEAR.sub("", title)
+    return _without_the(tuple(word.casefold().replace("’", "'") for word in _WORD.findall(_article_first(title))))
+
+
+def _article_first(title: str) -> str:
+    return re.sub(r"^(.*), (The|A|An)\s*$", r"\2 \1", title.strip())
+
+
+def _without_the(words: tuple[str, ...]) -> tuple[str, ...]:
+    return words[1:] if len(words) > 1 and words[0] == "the" else words

@@ -1,0 +1,316 @@
+"""Sound files to mono 16 kHz samples, in this process, from bytes only.
+
+No decoder ever sees a path or an address: libsndfile and FFmpeg's libraries read from memory, each told the container
+that the first bytes showed, so that a playlist or a network protocol cannot be reached.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from smallai_assistant import InputTooLarge, InvalidAudio, Notice
+from smallai_speech.containers import Container, sniff, what_is_missing
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    FloatArray = npt.NDArray[np.float32]
+
+SAMPLE_RATE = 16_000  # what Whisper was trained on (Radford et al. 2022, section 2.2)
+_RATES_HZ = (2_000, 768_000)
+_BLOCK_VALUES = 2**13  # samples times channels decoded at once: what one damaged block costs
+_SHORTEST_S = 0.02
+_CLAIM_TOLERANCE_S = 0.06  # an encoder's lead-in is counted by some containers and cut by the decoder
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A decoded recording.
+
+    Attributes:
+        samples: float32, shape (n_samples,), mono, 16 kHz, in [-1, 1].
+        notices: what is missing from it or damaged in it.
+    """
+
+    samples: FloatArray
+    notices: tuple[Notice, ...] = ()
+
+    @property
+    def duration_s(self) -> float:
+        return len(self.samples) / SAMPLE_RATE
+
+
+def decode_audio(data: bytes, *, max_duration_s: float, name: str = "the recording") -> Recording:
+    """Decodes WAV, FLAC, OGG (Vorbis, Opus), MP3, MP4, Matroska, WebM or AAC.
+
+    Args:
+        data: the encoded file.
+        max_duration_s: decoding stops with an error once there is more.
+        name: for the messages; nothing is opened by it.
+
+    Raises:
+        InvalidAudio: the bytes are no recording, nothing can be decoded, or a sample is not finite.
+        InputTooLarge: the recording is longer than `max_duration_s`.
+    """
+    try:
+        return _decode(data, max_duration_s)
+    except (InvalidAudio, InputTooLarge) as error:
+        raise type(error)(f"{name}: {error.message}", hint=error.hint) from error
+
+
+def resample(samples: FloatArray, *, from_hz: int, to_hz: int = SAMPLE_RATE) -> FloatArray:
+    """Resample mono audio, band-limited.
+
+    Args:
+        samples: float32, shape (n_samples,), in [-1, 1].
+
+    Returns:
+        float32, shape (round(n_samples * to_hz / from_hz),).
+
+    Raises:
+        ValueError: a rate is not positive, or `samples` is not one-dimensional.
+    """
+    import numpy as np
+
+    if from_hz <= 0 or to_hz <= 0:
+        raise ValueError(f"rates must be positive, not {from_hz} and {to_hz}")
+    if samples.ndim != 1:
+        raise ValueError(f"samples must be one-dimensional, not of shape {samples.shape}")
+    if from_hz == to_hz:
+        return samples
+    n_wanted = round(len(samples) * to_hz / from_hz)
+    resampler = _Resampler(to_hz)
+    blocks = [resampler.push(samples, from_hz), resampler.flush()]
+    out = np.concatenate(blocks)[:n_wanted]
+    return np.pad(out, (0, n_wanted - len(out)))
+
+
+def _decode(data: bytes, max_duration_s: float) -> Recording:
+    import numpy as np
+
+    container = sniff(data)
+    missing = what_is_missing(data, container)
+    source = _open(data, container)
+    limit = round(max_duration_s * SAMPLE_RATE)
+    collected = bytearray()  # grows in place: no second copy of a long recording
+    try:
+        if source.claimed_s is not None and source.claimed_s > max_duration_s and missing is None:
+            raise _too_long(source.claimed_s, max_duration_s)
+        for block in source.blocks():
+            if not np.isfinite(block).all():
+                raise InvalidAudio("the recording holds samples that are not finite numbers")
+            collected += block.tobytes()
+            if len(collected) > limit * 4:
+                raise _too_long(len(collected) / 4 / SAMPLE_RATE, max_duration_s)
+    finally:
+        source.close()
+    samples = np.frombuffer(collected, np.float32)
+    if len(samples) < _SHORTEST_S * SAMPLE_RATE:
+        raise InvalidAudio(f"the recording holds {len(samples) / SAMPLE_RATE:.3f} s of sound")
+    peak = max(float(samples.max()), -float(samples.min()))
+    if peak > 1.0:  # float formats may exceed full scale
+        samples /= peak
+    return Recording(samples, tuple(_notices(source, len(samples) / SAMPLE_RATE, missing)))
+
+
+def _open(data: bytes, container: Container) -> _Source:
+    """libsndfile where it knows the file; FFmpeg for other containers and codecs, and for FLAC that is cut short.
+
+    MP3 goes to FFmpeg since libsndfile's decoder prints warnings on standard error.
+    """
+    if container in ("wav", "flac", "ogg"):
+        import soundfile
+
+        try:
+            return _SoundFileSource(soundfile.SoundFile(io.BytesIO(data)))
+        except (soundfile.LibsndfileError, ValueError, RuntimeError):
+            pass
+    return _AvSource(data, container)
+
+
+def _too_long(found_s: float, max_duration_s: float) -> InputTooLarge:
+    return InputTooLarge(
+        f"the recording lasts {found_s / 60:.1f} min or more, {max_duration_s / 60:.1f} min are allowed",
+        hint="cut it into parts, or raise max_duration_s",
+    )
+
+
+def _notices(source: _Source, decoded_s: float, missing: str | None) -> Iterator[Notice]:
+    if missing is None and source.stopped is not None:
+        missing = source.stopped
+    if missing is None and source.claimed_s is not None and decoded_s < source.claimed_s - _CLAIM_TOLERANCE_S:
+        missing = f"the header claims {source.claimed_s:.1f} s"
+    if missing is not None:
+        yield Notice("audio_truncated", f"The recording is cut short: {missing}; {decoded_s:.1f} s could be read.")
+    if source.n_damaged > (missing is not None):
+        yield Notice("audio_damaged", f"{source.n_damaged} damaged packets of the recording were left out.")
+
+
+class _Source:
+    """Mono 16 kHz blocks of one file.
+
+    Attributes:
+        claimed_s: the duration its header gives, None where it does not.
+        stopped: why decoding ended before the end.
+        n_damaged: packets that were skipped.
+    """
+
+    claimed_s: float | None = None
+    stopped: str | None = None
+    n_damaged = 0
+
+    def blocks(self) -> Iterator[FloatArray]:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+
+class _SoundFileSource(_Source):
+    def __init__(self, file: Any) -> None:
+        import soundfile
+
+        self._file = file
+        self._error: type[Exception] = soundfile.LibsndfileError
+        self._rate_hz, self._n_channels = int(file.samplerate), int(file.channels)
+        _check_rate(self._rate_hz)
+        if 0 < file.frames < 2**62:
+            self.claimed_s = int(file.frames) / self._rate_hz
+
+    def blocks(self) -> Iterator[FloatArray]:
+        import numpy as np
+
+        resampler = _Resampler(SAMPLE_RATE)
+        n_frames = max(_BLOCK_VALUES // self._n_channels, 64)
+        n_read = 0
+        while True:
+            try:
+                block = self._file.read(n_frames, dtype="float32", always_2d=True)
+            except (self._error, ValueError, RuntimeError) as error:
+                if n_read == 0:
+                    raise InvalidAudio(f"the recording cannot be decoded: {_reason(error)}") from error
+                self.stopped = f"decoding failed after {n_read / self._rate_hz:.1f} s"
+                break
+            if not len(block):
+                break
+            n_read += len(block)
+            with np.errstate(over="ignore", invalid="ignore"):  # the sum of huge samples is found not to be finite
+                mono = block[:, 0] if self._n_channels == 1 else block.mean(axis=1, dtype=np.float32)
+            if not np.isfinite(mono).all():
+                raise InvalidAudio("the recording holds samples that are not finite numbers")
+            yield resampler.push(mono, self._rate_hz)
+        yield resampler.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _AvSource(_Source):
+    def __init__(self, data: bytes, container: Container) -> None:
+        import av
+        import av.error
+
+        self._errors: tuple[type[Exception], ...] = (av.error.FFmpegError, ValueError, EOFError)
+        try:
+            # The container is fixed and no protocol is allowed: nothing inside can make FFmpeg open anything else.
+            self._container = av.open(
+                io.BytesIO(data), format=container, options={"protocol_whitelist": ""}, metadata_errors="ignore"
+            )
+        except self._errors as error:
+            raise InvalidAudio(f"the recording cannot be opened: {_reason(error)}") from error
+        if not self._container.streams.audio:
+            self._container.close()
+            raise InvalidAudio("the file has no sound track")
+        self._stream = self._container.streams.audio[0]
+        if container not in ("aac", "mp3") and self._container.duration:  # for those a guess from the bit rate
+            self.claimed_s = self._container.duration / 1_000_000
+
+    def blocks(self) -> Iterator[FloatArray]:
+        resampler = _Resampler(SAMPLE_RATE)
+        n_frames = 0
+        for packet in self._packets():
+            try:
+                frames = packet.decode()
+            except self._errors:
+                self.n_damaged += 1
+                self.stopped = "the last packet is cut"
+                continue
+            for frame in frames:
+                self.stopped = None
+                _check_rate(frame.sample_rate)
+                n_frames += 1
+                yield resampler.push_frame(frame)
+        if n_frames == 0:
+            raise InvalidAudio("nothing of the recording can be decoded")
+        yield resampler.flush()
+
+    def _packets(self) -> Iterator[Any]:
+        try:
+            yield from self._container.demux(self._stream)
+        except self._errors as error:
+            self.stopped = f"reading failed ({_reason(error)})"
+
+    def close(self) -> None:
+        self._container.close()
+
+
+class _Resampler:
+    """FFmpeg's band-limited resampler, fed block by block."""
+
+    def __init__(self, to_hz: int) -> None:
+        self._to_hz = to_hz
+        self._format: tuple[Any, ...] | None = None
+        self._resampler: Any = None
+
+    def push(self, mono: FloatArray, from_hz: int) -> FloatArray:
+        """Resamples the next block; some of it comes out later."""
+        if from_hz == self._to_hz:
+            return mono
+        import av
+        import numpy as np
+
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(mono[None, :]), format="fltp", layout="mono")
+        frame.sample_rate = from_hz
+        return self.push_frame(frame)
+
+    def push_frame(self, frame: Any) -> FloatArray:
+        """Resamples and mixes down the next frame; one of another format ends the stream before it."""
+        import av
+        import numpy as np
+
+        layout = (frame.sample_rate, frame.format.name, frame.layout.name)
+        before = np.zeros(0, np.float32)
+        if layout != self._format:
+            before = self.flush()
+            self._format = layout
+            self._resampler = av.AudioResampler(format="fltp", layout="mono", rate=self._to_hz)
+        frame.pts = None  # a file's time stamps may go backwards, its samples do not
+        return np.concatenate([before, *_arrays(self._resampler.resample(frame))])
+
+    def flush(self) -> FloatArray:
+        """What is still inside."""
+        import numpy as np
+
+        if self._resampler is None:
+            return np.zeros(0, np.float32)
+        out = np.concatenate([np.zeros(0, np.float32), *_arrays(self._resampler.resample(None))])
+        self._resampler = self._format = None
+        return out
+
+
+def _arrays(frames: list[Any]) -> list[FloatArray]:
+    return [frame.to_ndarray()[0] for frame in frames]
+
+
+def _check_rate(rate_hz: int) -> None:
+    low, high = _RATES_HZ
+    if not low <= rate_hz <= high:
+        raise InvalidAudio(f"the sample rate is {rate_hz:,} Hz", hint=f"give {low:,} to {high:,} Hz")
+
+
+def _reason(error: BaseException) -> str:
+    return str(error).split(": ")[-1].strip().rstrip(".").lower()[:120]

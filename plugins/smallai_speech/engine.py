@@ -1,0 +1,340 @@
+"""Runs Whisper in OpenAI's own implementation, from safetensors: no pickle, no ffmpeg, no download."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+from threading import Event, Lock
+from typing import TYPE_CHECKING, Any
+
+from smallai_assistant import Engine, InvalidInput, LoadedModel, ModelInvalid, ModelSpec, OutOfMemory, storage_bytes
+from smallai_speech.decode import SAMPLE_RATE
+from smallai_speech.model_files import build, checked_dimensions, checked_heads, halve, read_config, shapes
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    FloatArray = npt.NDArray[np.float32]
+
+TASK = "automatic-speech-recognition"
+MODEL_TYPE = "openai-whisper"
+WINDOW_S = 30.0  # what the encoder takes, no more and no less
+
+_N_FRAMES = 3000  # of the mel spectrogram, 10 ms each, in a window
+_FRAMES_PER_S = 100
+_MAX_PROMPT_CHARS = 4_000
+_ALIGNING = Lock()  # whisper switches the attention of every model in the process while it aligns
+_SEED = 0  # of the fallback's sampling: the same recording gives the same text
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeOptions:
+    """How a window becomes words.
+
+    Args:
+        language: a code such as `en`; the model must know it.
+        prompt: text that precedes the recording, which sets names and style.
+        beam_size: hypotheses kept in the search at temperature 0; 1 is greedy.
+        temperature: 0 searches, above samples and keeps the best of `beam_size`.
+        word_timestamps: align every word.
+    """
+
+    language: str
+    prompt: str = ""
+    beam_size: int = 5
+    temperature: float = 0.0
+    word_timestamps: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A word and its times in seconds from the start of the window."""
+
+    text: str
+    start_s: float
+    end_s: float
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of text between two time stamps of the model, in seconds from the start of the window."""
+
+    text: str
+    start_s: float
+    end_s: float
+    words: tuple[Word, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What the model made of a window.
+
+    Attributes:
+        consumed_s: how far the text goes; less than the window where the model broke off at a time stamp.
+        avg_logprob: mean natural logarithm of the tokens' probabilities.
+        no_speech_prob: the model's probability that nobody speaks.
+        compression_ratio: bytes of the text over bytes of it zipped; repetition makes it large.
+    """
+
+    pieces: tuple[Piece, ...]
+    consumed_s: float
+    avg_logprob: float
+    no_speech_prob: float
+    compression_ratio: float
+
+
+class Stopped(Exception):
+    """The caller's cancel event was set while a window was being decoded."""
+
+
+class WhisperEngine(Engine):
+    """Loads folders whose config.json says `"model_type": "openai-whisper"`."""
+
+    name = MODEL_TYPE
+
+    def can_load(self, spec: ModelSpec, folder: Path) -> bool:
+        try:
+            return spec.task == TASK and read_config(folder).get("model_type") == MODEL_TYPE
+        except ModelInvalid:
+            return False
+
+    def estimate_bytes(self, spec: ModelSpec, folder: Path) -> int:
+        n_weights = sum(prod(shape) for shape in shapes(folder).values())
+        return n_weights * (2 if spec.dtype == "float16" else 4)
+
+    def load(
+        self, spec: ModelSpec, folder: Path, *, device: str, progress: Callable[[str, float], None]
+    ) -> LoadedModel:
+        import torch
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        if spec.quantization != "none":
+            raise InvalidInput(f"{spec}: {MODEL_TYPE} cannot be quantized", hint="load it without quantization")
+        if spec.dtype not in ("auto", "float32", "float16"):
+            raise InvalidInput(f"{spec.name}: {MODEL_TYPE} has no {spec.dtype}", hint="use float32 or float16")
+        is_half = spec.dtype == "float16" or (spec.dtype == "auto" and device.startswith("cuda"))
+        progress(f"reading {spec.name}", 0.0)
+        config = read_config(folder)
+        dimensions = checked_dimensions(config, shapes(folder), folder)
+        heads = checked_heads(config, dimensions, folder)
+        try:
+            network = build(dimensions, load_file(folder / "model.safetensors"), heads)
+        except (SafetensorError, OSError) as error:
+            raise ModelInvalid(f"{folder}: {error}", hint="pull the model again") from error
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise ModelInvalid(f"{folder}: not the weights of {MODEL_TYPE}: {error}") from error
+        if is_half:
+            halve(network)
+        network.to(device)
+        progress(f"reading {spec.name}", 1.0)
+        return SpeechModel(spec, network, device=device, is_half=is_half)
+
+
+class SpeechModel(LoadedModel):
+    """A loaded Whisper: turns windows of at most 30 s of mono 16 kHz sound into text.
+
+    Attributes:
+        languages: the codes it knows; one where it is not multilingual.
+    """
+
+    languages: tuple[str, ...]
+
+    def __init__(self, spec: ModelSpec, network: Any, *, device: str, is_half: bool) -> None:
+        from whisper.tokenizer import LANGUAGES
+
+        tensors = [*network.parameters(), *network.buffers()]
+        dense = (tensor for tensor in tensors if not tensor.is_sparse)
+        super().__init__(spec, device=device, n_bytes=storage_bytes(iter(dense)))
+        self._network: Any = network
+        self._is_half = is_half
+        self.languages = tuple(LANGUAGES)[: network.num_languages] if network.is_multilingual else ("en",)
+
+    def release(self) -> None:
+        self._network = None
+
+    def detect_language(self, samples: FloatArray) -> str:
+        """The likeliest language code of up to 30 s of speech."""
+        if len(self.languages) == 1:
+            return self.languages[0]
+        return self.call(lambda: self._detect_language(samples))
+
+    def decode(self, samples: FloatArray, options: DecodeOptions, *, cancel: Event | None = None) -> Decoded:
+        """Decodes one window once.
+
+        Args:
+            samples: float32, shape (n_samples,), at most 30 s.
+
+        Raises:
+            ValueError: the window is empty or too long.
+            Stopped: `cancel` was set; it is looked at after every token.
+            OutOfMemory: the device refused the memory, even for a beam of 1.
+        """
+        if not 0 < len(samples) <= WINDOW_S * SAMPLE_RATE:
+            raise ValueError(f"a window has 1 to {WINDOW_S * SAMPLE_RATE:.0f} samples, not {len(samples)}")
+        return self.call(lambda: self._decode(samples, options, cancel or Event()))
+
+    def prompt_fits(self, prompt: str) -> bool:
+        """Whether all of the prompt is used; of a longer one only the end is."""
+        n_allowed = self._network.dims.n_text_ctx // 2 - 1
+        return len(prompt) <= _MAX_PROMPT_CHARS and len(self._prompt_tokens(prompt)) <= n_allowed
+
+    # -- on the model's thread --
+
+    def _detect_language(self, samples: FloatArray) -> str:
+        import torch
+
+        with torch.inference_mode():
+            _, probabilities = self._network.detect_language(self._encode(self._mel(samples)), self._tokenizer(None))
+        by_language: dict[str, float] = probabilities[0]
+        return max(by_language, key=by_language.__getitem__)
+
+    def _decode(self, samples: FloatArray, options: DecodeOptions, cancel: Event) -> Decoded:
+        import torch
+
+        try:
+            return self._decode_once(samples, options, cancel)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+        try:
+            return self._decode_once(samples, replace(options, beam_size=1), cancel)
+        except torch.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            raise OutOfMemory(
+                f"the device {self.device} had no memory to decode {len(samples) / SAMPLE_RATE:.1f} s of speech",
+                hint="free some, or set device to cpu",
+            ) from error
+
+    def _decode_once(self, samples: FloatArray, options: DecodeOptions, cancel: Event) -> Decoded:
+        import torch
+
+        cuda = [torch.device(self.device)] if self.device.startswith("cuda") else []
+        with torch.inference_mode(), torch.random.fork_rng(devices=cuda):
+            torch.manual_seed(_SEED)
+            mel = self._mel(samples)
+            result = self._search(self._encode(mel), options, cancel)
+            return self._decoded(result, mel, len(samples) / SAMPLE_RATE, options)
+
+    def _mel(self, samples: FloatArray) -> Any:
+        """Shape (n_mels, 3000). The missing end is zero in the spectrogram, as in whisper's own `transcribe`."""
+        import torch
+        from whisper.audio import N_SAMPLES, log_mel_spectrogram, pad_or_trim
+
+        sound = torch.from_numpy(samples.copy()).to(self.device)
+        mel = log_mel_spectrogram(sound, self._network.dims.n_mels, padding=N_SAMPLES)
+        mel = pad_or_trim(mel[:, : -(-len(samples) * _FRAMES_PER_S // SAMPLE_RATE)], _N_FRAMES)
+        return mel.half() if self._is_half else mel
+
+    def _encode(self, mel: Any) -> Any:
+        return self._network.encoder(mel[None])
+
+    def _tokenizer(self, language: str | None) -> Any:
+        from whisper.tokenizer import get_tokenizer
+
+        network = self._network
+        return get_tokenizer(
+            network.is_multilingual, num_languages=network.num_languages, language=language, task="transcribe"
+        )
+
+    def _prompt_tokens(self, prompt: str) -> list[int]:
+        """The end of the prompt as text: what looks like a control token is spelt out."""
+        text = prompt[-_MAX_PROMPT_CHARS:].strip()
+        return list(self._tokenizer("en").encode(" " + text, disallowed_special=())) if text else []
+
+    def _search(self, features: Any, options: DecodeOptions, cancel: Event) -> Any:
+        from whisper.decoding import DecodingOptions, DecodingTask
+
+        samples = options.temperature > 0
+        width = options.beam_size if options.beam_size > 1 else None
+        task = DecodingTask(
+            self._network,
+            DecodingOptions(
+                language=options.language,
+                temperature=options.temperature,
+                beam_size=None if samples else width,
+                best_of=width if samples else None,
+                prompt=self._prompt_tokens(options.prompt) or None,
+                fp16=self._is_half,
+            ),
+        )
+        task.logit_filters.append(_StopWhen(cancel))
+        return task.run(features)[0]
+
+    def _decoded(self, result: Any, mel: Any, window_s: float, options: DecodeOptions) -> Decoded:
+        tokenizer = self._tokenizer(options.language)
+        cuts, consumed_s = _cut_at_times(result.tokens, tokenizer.timestamp_begin, window_s)
+        segments: list[dict[str, Any]] = [
+            {"seek": 0, "start": start, "end": end, "tokens": [t for t in tokens if t < tokenizer.eot]}
+            for tokens, start, end in cuts
+        ]
+        segments = [each for each in segments if each["tokens"] and each["end"] > each["start"]]
+        if options.word_timestamps:
+            from whisper.timing import add_word_timestamps
+
+            with _ALIGNING:
+                add_word_timestamps(
+                    segments=segments,
+                    model=self._network,
+                    tokenizer=tokenizer,
+                    mel=mel,
+                    num_frames=round(window_s * _FRAMES_PER_S),
+                    last_speech_timestamp=0.0,
+                )
+        return Decoded(
+            pieces=tuple(_piece(each, tokenizer.decode(each["tokens"])) for each in segments),
+            consumed_s=consumed_s,
+            avg_logprob=float(result.avg_logprob),
+            no_speech_prob=float(result.no_speech_prob),
+            compression_ratio=float(result.compression_ratio),
+        )
+
+
+class _StopWhen:
+    """A logit filter that changes nothing: whisper calls it at every token, the one place to stop at."""
+
+    def __init__(self, cancel: Event) -> None:
+        self._cancel = cancel
+
+    def apply(self, logits: Any, tokens: Any) -> None:  # noqa: ARG002
+        if self._cancel.is_set():
+            raise Stopped
+
+
+def _cut_at_times(
+    tokens: list[int], first_time: int, window_s: float
+) -> tuple[list[tuple[list[int], float, float]], float]:
+    """Token runs with start and end in seconds, and how far they reach; the rules of whisper's `transcribe`.
+
+    Time tokens count in steps of 0.02 s from `first_time`. Two in a row end one run and begin the next; a lone one at
+    the end says that nothing follows in the window.
+    """
+
+    def at(token: int) -> float:
+        return min((token - first_time) * 0.02, window_s)
+
+    is_time = [token >= first_time for token in tokens]
+    pairs = [i + 1 for i in range(len(tokens) - 1) if is_time[i] and is_time[i + 1]]
+    ends_alone = is_time[-2:] == [False, True]
+    if not pairs:
+        times = [token for token in tokens if token > first_time]
+        return [
+            (tokens, at(tokens[0]) if is_time[:1] == [True] else 0.0, at(times[-1]) if times else window_s)
+        ], window_s
+    cuts = [*pairs, len(tokens)] if ends_alone else pairs
+    runs = [tokens[start:end] for start, end in zip([0, *cuts], cuts, strict=False)]
+    consumed_s = window_s if ends_alone else at(tokens[cuts[-1] - 1])
+    return [(run, at(run[0]), at(run[-1])) for run in runs], consumed_s
+
+
+def _piece(segment: dict[str, Any], text: str) -> Piece:
+    words = tuple(
+        Word(each["word"], float(each["start"]), float(each["end"]), float(each["probability"]))
+        for each in segment.get("words", ())
+    )
+    return Piece(text, float(segment["start"]), float(segment["end"]), words)

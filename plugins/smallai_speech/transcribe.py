@@ -1,0 +1,151 @@
+"""From samples to segments: where speech is, window by window, and which words to believe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from threading import Event
+from typing import TYPE_CHECKING
+
+from smallai_assistant import Notice
+from smallai_speech.decode import SAMPLE_RATE
+from smallai_speech.engine import WINDOW_S, Decoded, DecodeOptions, Piece, SpeechModel
+from smallai_speech.vad import Activity, Span
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    FloatArray = npt.NDArray[np.float32]
+
+# Whisper's own thresholds (Radford et al. 2022, section 4.5).
+_MOST_REPETITIVE = 2.4
+_LEAST_LOGPROB = -1.0
+_MOST_NO_SPEECH = 0.6
+# What Whisper writes on noise, learnt from subtitles. Somebody may say it: then the model is sure of it.
+_STOCK_PHRASES = frozenset(
+    {
+        "you", "thank you", "thanks", "thank you very much", "thank you for watching", "thanks for watching",
+        "thank you so much for watching", "please subscribe", "bye", "bye bye", "okay", "oh", "so", "hmm", "the end",
+    }
+)  # fmt: skip
+_STOCK_LEAST_LOGPROB = -0.7
+_STOCK_MOST_NO_SPEECH = 0.5
+
+_QUIET_PEAK, _RAISED_PEAK = 0.1, 0.3  # below -20 dB the model gets worse, at -10 dB it is at its best
+_LEAST_VOICED_S = 0.08  # of what is left of a window
+_LEAST_STEP_S = 1.0
+_LATE_S, _EARLY_S = 0.6, 0.2
+_UNSPACED = frozenset({"zh", "ja", "th", "lo", "my", "yue", "bo", "km"})  # written without spaces between sentences
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A believed piece of text, its times in seconds from the start of the recording.
+
+    `delta` is the text with the space that belongs before it.
+    """
+
+    piece: Piece
+    delta: str
+
+
+def transcribe(
+    model: SpeechModel,
+    samples: FloatArray,
+    spans: Sequence[Span],
+    options: DecodeOptions,
+    *,
+    temperatures: Sequence[float] = (0.0,),
+    activity: Activity | None = None,
+    cancel: Event | None = None,
+) -> Iterator[Segment | Notice]:
+    """Decodes the spans in order and yields each segment as soon as its window is decoded.
+
+    Args:
+        samples: float32, shape (n_samples,), mono, 16 kHz: the whole recording.
+        spans: stretches to decode; a longer one than 30 s is walked through by the model's own time stamps.
+        temperatures: tried in turn until the text is neither repetitive nor improbable.
+        activity: where speech is, to skip what is left of a window without any.
+
+    Raises:
+        Stopped: `cancel` was set.
+    """
+    joint = "" if options.language in _UNSPACED else " "
+    is_first = True
+    for span in spans:
+        start = span.start
+        while start < span.end and (activity is None or activity.voiced_s(Span(start, span.end)) >= _LEAST_VOICED_S):
+            window = samples[start : min(span.end, start + int(WINDOW_S * SAMPLE_RATE))]
+            decoded = _decode(model, _raised(window), replace(options, temperature=0.0), temperatures, cancel)
+            offset_s = start / SAMPLE_RATE
+            if decoded is not None:
+                for piece in decoded.pieces:
+                    text = piece.text.strip()
+                    yield Segment(_shifted(piece, text, offset_s), text if is_first else joint + text)
+                    is_first = False
+            elif activity is not None:
+                end_s = offset_s + len(window) / SAMPLE_RATE
+                yield Notice(
+                    "speech_unclear", f"What is said between {offset_s:.1f} and {end_s:.1f} s was not understood."
+                )
+            start = _next(start, len(window), decoded, activity)
+
+
+def _next(start: int, n_samples: int, decoded: Decoded | None, activity: Activity | None) -> int:
+    """Where to go on: past the window, or where the model broke off.
+
+    Its time stamps are late by some tenths of a second, which would cut the next word: go back to the pause.
+    """
+    if decoded is None or not _LEAST_STEP_S <= decoded.consumed_s < n_samples / SAMPLE_RATE:
+        return start + n_samples
+    broke_off = start + int(decoded.consumed_s * SAMPLE_RATE)
+    if activity is None:
+        return broke_off
+    return activity.quietest(Span(broke_off - int(_LATE_S * SAMPLE_RATE), broke_off + int(_EARLY_S * SAMPLE_RATE)))
+
+
+def _decode(
+    model: SpeechModel,
+    window: FloatArray,
+    options: DecodeOptions,
+    temperatures: Sequence[float],
+    cancel: Event | None,
+) -> Decoded | None:
+    """The first decoding that is good, else the most probable that can be believed, else None."""
+    fallbacks: list[Decoded] = []
+    for temperature in temperatures:
+        decoded = model.decode(window, replace(options, temperature=temperature), cancel=cancel)
+        is_silence = decoded.no_speech_prob > _MOST_NO_SPEECH and decoded.avg_logprob < _LEAST_LOGPROB
+        if is_silence:
+            return None
+        if decoded.compression_ratio <= _MOST_REPETITIVE:
+            fallbacks.append(decoded)
+            if decoded.avg_logprob >= _LEAST_LOGPROB:
+                break
+    best = max(fallbacks, key=lambda each: each.avg_logprob, default=None)
+    if best is None:
+        return None
+    pieces = tuple(piece for piece in best.pieces if _is_believable(piece, best))
+    return replace(best, pieces=pieces) if pieces else None
+
+
+def _is_believable(piece: Piece, decoded: Decoded) -> bool:
+    text = "".join(c if c.isalnum() else " " for c in piece.text.casefold())
+    words = " ".join(text.split())
+    if words in _STOCK_PHRASES:
+        return decoded.avg_logprob >= _STOCK_LEAST_LOGPROB and decoded.no_speech_prob <= _STOCK_MOST_NO_SPEECH
+    return bool(words)  # dots and notes are no words
+
+
+def _raised(window: FloatArray) -> FloatArray:
+    """A quiet window, made louder."""
+    peak = max(float(window.max()), -float(window.min()))
+    return window * (_RAISED_PEAK / peak) if 0 < peak < _QUIET_PEAK else window
+
+
+def _shifted(piece: Piece, text: str, by_s: float) -> Piece:
+    words = tuple(
+        replace(word, start_s=round(word.start_s + by_s, 3), end_s=round(word.end_s + by_s, 3)) for word in piece.words
+    )
+    return Piece(text, round(piece.start_s + by_s, 3), round(piece.end_s + by_s, 3), words)

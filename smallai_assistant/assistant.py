@@ -1,0 +1,195 @@
+"""The front door: wires configuration, store, models and plugins."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from smallai_assistant.catalog import Catalog
+from smallai_assistant.config import AssistantConfig, load_config, make_options, nearest
+from smallai_assistant.database import Database
+from smallai_assistant.engines.base import ModelSpec
+from smallai_assistant.engines.sentence_transformers import SentenceTransformersEngine
+from smallai_assistant.engines.transformers import TransformersEngine
+from smallai_assistant.engines.transformers_vision import TransformersVisionEngine
+from smallai_assistant.errors import Cancelled, ConfigError, InvalidInput
+from smallai_assistant.items import ItemStore
+from smallai_assistant.plugin_manager import PluginManager
+from smallai_assistant.router import Router
+from smallai_assistant.runtime import ModelRuntime, ProgressCallback
+from smallai_assistant.session import Response, Services, Session
+from smallai_assistant.store import TurnStore
+from smallai_assistant.task import Task, TaskContext
+from smallai_assistant.types import Content, Notice, new_id
+
+
+class Assistant:
+    """An assistant with its data, its models and its plugins.
+
+    Args:
+        config: the settings; None reads the file and the environment.
+        plugins: plugin modules or objects beside the installed ones.
+        on_progress: called while a model loads, with what is going on and the fraction done in [0, 1].
+        overrides: single settings over `config`'s sources, such as `data_dir=Path("x")`.
+
+    Raises:
+        ConfigError: a setting is wrong, or the data directory cannot be written.
+        StoreError: the database cannot be opened.
+
+    Close it, or use it in a `with` block.
+    """
+
+    def __init__(
+        self,
+        config: AssistantConfig | None = None,
+        *,
+        plugins: Sequence[object] = (),
+        on_progress: ProgressCallback | None = None,
+        **overrides: Any,
+    ) -> None:
+        if config is not None and overrides:
+            raise ValueError("give a config or single settings, not both")
+        self.config = config or load_config(**overrides)
+        self._database = Database(self.config.data_dir, self.config.database_url)
+        self.store = TurnStore(self._database, self.config.data_dir / "media")
+        self.items = ItemStore(self._database)
+        self._plugins = PluginManager(disabled=self.config.disabled_plugins, extra=plugins)
+        self.catalog = Catalog(self.config.models_dir)
+        engines = [
+            *self._plugins.engines.values(),
+            TransformersEngine(),
+            TransformersVisionEngine(),
+            SentenceTransformersEngine(),
+        ]
+        self.models = ModelRuntime(
+            self.catalog,
+            engines,
+            device=self.config.device,
+            memory_budget_mb=self.config.memory_budget_mb,
+            on_progress=on_progress,
+        )
+        options = self._task_options()
+        self._set_up_tasks(options)
+        self.router = Router(
+            self._plugins,
+            self.models,
+            embedding=ModelSpec(self.config.models.embedding, task="feature-extraction"),
+            threshold=self.config.intent_threshold,
+        )
+        self._first_notices_lock = threading.Lock()
+        self._first_notices_given = False
+        self._services = Services(
+            router=self.router,
+            models=self.models,
+            turns=self.store,
+            options=options,
+            reply_to_speech=self.config.reply_to_speech,
+            turn_finished=self._plugins.notify_turn_finished,
+            first_notices=self._first_notices,
+        )
+        self._is_closed = False
+
+    @property
+    def tasks(self) -> Mapping[str, Task]:
+        """The tasks by name."""
+        return MappingProxyType(self._plugins.tasks)
+
+    @property
+    def plugins(self) -> Mapping[str, str]:
+        """The plugins in use and their versions."""
+        return MappingProxyType(self._plugins.loaded)
+
+    @property
+    def broken_plugins(self) -> Mapping[str, str]:
+        """The plugins left out, and what is wrong with each."""
+        return MappingProxyType(self._plugins.broken)
+
+    @property
+    def database(self) -> Database:
+        """The open database."""
+        return self._database
+
+    def session(self, user_id: str | None = None, *, session_id: str | None = None) -> Session:
+        """Opens a conversation, or resumes the one with that id.
+
+        Raises:
+            InvalidInput: there is no such session.
+        """
+        if session_id is None:
+            return Session(self._services, session_id=new_id(), user_id=user_id, history=[])
+        owner = self.store.user_of_session(session_id)
+        if user_id is not None and user_id != owner:
+            raise InvalidInput(f"the session {session_id!r} belongs to another user", hint="open a new session")
+        history = [turn for turn in self.store.turns(session_id) if turn.error in (None, Cancelled.code)]
+        return Session(self._services, session_id=session_id, user_id=owner, history=history)
+
+    def ask(
+        self,
+        content: Content,
+        *,
+        task: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        user_id: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Response:
+        """A session of one turn; the arguments are those of `Session.send`."""
+        return self.session(user_id).send(content, task=task, options=options, timeout_s=timeout_s)
+
+    def close(self) -> None:
+        """Commits what is queued, closes tasks, models and database. Twice is once."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self.store.close()
+        for task in self._plugins.tasks.values():
+            task.close()
+        self.models.close()
+        self._database.close()
+
+    def __enter__(self) -> Assistant:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _task_options(self) -> dict[str, Any]:
+        for name in self.config.tasks:
+            if name not in self._plugins.tasks and not self._plugins.broken:
+                raise ConfigError(f"[tasks.{name}] names no task", hint=nearest(name, self._plugins.tasks))
+        options = {}
+        for name, task in self._plugins.tasks.items():
+            try:
+                options[name] = make_options(task.options_type, self.config.tasks.get(name, {}))
+            except InvalidInput as error:
+                raise ConfigError(f"[tasks.{name}]: {error.message}", hint=error.hint) from error
+        return options
+
+    def _set_up_tasks(self, options: Mapping[str, Any]) -> None:
+        for name, task in list(self._plugins.tasks.items()):
+            folder = self.config.data_dir / "tasks" / name
+            context = TaskContext(
+                options=options[name],
+                models=self.models,
+                model_names=self.config.models,
+                items=self.items,
+                data_dir=folder,
+            )
+            with self._plugins.containing(name, drop_task=True):
+                folder.mkdir(parents=True, exist_ok=True)
+                task.setup(context)
+
+    def _first_notices(self) -> tuple[Notice, ...]:
+        """What is said once per assistant: a CPU fallback, plugins that were left out."""
+        with self._first_notices_lock:
+            if self._first_notices_given:
+                return ()
+            self._first_notices_given = True
+        notices = [
+            Notice("plugin_skipped", f"The plugin {name} was left out: {why}")
+            for name, why in self.broken_plugins.items()
+        ]
+        if self.models.device_notice is not None:
+            notices.append(self.models.device_notice)
+        return tuple(notices)

@@ -1,0 +1,83 @@
+"""The command `smallai`. Everything heavy is imported by the command that needs it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from smallai_assistant.cli.parser import make_parser
+
+if TYPE_CHECKING:
+    from smallai_assistant.cli.context import OpenAssistant
+
+__all__ = ["main", "make_parser"]
+
+DONE, FAILED, WRONG_USE = 0, 1, 2
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+PIPE_CLOSED = 141  # 128 + SIGPIPE
+
+
+def main(argv: Sequence[str] | None = None, *, open_assistant: OpenAssistant | None = None) -> int:
+    """Runs one command and returns its exit code.
+
+    Args:
+        argv: the words after `smallai`; None takes those of the process.
+        open_assistant: makes the assistant for the commands, for a program that has one already.
+    """
+    try:
+        code = _parse_and_run(argv, open_assistant)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here a closed pipe is still caught
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        _forget_stdout()
+        return PIPE_CLOSED
+    else:
+        return code
+
+
+def _parse_and_run(argv: Sequence[str] | None, open_assistant: OpenAssistant | None) -> int:
+    parser = make_parser()
+    try:
+        args = parser.parse_args(argv)
+    except SystemExit as exit_:
+        return exit_.code if isinstance(exit_.code, int) else WRONG_USE
+    if args.run is None:
+        parser.print_help()
+        return DONE
+    return _run(args.run, args, open_assistant)
+
+
+def _run(target: str, args: object, open_assistant: OpenAssistant | None) -> int:
+    from smallai_assistant.cli.context import CommandContext, quiet_libraries
+    from smallai_assistant.errors import AssistantError
+
+    module, function = target.split(":")
+    quiet_libraries(debug=bool(getattr(args, "debug", False)), online=function == "pull")
+    context = CommandContext(args, open_assistant)
+    try:
+        code: int = getattr(importlib.import_module(f"smallai_assistant.cli.{module}"), function)(context)
+    except AssistantError as error:
+        return context.failed(error)
+    except KeyboardInterrupt:
+        context.screen.end_progress()
+        context.screen.note("interrupted")
+        raise
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        return context.crashed(error)
+    else:
+        return code
+
+
+def _forget_stdout() -> None:
+    """Lets the interpreter flush at its end without a complaint about the closed pipe."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (AttributeError, OSError, ValueError):
+        sys.stdout = None

@@ -1,0 +1,5 @@
+"""`python -m smallai_assistant.cli` is `smallai`."""
+
+from smallai_assistant.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,189 @@
+"""`smallai doctor`: what is there, what is missing, and how to get it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from smallai_assistant.cli.context import CommandContext
+from smallai_assistant.cli.models import STARTER
+from smallai_assistant.cli.render import size
+from smallai_assistant.errors import AssistantError
+
+_PACKAGES = (
+    "smallai-assistant",
+    "torch",
+    "transformers",
+    "bitsandbytes",
+    "sentence-transformers",
+    "openai-whisper",
+    "pluggy",
+    "sqlalchemy",
+    "accelerate",
+    "numpy",
+    "scipy",
+    "pillow",
+    "av",
+    "soundfile",
+    "rich",
+    "prompt_toolkit",
+)
+_ENOUGH_DISK_BYTES = 2e9  # the starter models while they are converted
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One finding.
+
+    Args:
+        status: `ok`; `note`: works, but worth knowing; `missing`: something will not work.
+        hint: what to do about it.
+    """
+
+    name: str
+    status: str
+    text: str
+    hint: str = ""
+
+
+def doctor(context: CommandContext) -> int:
+    """`smallai doctor`: exit code 1 where something essential is missing."""
+    checks = []
+    for find in (_python, _packages, _device, _memory, _models, _database_and_plugins, _disk):
+        for check in _guarded(find, context):
+            checks.append(check)
+            _print(context, check)
+    n_missing = sum(check.status == "missing" for check in checks)
+    if not context.args.json:
+        context.screen.out("")
+        context.screen.out(f"{n_missing} missing" if n_missing else "all is well")
+    return 1 if n_missing else 0
+
+
+def _guarded(find: Callable[[CommandContext], Iterator[Check]], context: CommandContext) -> Iterator[Check]:
+    """What a check finds; what it raises is a finding too."""
+    name = find.__name__.strip("_")
+    try:
+        yield from find(context)
+    except AssistantError as error:
+        yield Check(name, "missing", error.message, error.hint)
+    except Exception as error:
+        yield Check(name, "missing", f"{type(error).__name__}: {error}")
+
+
+def _print(context: CommandContext, check: Check) -> None:
+    if context.args.json:
+        context.screen.json(asdict(check))
+        return
+    mark = {"ok": "ok     ", "note": "note   ", "missing": "MISSING"}[check.status]
+    context.screen.out(f"{mark} {check.name}: {check.text}")
+    if check.hint:
+        context.screen.out(f"        {check.hint}")
+
+
+def _python(_: CommandContext) -> Iterator[Check]:
+    yield Check("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+
+
+def _packages(_: CommandContext) -> Iterator[Check]:
+    for name in _PACKAGES:
+        try:
+            yield Check(name, "ok", importlib.metadata.version(name))
+        except importlib.metadata.PackageNotFoundError:
+            yield Check(name, "missing", "not installed", f"pip install {name}")
+
+
+def _device(context: CommandContext) -> Iterator[Check]:
+    import torch
+
+    wanted = context.config.device
+    if torch.cuda.is_available():
+        for number in range(torch.cuda.device_count()):
+            free, total = torch.cuda.mem_get_info(number)
+            name = torch.cuda.get_device_name(number)
+            yield Check(f"cuda:{number}", "ok", f"{name}, {size(free)} of {size(total)} free")
+    elif wanted.startswith("cuda"):
+        yield Check("device", "missing", f"device is {wanted}, and torch finds no CUDA", "set device to auto or cpu")
+    threads = torch.get_num_threads()
+    yield Check("cpu", "ok", f"{threads} thread{'' if threads == 1 else 's'}; device is {wanted}")
+
+
+def _memory(context: CommandContext) -> Iterator[Check]:
+    import psutil
+
+    memory = psutil.virtual_memory()
+    budget = context.config.memory_budget_mb
+    limit = f"{budget:,} MB for models" if budget else "60 % of the device for models"
+    yield Check("memory", "ok", f"{size(memory.available)} of {size(memory.total)} free; {limit}")
+
+
+def _models(context: CommandContext) -> Iterator[Check]:
+    from smallai_assistant.catalog import Catalog
+
+    config = context.config
+    catalog = Catalog(config.models_dir)
+    here = [name for name in catalog.entries if catalog.is_pulled(name)]
+    yield Check("models_dir", "ok", str(config.models_dir))
+    yield Check("pulled", "ok" if here else "note", ", ".join(here) or "none")
+    roles = (
+        ("text-generation", config.models.chat),
+        ("feature-extraction", config.models.embedding),
+        ("image-classification", config.models.image),
+        ("automatic-speech-recognition", config.models.speech),
+    )
+    for task, name in roles:
+        try:
+            catalog.resolve(name, task=task)
+            yield Check(f"model for {task}", "ok", catalog.name_for(name, task))
+        except AssistantError as error:
+            hint = error.hint if name != "auto" else f"smallai models pull {STARTER}"
+            yield Check(f"model for {task}", "missing", error.message, hint)
+    if config.models.zero_shot_image:
+        catalog.resolve(config.models.zero_shot_image, task="zero-shot-image-classification")
+        yield Check("model for your own labels", "ok", config.models.zero_shot_image)
+    else:
+        yield Check("model for your own labels", "ok", "none set: words are compared instead (ConSE)")
+
+
+def _database_and_plugins(context: CommandContext) -> Iterator[Check]:
+    from smallai_assistant.cli.info import plugin_rows
+    from smallai_assistant.database import has_wal_reset_bug
+
+    with context.assistant() as assistant:
+        database = assistant.database
+        yield Check("database", "ok", str(database.path) if database.path else database.engine.url.render_as_string())
+        yield Check("schema", "ok", f"version {database.schema_version}")
+        if database.is_sqlite:
+            affected = has_wal_reset_bug(sqlite3.sqlite_version_info)
+            reason = " (WAL is unsafe in this version)" if affected else ""
+            yield Check("sqlite", "ok", f"{sqlite3.sqlite_version}, journal mode {database.journal_mode}{reason}")
+        for row in plugin_rows(assistant):
+            tasks = ", ".join(task["name"] for task in row["tasks"]) or "no task"
+            if row["broken"] is None:
+                yield Check(f"plugin {row['name']}", "ok", f"{tasks} {row['version']}".strip())
+            else:
+                hint = f"reinstall or update it, or add {row['name']!r} to disabled_plugins"
+                yield Check(f"plugin {row['name']}", "missing", row["broken"], hint)
+        if not assistant.tasks:
+            yield Check("plugins", "missing", "no task is installed", "pip install smallai-assistant")
+
+
+def _disk(context: CommandContext) -> Iterator[Check]:
+    for name, folder in (("data_dir", context.config.data_dir), ("models_dir", context.config.models_dir)):
+        there = _nearest_existing(folder)
+        free = shutil.disk_usage(there).free
+        tight = free < _ENOUGH_DISK_BYTES
+        hint = "pulling the starter models needs about 2 GB" if tight else ""
+        yield Check(f"disk of {name}", "note" if tight else "ok", f"{size(free)} free at {folder}", hint)
+
+
+def _nearest_existing(folder: Path) -> Path:
+    folder = folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return folder

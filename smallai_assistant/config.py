@@ -1,0 +1,248 @@
+"""Settings: one TOML file, then the environment, then keyword arguments; the later wins.
+
+Environment variables are `SMALLAI_` and the key in capitals, a section's key after two underscores:
+`SMALLAI_MEMORY_BUDGET_MB=2000`, `SMALLAI_MODELS__CHAT=smollm2-135m-instruct`. `SMALLAI_CONFIG` names the file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import platformdirs
+
+from smallai_assistant.errors import ConfigError, InvalidInput
+
+APP = "smallai"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelsConfig:
+    """Which model serves which role: a catalogue name, a folder, or a hub id.
+
+    `auto` is the first pulled catalogue entry of the role, in the catalogue's order.
+    """
+
+    chat: str = "auto"
+    chat_quantization: Literal["none", "int8", "nf4"] = "nf4"
+    embedding: str = "auto"
+    image: str = "auto"
+    zero_shot_image: str = ""
+    speech: str = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class AssistantConfig:
+    """Everything that can be set.
+
+    Attributes:
+        data_dir: database, media and adapters; the only folder that is written besides `models_dir`.
+        models_dir: pulled models.
+        database_url: an SQLAlchemy URL; empty for an SQLite file in `data_dir`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        memory_budget_mb: most megabytes (2**20 bytes) of loaded models; 0 takes 60 % of what the device has.
+        reply_to_speech: a spoken message is transcribed and then answered.
+        intent_threshold: cosine similarity below which a text is dialogue, 0 to 1.
+        disabled_plugins: entry-point names that are not loaded.
+        models: which model for which role.
+        tasks: a table of options for each task, by task name.
+    """
+
+    data_dir: Path = field(default_factory=lambda: platformdirs.user_data_path(APP, appauthor=False))
+    models_dir: Path = field(default_factory=lambda: platformdirs.user_cache_path(APP, appauthor=False) / "models")
+    database_url: str = ""
+    device: str = "auto"
+    memory_budget_mb: int = 0
+    reply_to_speech: bool = False
+    intent_threshold: float = 0.4
+    disabled_plugins: tuple[str, ...] = ()
+    models: ModelsConfig = field(default_factory=ModelsConfig)
+    tasks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise ConfigError(f"device is {self.device!r}", hint="use auto, cpu, cuda or cuda:N")
+        if self.memory_budget_mb < 0:
+            raise ConfigError(f"memory_budget_mb is {self.memory_budget_mb}", hint="0 lets the device decide")
+        if not 0.0 <= self.intent_threshold <= 1.0:
+            raise ConfigError(f"intent_threshold is {self.intent_threshold}", hint="give 0 to 1")
+
+
+def load_config(path: Path | None = None, **overrides: Any) -> AssistantConfig:
+    """Reads the file, the environment and `overrides`, and checks them.
+
+    Args:
+        path: the TOML file; None looks at `SMALLAI_CONFIG` and then at the user's configuration folder, where a
+            missing file is no error.
+        overrides: top-level keys, `models` and `tasks` as mappings.
+
+    Raises:
+        ConfigError: a key or a value is wrong; the message has file and line, or the variable, and the nearest key.
+    """
+    named = path or (Path(os.environ["SMALLAI_CONFIG"]) if os.environ.get("SMALLAI_CONFIG") else None)
+    file = named or platformdirs.user_config_path(APP, appauthor=False) / "config.toml"
+    values: dict[str, Any] = {}
+    if named is not None or file.is_file():
+        source = _TomlSource(file)
+        values = _checked(AssistantConfig, source.table, source)
+    environment = _environment()
+    values = _merged(values, _checked(AssistantConfig, environment, _Source("environment variable")))
+    given = {key: value for key, value in overrides.items() if value is not None}
+    values = _merged(values, _checked(AssistantConfig, given, _Source("keyword argument")))
+    models = ModelsConfig(**values.pop("models", {}))
+    return AssistantConfig(**values, models=models)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`did you mean 'x'?`, or the list of what is known where nothing is near."""
+    choices = sorted(known)
+    close = difflib.get_close_matches(name, choices, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(choices) or 'none'}"
+
+
+def make_options(options_type: type[Any], values: Mapping[str, Any], *, base: Any = None) -> Any:
+    """An instance of a task's options dataclass.
+
+    Args:
+        values: by field name, as they come from TOML, JSON or a caller.
+        base: an instance whose other values are kept.
+
+    Raises:
+        InvalidInput: an unknown name, a wrong type, or a value the dataclass refuses.
+    """
+    try:
+        checked = _checked(options_type, values, _Source("option"))
+    except ConfigError as error:
+        raise InvalidInput(error.message, hint=error.hint) from error
+    return options_type(**checked) if base is None else replace(base, **checked)
+
+
+class _Source:
+    """Where a value came from, for the message."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def where(self, key: str) -> str:
+        return f"{self.kind} {key!r}"
+
+
+class _TomlSource(_Source):
+    def __init__(self, path: Path) -> None:
+        super().__init__("key")
+        self.path = path
+        try:
+            self.text = path.read_bytes().decode("utf-8")
+            self.table = tomllib.loads(self.text)
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{path}: not UTF-8 at byte {error.start}", hint="save the file as UTF-8") from error
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{path}: {error}", hint="correct the TOML") from error
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror}", hint="give the path of a TOML file") from error
+
+    def where(self, key: str) -> str:
+        section, _, name = key.rpartition(".")
+        current = ""
+        for number, line in enumerate(self.text.splitlines(), 1):
+            if header := re.match(r"\s*\[([^\[\]]+)\]", line):
+                current = header[1].replace('"', "").replace("'", "").strip()
+                if current == key:
+                    return f"{self.path}:{number}: section [{key}]"
+            elif (entry := re.match(r"\s*[\"']?([\w.-]+)[\"']?\s*=", line)) and entry[1] == name and current == section:
+                return f"{self.path}:{number}: key {name!r}"
+        return f"{self.path}: key {key!r}"
+
+
+def _environment() -> dict[str, Any]:
+    table: dict[str, Any] = {}
+    for variable, text in os.environ.items():
+        if not variable.startswith("SMALLAI_") or variable == "SMALLAI_CONFIG":
+            continue
+        *sections, key = variable.removeprefix("SMALLAI_").lower().split("__")
+        if sections[:1] == ["tasks"]:
+            sections[1:] = [each.replace("_", "-") for each in sections[1:]]
+        here = table
+        for section in sections:
+            here = here.setdefault(section, {})
+        here[key] = text
+    return table
+
+
+def _merged(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
+    out = dict(low)
+    for key, value in high.items():
+        both = isinstance(value, Mapping) and isinstance(out.get(key), Mapping)
+        out[key] = _merged(dict(out[key]), dict(value)) if both else value
+    return out
+
+
+def _checked(cls: type[Any], table: Mapping[str, Any], source: _Source, prefix: str = "") -> dict[str, Any]:
+    hints = typing.get_type_hints(cls)
+    known = {each.name for each in fields(cls)}
+    out: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in known:
+            raise ConfigError(f"{source.where(prefix + key)} is unknown", hint=nearest(key, known))
+        hint = hints[key]
+        if is_dataclass(hint):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{source.where(prefix + key)} must be a table")
+            out[key] = _checked(typing.cast("type[Any]", hint), value, source, f"{prefix}{key}.")
+        else:
+            out[key] = _coerced(hint, value, source.where(prefix + key))
+    return out
+
+
+def _coerced(hint: Any, value: Any, where: str) -> Any:
+    """`value` as the annotation wants it; text is parsed, since the environment has only text."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return _coerced(next(each for each in args if each is not type(None)), value, where)
+    if origin is Literal:
+        if value not in args:
+            raise ConfigError(f"{where} is {value!r}", hint=nearest(str(value), map(str, args)))
+        return value
+    if origin is tuple:
+        items = [each.strip() for each in value.split(",") if each.strip()] if isinstance(value, str) else value
+        if not isinstance(items, (list, tuple)):
+            raise ConfigError(f"{where} must be a list, not {value!r}")
+        return tuple(_coerced(args[0], each, where) for each in items)
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where} must be a table, not {value!r}")
+        return dict(value)
+    return _scalar(hint, value, where)
+
+
+def _scalar(hint: Any, value: Any, where: str) -> Any:
+    if isinstance(value, str) and hint is not str:
+        value = _parsed(hint, value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is Path and isinstance(value, Path):
+        return value.expanduser()
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise ConfigError(f"{where} must be {hint.__name__}, not {value!r}")
+    return value
+
+
+def _parsed(hint: Any, text: str) -> Any:
+    if hint is Path:
+        return Path(text)
+    if hint is bool:
+        return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(text.lower(), text)
+    try:
+        return hint(text) if hint in (int, float) else text
+    except ValueError:
+        return text

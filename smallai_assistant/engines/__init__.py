@@ -1,0 +1,1 @@
+"""What runs models: one file per engine, all of the shape in `base.py`."""

@@ -1,0 +1,346 @@
+"""From prompt tokens to text: prefill in chunks, one token a step, text that is never half a character.
+
+Our own loop instead of `model.generate`: a generator can be advanced step by step, so streams on one model take turns,
+a cancel is seen at the next step, and the cache of an answer serves the next turn of the same conversation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from threading import Event
+from typing import Any
+
+from smallai_assistant.engines.base import GenerationFacts
+from smallai_assistant.engines.device import give_back_memory, is_out_of_memory
+from smallai_assistant.errors import ModelInvalid, OutOfMemory
+from smallai_assistant.types import GenerationOptions, Notice
+
+# A step of prefill: short enough that others get their turn and a cancel is seen, long enough to be fast.
+_PREFILL_TOKENS = {"cpu": 128, "cuda": 1024}
+_RETRY_TOKENS = 32
+_REUSE_TOKENS = 16  # a shorter common beginning is not worth keeping
+_KEPT_CACHES = 4
+_KEPT_BYTES = 128 * 2**20
+_CHARACTER_TOKENS = 4  # UTF-8 has at most four bytes a character, byte-level vocabularies at most a token a byte
+
+
+@dataclass(slots=True)
+class Network:
+    """What decoding needs of a model.
+
+    Attributes:
+        module: a causal language model of transformers.
+        detokenize: text of token ids, control tokens left out.
+        end_ids: tokens that end an answer.
+    """
+
+    module: Any
+    detokenize: Callable[[Sequence[int]], str]
+    device: str
+    context_tokens: int
+    end_ids: frozenset[int]
+    prefixes: PrefixCaches
+
+
+@dataclass(slots=True)
+class _Kept:
+    ids: list[int]
+    n_prompt: int
+    cache: Any
+    n_bytes: int
+
+
+@dataclass(slots=True)
+class PrefixCaches:
+    """Keys and values of recent answers: what a prompt has in common with one of them need not be computed again.
+
+    At 16 bits, keys and values depend a little on how many tokens were computed together. A conversation that goes on
+    takes all that is kept of it; any other prompt takes whole chunks only, which are bit for bit those it would have
+    computed itself, so that the same question in a new conversation gets the same answer.
+
+    All of it runs on the model's thread.
+    """
+
+    _kept: list[_Kept] = field(default_factory=list)  # most recent last
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes held, beside the weights."""
+        return sum(each.n_bytes for each in self._kept)
+
+    def take(self, prompt: Sequence[int], chunk: int, new_cache: Callable[[], Any]) -> tuple[int, Any]:
+        """How many tokens of `prompt` are computed already, and a cache that holds just them."""
+        best, n_common = None, 0
+        for kept in self._kept:
+            n = _n_common(kept.ids, prompt)
+            if n >= max(n_common, _REUSE_TOKENS):
+                best, n_common = kept, n
+        if best is None:
+            return 0, new_cache()
+        if n_common > best.n_prompt:  # it goes on after the answer
+            self._kept.remove(best)
+            if len(best.ids) > n_common:
+                best.cache.crop(n_common - len(best.ids))
+            return n_common, best.cache
+        n_common -= n_common % chunk
+        cache = new_cache()
+        if n_common:
+            for index, layer in enumerate(best.cache.layers):
+                cache.update(layer.keys[..., :n_common, :], layer.values[..., :n_common, :], index)
+        return n_common, cache
+
+    def keep(self, ids: list[int], n_prompt: int, cache: Any) -> None:
+        """Keeps the cache of a stream that has ended. Caches of models with sliding windows cannot be cropped back."""
+        from transformers.cache_utils import DynamicLayer
+
+        if not ids or any(type(layer) is not DynamicLayer or layer.keys is None for layer in cache.layers):
+            return
+        n_bytes = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+        self._kept.append(_Kept(ids, n_prompt, cache, n_bytes))
+        while len(self._kept) > _KEPT_CACHES or self.n_bytes > _KEPT_BYTES:
+            del self._kept[0]
+
+    def clear(self) -> None:
+        """Drops them all."""
+        self._kept.clear()
+
+
+def _n_common(ids: Sequence[int], prompt: Sequence[int]) -> int:
+    limit = min(len(ids), len(prompt) - 1)  # the last token is always computed: its logits are wanted
+    return next((i for i in range(limit) if ids[i] != prompt[i]), limit)
+
+
+class TextDecoder:
+    """Token ids to text, as it grows.
+
+    Decodes a short window, not the whole answer, and holds back what may be part of a character or of a stop text.
+    """
+
+    def __init__(self, detokenize: Callable[[Sequence[int]], str], stop: Sequence[str] = ()) -> None:
+        self._detokenize = detokenize
+        self._stop = [text for text in stop if text]
+        self._ids: list[int] = []
+        self._start = 0  # of the window
+        self._done = 0  # ids whose text has been taken
+        self._before = ""  # text of the window up to there
+        self._held = ""
+        self.is_stopped = False
+
+    def push(self, token: int) -> str:
+        """The text that became certain with this token."""
+        self._ids.append(token)
+        text = self._detokenize(self._ids[self._start :])
+        # U+FFFD at the end is a character whose other bytes are still to come, unless they should be here by now.
+        if text.endswith("\ufffd") and len(self._ids) - self._done < _CHARACTER_TOKENS:
+            return ""
+        new = text[len(self._before) :]
+        self._start, self._done = self._done, len(self._ids)
+        self._before = self._detokenize(self._ids[self._start :])
+        return self._release(new)
+
+    def finish(self) -> str:
+        """What was held back, at the end; the beginning of a character that never came whole is dropped."""
+        if self.is_stopped:
+            return ""
+        text = self._release(self._detokenize(self._ids[self._start :])[len(self._before) :].rstrip("\ufffd"))
+        if not self.is_stopped:
+            text += self._held
+        return text
+
+    def _release(self, text: str) -> str:
+        text = self._held + text
+        found = [position for stop in self._stop if (position := text.find(stop)) >= 0]
+        if found:
+            self.is_stopped = True
+            return text[: min(found)]
+        n_held = max((n for stop in self._stop for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
+        self._held = text[len(text) - n_held :]
+        return text[: len(text) - n_held]
+
+
+def decode(
+    network: Network, prompt: list[int], options: GenerationOptions, facts: GenerationFacts, cancel: Event
+) -> Iterator[str]:
+    """Yields once a step: new text, or nothing.
+
+    Raises:
+        OutOfMemory: the device refused the memory, and again after all that could be freed was.
+        ModelInvalid: the model computes NaN.
+    """
+    sampler = Sampler(options, prompt, network.device)
+    text = TextDecoder(network.detokenize, options.stop)
+    forward = _Forward(network, prompt, facts)
+    try:
+        for _ in forward.prefill(prompt):
+            if cancel.is_set():
+                facts.stop_reason = "cancelled"
+                return
+            yield ""
+        limit = min(options.max_tokens, network.context_tokens - len(prompt))
+        while not cancel.is_set():
+            token = sampler.choose(forward.logits)
+            facts.n_completion_tokens += 1
+            if token in network.end_ids:
+                break
+            delta = text.push(token)
+            if text.is_stopped:
+                yield delta
+                return
+            if facts.n_completion_tokens >= limit:
+                facts.stop_reason = "length"
+                yield delta
+                break
+            yield delta
+            forward.step(token)
+        else:
+            facts.stop_reason = "cancelled"
+        yield text.finish()
+    finally:
+        network.prefixes.keep(forward.ids, len(prompt), forward.cache)
+
+
+class _Forward:
+    """The network, its cache, and what to do when memory is refused.
+
+    Attributes:
+        ids: the tokens whose keys and values `cache` holds.
+        logits: of the position after them, shape (n_vocabulary,).
+    """
+
+    def __init__(self, network: Network, prompt: Sequence[int], facts: GenerationFacts) -> None:
+        self._network = network
+        self._facts = facts
+        self._chunk = _PREFILL_TOKENS[network.device.partition(":")[0]]
+        self.logits: Any = None
+        n_cached, self.cache = network.prefixes.take(prompt, self._chunk, self._new_cache)
+        self.ids = list(prompt[:n_cached])
+
+    def prefill(self, ids: Sequence[int]) -> Iterator[None]:
+        """Computes `ids` from where the cache ends, a chunk a step."""
+        yield
+        while len(self.ids) < len(ids):
+            chunk = list(ids[len(self.ids) : len(self.ids) + self._chunk])
+            if not self._ran(chunk):
+                self._start_over(len(ids))
+                continue
+            yield
+
+    def step(self, token: int) -> None:
+        """Computes one token more."""
+        if not self._ran([token]):
+            ids = [*self.ids, token]
+            self._start_over(len(ids))
+            for _ in self.prefill(ids):
+                pass
+
+    def _ran(self, chunk: list[int]) -> bool:
+        """Whether it went well; False where memory was refused, and then the cache may be half updated."""
+        import torch
+
+        tokens = torch.tensor([chunk], device=self._network.device)
+        try:
+            with torch.inference_mode():
+                out = self._network.module(
+                    input_ids=tokens, past_key_values=self.cache, use_cache=True, logits_to_keep=1
+                )
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            return False
+        self.logits = out.logits[0, -1]
+        self.ids += chunk
+        return True
+
+    def _start_over(self, n_tokens: int) -> None:
+        """Frees what can be freed and begins again with small chunks; the second time it gives up."""
+        device = self._network.device
+        self.ids, self.cache, self.logits = [], self._new_cache(), None
+        self._network.prefixes.clear()
+        give_back_memory(device)
+        if self._chunk == _RETRY_TOKENS:
+            raise OutOfMemory(
+                f"{device} has no memory for {n_tokens} tokens beside the models",
+                hint="send less, start a new session, or use a smaller model",
+            )
+        self._chunk = _RETRY_TOKENS
+        self._facts.notices.append(
+            Notice(
+                "memory_retry", f"{device} was out of memory; the answer was made in smaller steps, which is slower."
+            )
+        )
+
+    def _new_cache(self) -> Any:
+        from transformers import DynamicCache
+
+        return DynamicCache(config=self._network.module.config)
+
+
+class Sampler:
+    """Chooses the next token: penalty, then temperature, top-k and top-p, in transformers' order."""
+
+    def __init__(self, options: GenerationOptions, prompt: Sequence[int], device: str) -> None:
+        import torch
+
+        self._options = options
+        self._generator = None
+        if options.temperature > 0:
+            self._generator = torch.Generator(device=device)
+            if options.seed is None:
+                self._generator.seed()
+            else:
+                self._generator.manual_seed(options.seed)
+        self._seen: Any = None
+        if options.repetition_penalty != 1.0:
+            self._seen = torch.tensor(sorted(set(prompt)), dtype=torch.long, device=device)
+
+    def choose(self, logits: Any) -> int:
+        """The token.
+
+        Args:
+            logits: shape (n_vocabulary,).
+
+        Raises:
+            ModelInvalid: they are NaN.
+        """
+        import torch
+
+        with torch.inference_mode():
+            scores = self._penalized(logits.float())
+            if self._generator is None:
+                best, token = scores.max(-1)
+                is_number = not bool(best.isnan())
+            else:
+                probabilities, tokens = self.probabilities(scores)
+                is_number = not bool(probabilities[0].isnan())
+                if is_number:
+                    token = tokens[torch.multinomial(probabilities, 1, generator=self._generator)]
+            if not is_number:
+                raise ModelInvalid("the model computes NaN", hint="verify it, or try another dtype")
+            if self._seen is not None:
+                self._seen = torch.cat([self._seen, token.reshape(1)])
+        return int(token)
+
+    def probabilities(self, scores: Any) -> tuple[Any, Any]:
+        """Probabilities of the tokens that may be chosen, and the tokens, likeliest first."""
+        import torch
+
+        n = min(self._options.top_k or len(scores), len(scores))
+        # Sorting the whole vocabulary takes as long as a layer: top-k first.
+        values, tokens = torch.topk(scores / self._options.temperature, n)
+        probabilities = values.softmax(-1)
+        if self._options.top_p < 1.0:
+            # The token that crosses the line stays (Holtzman et al. 2020).
+            outside = probabilities.cumsum(-1) - probabilities >= self._options.top_p
+            probabilities = probabilities.masked_fill(outside, 0.0)
+        return probabilities, tokens
+
+    def _penalized(self, scores: Any) -> Any:
+        """Keskar et al. 2019: what was seen becomes less likely, whatever its score's sign."""
+        if self._seen is None:
+            return scores
+        import torch
+
+        seen = scores[self._seen]
+        penalty = self._options.repetition_penalty
+        return scores.index_put((self._seen,), torch.where(seen > 0, seen / penalty, seen * penalty))

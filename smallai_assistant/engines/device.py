@@ -1,0 +1,125 @@
+"""The device: which one, how much memory it has, and giving memory back for real."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import gc
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from smallai_assistant.errors import ConfigError
+from smallai_assistant.types import Notice
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def choose_device(wanted: str) -> tuple[str, Notice | None]:
+    """The torch device string for `auto`, `cpu`, `cuda` or `cuda:N`, and what to say where `auto` took the CPU.
+
+    Raises:
+        ConfigError: a CUDA device was named and torch does not see it.
+    """
+    if wanted == "cpu":
+        return "cpu", None
+    import torch
+
+    n_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted == "auto":
+        if n_devices:
+            return "cuda:0", None
+        return "cpu", Notice("cpu_fallback", "No CUDA device was found: models run on the CPU, which is slower.")
+    index = int(wanted.partition(":")[2] or 0)
+    if index >= n_devices:
+        seen = f"{n_devices} CUDA devices" if n_devices else "no CUDA device"
+        raise ConfigError(f"device is {wanted!r}, and torch sees {seen}", hint="use device = 'auto' or 'cpu'")
+    return f"cuda:{index}", None
+
+
+def total_bytes(device: str) -> int:
+    """Bytes of memory the device has; on the CPU no more than the container may use."""
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.mem_get_info(device)[1])
+    limit = _cgroup_limit()
+    total = int(psutil.virtual_memory().total)
+    return total if limit is None else min(total, limit)
+
+
+def available_bytes(device: str) -> int:
+    """Bytes of memory that can be had on the device now, what torch holds unused included."""
+    if device.startswith("cuda"):
+        import torch
+
+        unused = int(torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+        return int(torch.cuda.mem_get_info(device)[0]) + unused
+    available = int(psutil.virtual_memory().available)
+    limit = _cgroup_limit()
+    return available if limit is None else min(available, max(limit - _cgroup_use(), 0))
+
+
+def give_back_memory(device: str) -> None:
+    """Gives freed memory back to the device and to the operating system.
+
+    Dropping the last reference is not enough: modules hold reference cycles, torch caches CUDA blocks, and glibc
+    keeps the pages of freed arrays.
+    """
+    gc.collect()
+    if device.startswith("cuda"):
+        import torch
+
+        with torch.cuda.device(device):
+            torch.cuda.empty_cache()
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device or the system refused memory."""
+    if isinstance(error, MemoryError):
+        return True
+    if not isinstance(error, RuntimeError):  # torch.OutOfMemoryError is one
+        return False
+    text = str(error)
+    return "out of memory" in text.lower() or "can't allocate memory" in text
+
+
+@functools.cache
+def _malloc_trim() -> Callable[[int], int] | None:
+    try:
+        return ctypes.CDLL("libc.so.6").malloc_trim
+    except (OSError, AttributeError):  # no glibc: musl, macOS, Windows
+        return None
+
+
+def _cgroup_limit() -> int | None:
+    """The container's limit in bytes, None where there is none."""
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        text = _read(_CGROUP / name)
+        if text.isdigit() and int(text) < 2**60:  # version 1 writes a huge number for "no limit"
+            return int(text)
+    return None
+
+
+def _cgroup_use() -> int:
+    """Bytes the container uses, less the file cache, which the kernel drops when it needs the room."""
+    for use, stat, key in (
+        ("memory.current", "memory.stat", "inactive_file"),
+        ("memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+    ):
+        text = _read(_CGROUP / use)
+        if text.isdigit():
+            cached = [line.split()[1] for line in _read(_CGROUP / stat).splitlines() if line.startswith(f"{key} ")]
+            return int(text) - int(cached[0] if cached else 0)
+    return 0
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,223 @@
+"""One thread per loaded model: calls run between stream steps, streams take turns step by step."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import Any, Generic, TypeVar
+
+from smallai_assistant.errors import Cancelled
+
+T = TypeVar("T")
+
+_STEPS_AHEAD = 8  # how many unread items a stream may have before its turn is skipped
+_CLOSE_PATIENCE_S = 30.0
+
+
+class ModelThread:
+    """Runs everything that touches one model's weights.
+
+    The thread is a daemon: a hung native call does not keep the process from ending.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._wake = threading.Condition()
+        self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._streams: deque[_Stream[Any]] = deque()
+        self._closed = False
+        self._thread = threading.Thread(target=self._loop, name=f"model-{name}", daemon=True)
+        self._thread.start()
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Runs `function` before the next stream step and returns what it returns or raises what it raises.
+
+        Raises:
+            Cancelled: the thread was closed.
+        """
+        if threading.current_thread() is self._thread:
+            return function()
+        future: Future[T] = Future()
+        with self._wake:
+            if self._closed:
+                raise _closed_error()
+            self._calls.append((function, future))
+            self._wake.notify()
+        try:
+            return future.result()
+        finally:
+            del future  # an error's traceback holds this frame: without the cycle both go at once
+
+    def stream(self, steps: Iterator[T]) -> Iterator[T]:
+        """Advances `steps` on the thread; the result yields its items, re-raises its error, and closes it when closed.
+
+        A result that is dropped without being closed closes `steps` too.
+
+        Raises:
+            Cancelled: the thread was closed, now or while the stream runs.
+        """
+        stream = _Stream(steps, self._notify)
+        with self._wake:
+            if self._closed:
+                raise _closed_error()
+            self._streams.append(stream)
+            self._wake.notify()
+        return _Reader(stream)
+
+    def close(self) -> None:
+        """Ends running streams, then the thread; a thread that hangs in a native call is left behind."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+        if threading.current_thread() is self._thread:
+            return
+        self._thread.join(_CLOSE_PATIENCE_S)
+        if self._thread.is_alive():  # nobody may wait for it
+            for stream in list(self._streams):
+                stream.give_up(_closed_error())
+            for _, future in list(self._calls):
+                future.set_exception(_closed_error())
+
+    @property
+    def n_streams(self) -> int:
+        """Streams that still have steps to run."""
+        with self._wake:
+            return len(self._streams)
+
+    def _notify(self) -> None:
+        with self._wake:
+            self._wake.notify()
+
+    def _loop(self) -> None:
+        while True:
+            with self._wake:
+                while not self._closed and not self._calls and not any(s.is_runnable for s in self._streams):
+                    self._wake.wait()
+                if self._closed:
+                    calls, streams = list(self._calls), list(self._streams)
+                    self._calls.clear()
+                    self._streams.clear()
+                    break
+                call = self._calls.popleft() if self._calls else None
+                stream = None if call else self._next_runnable()
+            if call is not None:
+                _run_call(*call)
+            elif stream is not None and not stream.step():
+                with self._wake:
+                    self._streams.remove(stream)
+            del call, stream  # while this waits, it keeps nothing of theirs alive
+        for _, future in calls:
+            future.set_exception(_closed_error())
+        for stream in streams:
+            stream.end(_closed_error())
+
+    def _next_runnable(self) -> _Stream[Any] | None:
+        for _ in range(len(self._streams)):
+            stream = self._streams[0]
+            self._streams.rotate(-1)
+            if stream.is_runnable:
+                return stream
+        return None
+
+
+def _closed_error() -> Cancelled:
+    return Cancelled("the model was closed")
+
+
+def _run_call(function: Callable[[], Any], future: Future[Any]) -> None:
+    try:
+        future.set_result(function())
+    except BaseException as error:  # rust panics are BaseException; the thread must live
+        future.set_exception(error)
+
+
+class _Done:
+    def __init__(self, error: BaseException | None) -> None:
+        self.error = error
+
+
+class _Stream(Generic[T]):
+    """The thread's handle on a stream."""
+
+    def __init__(self, steps: Iterator[T], notify: Callable[[], None]) -> None:
+        self._steps = steps
+        self.notify = notify
+        self.items: SimpleQueue[T | _Done] = SimpleQueue()
+        self.has_ended = threading.Event()
+        self._is_closing = False
+
+    @property
+    def is_runnable(self) -> bool:
+        return self._is_closing or self.items.qsize() < _STEPS_AHEAD
+
+    def step(self) -> bool:
+        """Advances once; False when there is nothing more to do."""
+        if self._is_closing:
+            self.end(None)
+            return False
+        try:
+            self.items.put(next(self._steps))
+        except StopIteration:
+            self.end(None)
+            return False
+        except BaseException as error:
+            self.end(error)
+            return False
+        return True
+
+    def end(self, error: BaseException | None) -> None:
+        close = getattr(self._steps, "close", None)
+        if close is not None:
+            try:
+                close()
+            except BaseException as close_error:
+                error = error or close_error
+        del self._steps
+        self.give_up(error)
+
+    def give_up(self, error: BaseException | None) -> None:
+        """Tells the reader that nothing more comes."""
+        self.items.put(_Done(error))
+        self.has_ended.set()
+
+    def close_soon(self) -> None:
+        """Lets the thread end the stream at its next turn."""
+        self._is_closing = True
+        self.notify()
+
+
+class _Reader(Iterator[T], Generic[T]):
+    """The reader's end of a stream. Reading and closing may be in different threads."""
+
+    def __init__(self, stream: _Stream[T]) -> None:
+        self._stream = stream
+        self._is_finished = False
+        self._abandon = weakref.finalize(self, stream.close_soon)
+        self._abandon.atexit = False
+
+    def __next__(self) -> T:
+        if self._is_finished:
+            raise StopIteration
+        items = self._stream.items
+        item = items.get()
+        if items.qsize() == _STEPS_AHEAD - 1:  # it was full, so the thread may be waiting for room
+            self._stream.notify()
+        if isinstance(item, _Done):
+            self._is_finished = True
+            self._abandon.detach()
+            if item.error is not None:
+                raise item.error
+            raise StopIteration
+        return item
+
+    def close(self) -> None:
+        """Stops the compute: returns once the thread has closed the steps."""
+        if self._is_finished:
+            return
+        self._abandon.detach()
+        self._stream.close_soon()
+        self._stream.has_ended.wait()
+        self._is_finished = True

@@ -1,0 +1,138 @@
+"""Chat messages -> token ids, so that no text of a message can become a control token."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from smallai_assistant.errors import InvalidInput, ModelInvalid
+
+T = TypeVar("T")
+ChatMessage = dict[str, str]
+
+
+class ChatTokenizer:
+    """A transformers tokenizer with a chat template, safe to use from several threads.
+
+    Args:
+        tokenizer: one that is backed by the `tokenizers` library. It is not to be used by anything else: its own
+            encode methods change its state.
+
+    Raises:
+        ModelInvalid: it has no chat template, the template cannot be rendered, or it is of another kind.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+        if not hasattr(backend, "encode_batch_fast"):
+            raise ModelInvalid("the model has no tokenizer.json", hint="use a model that has one")
+        self._backend = backend
+        if not tokenizer.chat_template:
+            raise ModelInvalid("the model has no chat template", hint="use a model made for chat, often named Instruct")
+        self._backend.no_truncation()  # a tokenizer.json may ask for either
+        self._backend.no_padding()
+        # Words that the backend would turn into one control token wherever they stand. Runs of spaces, which some
+        # vocabularies add as tokens too, are ordinary text.
+        self._controls = {
+            token.content: index for index, token in tokenizer.added_tokens_decoder.items() if token.content.strip()
+        }
+        longest_first = sorted(self._controls, key=len, reverse=True)
+        self._control = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        self._takes_system = True
+        self._last: tuple[list[ChatMessage], list[int]] | None = None
+        try:
+            self._render([{"role": "user", "content": "x"}])
+        except InvalidInput as error:
+            raise ModelInvalid(f"the chat template cannot be used: {error.message}") from error
+        try:
+            self._render([{"role": "system", "content": "x"}, {"role": "user", "content": "x"}])
+        except InvalidInput:
+            self._takes_system = False
+
+    @property
+    def eos_id(self) -> int | None:
+        """The id of the token that ends a turn, as the tokenizer has it."""
+        index: int | None = self._tokenizer.eos_token_id
+        return index
+
+    def encode_chat(self, messages: Sequence[ChatMessage]) -> list[int]:
+        """The prompt that asks for the next answer.
+
+        Control tokens that stand in a message's content are encoded as the plain text they look like; all others are
+        the template's.
+
+        Raises:
+            InvalidInput: the text holds half a surrogate pair, or the template refuses the messages.
+        """
+        asked = [dict(message) for message in messages]
+        last = self._last
+        if last is not None and last[0] == asked:
+            return list(last[1])
+        # Unguessable, so that no text can contain it. Brackets around each control word survive what templates do to
+        # a text, such as strip().
+        mark = secrets.token_hex(8)
+        marked = [message | {"content": self._bracket(message["content"], mark)} for message in asked]
+        rendered = self._render(marked)
+        pieces = re.split(f"\ue000{mark}(.*?){mark}\ue001", rendered, flags=re.DOTALL)
+        ids: list[int] = []
+        for number, piece in enumerate(pieces):
+            ids += self._encode_as_text(piece) if number % 2 else self._encode(piece)
+        self._last = (asked, ids)
+        return list(ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Their text, control tokens left out."""
+        text: str = self._backend.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def _bracket(self, text: str, mark: str) -> str:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidInput(f"character {error.start + 1} of the text is half a surrogate pair") from error
+        return self._control.sub(f"\ue000{mark}\\g<0>{mark}\ue001", text)
+
+    def _render(self, messages: list[ChatMessage]) -> str:
+        if not self._takes_system and messages[0]["role"] == "system":
+            # As such models' authors advise: the instructions open the first message.
+            system, *rest = messages
+            first = {**rest[0], "content": f"{system['content']}\n\n{rest[0]['content']}"} if rest else system
+            messages = [first, *rest[1:]]
+        text: str = _guard(
+            lambda: self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        )
+        return text
+
+    def _encode(self, text: str) -> list[int]:
+        if not text:
+            return []
+        # The batch form lets other threads run meanwhile: a long text takes a second.
+        ids: list[int] = _guard(lambda: self._backend.encode_batch_fast([text], add_special_tokens=False))[0].ids
+        return ids
+
+    def _encode_as_text(self, control: str) -> list[int]:
+        """The pipeline of the backend without its matching of control tokens."""
+
+        def run() -> list[int]:
+            text = self._backend.normalizer.normalize_str(control) if self._backend.normalizer else control
+            pre = self._backend.pre_tokenizer
+            words = [word for word, _ in pre.pre_tokenize_str(text)] if pre else [text]
+            return [token.id for word in words for token in self._backend.model.tokenize(word)]
+
+        ids = _guard(run)
+        if self._controls[control] in ids:  # a vocabulary that has it as a plain word too
+            raise InvalidInput(f"the text holds {control!r}, which this model cannot take as text")
+        return ids
+
+
+def _guard(run: Callable[[], T]) -> T:
+    """Runs foreign code on foreign text; a panic in the tokenizer's Rust code is no Exception."""
+    try:
+        return run()
+    except (MemoryError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise InvalidInput(f"the model cannot take this text: {error}") from error

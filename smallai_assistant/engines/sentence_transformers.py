@@ -1,0 +1,60 @@
+"""Runs sentence-transformers folders: texts to vectors of length 1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from smallai_assistant.engines.base import EmbeddingModel, Engine, ModelSpec, storage_bytes
+from smallai_assistant.model_files import check_model_folder
+
+if TYPE_CHECKING:
+    from smallai_assistant.engines.base import FloatArray
+
+_BATCH = 64
+
+
+class SentenceTransformersEngine(Engine):
+    """Loads a folder with `modules.json`."""
+
+    name = "sentence-transformers"
+
+    def can_load(self, spec: ModelSpec, folder: Path) -> bool:
+        return spec.task == "feature-extraction" and (folder / "modules.json").is_file()
+
+    def estimate_bytes(self, _spec: ModelSpec, folder: Path) -> int:
+        return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+    def load(
+        self, spec: ModelSpec, folder: Path, *, device: str, progress: Callable[[str, float], None]
+    ) -> EmbeddingModel:
+        check_model_folder(folder)
+        progress(f"loading {spec}", 0.1)
+        from sentence_transformers import SentenceTransformer
+
+        progress(f"loading {spec}", 0.6)
+        model = SentenceTransformer(str(folder), device=device, local_files_only=True, trust_remote_code=False)
+        return _SentenceModel(spec, model, device=device)
+
+
+class _SentenceModel(EmbeddingModel):
+    def __init__(self, spec: ModelSpec, model: Any, *, device: str) -> None:
+        super().__init__(spec, device=device, n_bytes=storage_bytes([*model.parameters(), *model.buffers()]))
+        self._model: Any = model.eval()
+        self.n_dimensions = int(model.get_embedding_dimension())
+
+    def embed(self, texts: Sequence[str]) -> FloatArray:
+        import numpy as np
+
+        # The tokenizer is Rust and takes UTF-8 only: half a surrogate pair becomes a question mark.
+        clean = [text.encode("utf-8", "replace").decode() for text in texts]
+        if not clean:
+            return np.zeros((0, self.n_dimensions), dtype=np.float32)
+        vectors = self.call(
+            lambda: self._model.encode(clean, batch_size=_BATCH, normalize_embeddings=True, show_progress_bar=False)
+        )
+        return np.asarray(vectors, dtype=np.float32)
+
+    def release(self) -> None:
+        self._model = None

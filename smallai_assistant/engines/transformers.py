@@ -1,0 +1,172 @@
+"""Runs causal language models of transformers: bfloat16, or int8 and nf4 through bitsandbytes, on CUDA and CPU."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from smallai_assistant.engines.base import Engine, GenerationFacts, ModelSpec, TextModel, TextStream, storage_bytes
+from smallai_assistant.engines.decoding import Network, PrefixCaches, decode
+from smallai_assistant.engines.device import give_back_memory, is_out_of_memory
+from smallai_assistant.engines.prompts import ChatTokenizer
+from smallai_assistant.errors import AssistantError, InputTooLarge, ModelInvalid
+from smallai_assistant.model_files import check_model_folder, read_safetensors_header
+from smallai_assistant.types import GenerationOptions
+
+TASK = "text-generation"
+_DEFAULT_CONTEXT = 2048
+# Bytes a weight of a quantized matrix takes: nf4 has half a byte and a float32 scale for each 64, int8 one and a row's.
+_WEIGHT_BYTES = {"nf4": 0.5 + 4 / 64, "int8": 1.01}
+
+
+class TransformersEngine(Engine):
+    """Loads local folders with config.json, safetensors and a tokenizer that has a chat template."""
+
+    name = "transformers"
+
+    def can_load(self, spec: ModelSpec, folder: Path) -> bool:
+        if spec.task != TASK or not (folder / "config.json").is_file():
+            return False
+        try:
+            architectures = json.loads((folder / "config.json").read_bytes()).get("architectures") or []
+        except (ValueError, AttributeError):
+            return True  # the check that follows names what is wrong
+        return any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in architectures)
+
+    def estimate_bytes(self, spec: ModelSpec, folder: Path) -> int:
+        n_bytes = 0.0
+        full = 4 if spec.dtype == "float32" else 2
+        for path in folder.glob("*.safetensors"):
+            for name, tensor in read_safetensors_header(path).items():
+                is_matrix = len(tensor["shape"]) == 2 and "embed" not in name and "lm_head" not in name
+                n_bytes += prod(tensor["shape"]) * (_WEIGHT_BYTES.get(spec.quantization, full) if is_matrix else full)
+        return int(n_bytes)
+
+    def load(self, spec: ModelSpec, folder: Path, *, device: str, progress: Callable[[str, float], None]) -> TextModel:
+        check_model_folder(folder)
+        progress(f"loading {spec}", 0.05)
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        progress(f"loading {spec}", 0.4)
+        dtype = torch.bfloat16 if spec.dtype == "auto" else getattr(torch, spec.dtype)
+        local = {"local_files_only": True, "trust_remote_code": False}
+        with _quiet(), _model_errors(spec):
+            tokenizer = ChatTokenizer(AutoTokenizer.from_pretrained(str(folder), **local))
+            module, report = AutoModelForCausalLM.from_pretrained(
+                str(folder),
+                dtype=dtype,
+                device_map={"": device},
+                quantization_config=_quantization_config(spec, dtype),
+                use_safetensors=True,
+                output_loading_info=True,
+                **local,
+            )
+            if missing := sorted(report["missing_keys"]):  # transformers would go on with random numbers there
+                raise ModelInvalid(f"{spec}: {len(missing)} weights are missing, such as {missing[0]}")
+        progress(f"loading {spec}", 0.9)
+        model = TransformersTextModel(spec, module.eval().requires_grad_(False), tokenizer, device=device)
+        give_back_memory(device)
+        return model
+
+
+class TransformersTextModel(TextModel):
+    """A causal language model of transformers with its tokenizer."""
+
+    def __init__(self, spec: ModelSpec, module: Any, tokenizer: ChatTokenizer, *, device: str) -> None:
+        super().__init__(spec, device=device, n_bytes=0)
+        self.context_tokens = int(getattr(module.config, "max_position_embeddings", None) or _DEFAULT_CONTEXT)
+        self._tokenizer = tokenizer
+        self._prefixes = PrefixCaches()
+        self._module: Any = module
+        end_ids = module.generation_config.eos_token_id
+        known = end_ids if isinstance(end_ids, list) else [end_ids]
+        self._end_ids = frozenset(each for each in [*known, tokenizer.eos_id] if each is not None)
+        try:
+            self.call(self._warm_up)
+        except BaseException:
+            self.close()
+            raise
+        self.n_bytes = storage_bytes([*module.parameters(), *module.buffers()])
+
+    def count_tokens(self, messages: Sequence[dict[str, str]]) -> int:
+        return len(self._tokenizer.encode_chat(messages))
+
+    def generate(
+        self, messages: Sequence[dict[str, str]], options: GenerationOptions, *, cancel: threading.Event | None = None
+    ) -> TextStream:
+        prompt = self._tokenizer.encode_chat(messages)
+        if len(prompt) >= self.context_tokens:
+            raise InputTooLarge(
+                f"the prompt has {len(prompt)} tokens, the model's context {self.context_tokens}",
+                hint="send less, or use a model with a longer context",
+            )
+        network = Network(
+            module=self._module,
+            detokenize=self._tokenizer.decode,
+            device=self.device,
+            context_tokens=self.context_tokens,
+            end_ids=self._end_ids,
+            prefixes=self._prefixes,
+        )
+        facts = GenerationFacts(n_prompt_tokens=len(prompt))
+        steps = decode(network, prompt, options, facts, cancel or threading.Event())
+        return TextStream(self.stream(steps), facts)
+
+    def release(self) -> None:
+        self._prefixes.clear()
+        self._module = None
+
+    def _warm_up(self) -> None:
+        """bitsandbytes packs nf4 weights for the CPU at the first call: measure what stays, not what was loaded."""
+        import torch
+
+        with torch.inference_mode():
+            self._module(input_ids=torch.tensor([[next(iter(self._end_ids), 0)]], device=self.device))
+
+
+def _quantization_config(spec: ModelSpec, dtype: Any) -> Any:
+    if spec.quantization == "none":
+        return None
+    from transformers import BitsAndBytesConfig
+
+    if spec.quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+
+
+@contextmanager
+def _model_errors(spec: ModelSpec) -> Iterator[None]:
+    """What a loader raises on bad files, as ours; memory errors pass, the runtime answers them."""
+    try:
+        yield
+    except (AssistantError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # tokenizers panics outside of Exception
+        if is_out_of_memory(error):
+            raise
+        raise ModelInvalid(f"{spec} cannot be loaded: {error}", hint="verify it, or get it again") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers draws bars and bitsandbytes warns of kernels it could have had: we report progress ourselves."""
+    from transformers.utils import logging as transformers_logging
+
+    noisy = logging.getLogger("bitsandbytes")
+    level = noisy.level
+    was_on = transformers_logging.is_progress_bar_enabled()
+    noisy.setLevel(logging.ERROR)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        noisy.setLevel(level)
+        if was_on:
+            transformers_logging.enable_progress_bar()

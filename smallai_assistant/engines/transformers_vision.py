@@ -1,0 +1,273 @@
+"""Runs picture models of transformers: image classifiers, and CLIP or SigLIP for labels of the user's own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from smallai_assistant.engines.base import Engine, ImageModel, ImageTextModel, LoadedModel, ModelSpec, storage_bytes
+from smallai_assistant.errors import AssistantError, ModelInvalid
+from smallai_assistant.model_files import check_model_folder, read_safetensors_header
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    FloatArray = npt.NDArray[np.float32]
+    ImageArray = npt.NDArray[np.uint8]
+
+CLASSIFY = "image-classification"
+MATCH = "zero-shot-image-classification"
+
+# Model type -> the prompt of its paper, and whether texts are padded to the full length, as SigLIP was trained.
+_PROMPTS = {
+    "clip": ("a photo of a {}.", False),
+    "metaclip_2": ("a photo of a {}.", False),
+    "siglip": ("This is a photo of {}.", True),
+    "siglip2": ("This is a photo of {}.", True),
+}
+_BATCH = 16
+# Bytes a weight takes, scales included; bitsandbytes leaves biases, norms and convolutions as they are.
+_WEIGHT_BYTES = {"int8": 1.1, "nf4": 0.65}
+# Kept at full precision: what makes the scores, small and touchy, and with rows that 4-bit kernels cannot divide.
+_NOT_QUANTIZED = [
+    "classifier", "cls_classifier", "distillation_classifier", "head", "fc", "visual_projection", "text_projection"
+]  # fmt: skip
+
+
+class TransformersVisionEngine(Engine):
+    """Loads local folders with config.json, preprocessor_config.json and safetensors."""
+
+    name = "transformers-vision"
+
+    def can_load(self, spec: ModelSpec, folder: Path) -> bool:
+        config = _read_json(folder / "config.json")
+        if spec.task == CLASSIFY:
+            architectures = config.get("architectures")
+            return isinstance(architectures, list) and any("ForImageClassification" in str(a) for a in architectures)
+        return spec.task == MATCH and config.get("model_type") in _PROMPTS
+
+    def estimate_bytes(self, spec: ModelSpec, folder: Path) -> int:
+        headers = [read_safetensors_header(file) for file in folder.glob("*.safetensors")]
+        n_weights = sum(prod(tensor["shape"]) for header in headers for tensor in header.values())
+        full = 2 if spec.dtype in ("bfloat16", "float16") else 4
+        return int(n_weights * _WEIGHT_BYTES.get(spec.quantization, full))
+
+    def load(
+        self, spec: ModelSpec, folder: Path, *, device: str, progress: Callable[[str, float], None]
+    ) -> LoadedModel:
+        import torch
+
+        check_model_folder(folder)
+        progress(f"loading {spec.name}", 0.0)
+        try:
+            model = self._classifier(spec, folder, device) if spec.task == CLASSIFY else _matcher(spec, folder, device)
+        except (AssistantError, MemoryError, KeyboardInterrupt, SystemExit, torch.OutOfMemoryError):
+            raise
+        except BaseException as error:  # a panic in the tokenizer's Rust code is no Exception
+            raise ModelInvalid(f"{folder}: cannot be loaded: {error}", hint="check or pull the model again") from error
+        progress(f"loading {spec.name}", 1.0)
+        return model
+
+    def _classifier(self, spec: ModelSpec, folder: Path, device: str) -> LoadedModel:
+        from transformers import AutoModelForImageClassification
+
+        network = _network(AutoModelForImageClassification, spec, folder, device)
+        return TransformersImageModel(spec, network, _processor(folder), device=device)
+
+
+def _matcher(spec: ModelSpec, folder: Path, device: str) -> LoadedModel:
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    network = _network(AutoModel, spec, folder, device)
+    return TransformersImageTextModel(spec, network, (_processor(folder), tokenizer), device=device)
+
+
+def _network(auto_class: Any, spec: ModelSpec, folder: Path, device: str) -> Any:
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    dtype = torch.float32 if spec.dtype == "auto" else getattr(torch, spec.dtype)
+    options: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}}
+    if spec.quantization == "int8":
+        options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=_NOT_QUANTIZED)
+    elif spec.quantization == "nf4":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=dtype,
+            llm_int8_skip_modules=_NOT_QUANTIZED,
+        )
+    network, report = auto_class.from_pretrained(
+        folder,
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+        output_loading_info=True,
+        **options,
+    )
+    if missing := sorted(report["missing_keys"]):  # transformers would go on with random numbers there
+        raise ModelInvalid(f"{folder}: {len(missing)} weights are missing, such as {missing[0]}")
+    return network.eval().requires_grad_(False)
+
+
+def _processor(folder: Path) -> Any:
+    from transformers import AutoImageProcessor
+
+    return AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False, backend="pil")
+
+
+def _prepare(processor: Any, images: Sequence[ImageArray]) -> dict[str, Any]:
+    from PIL import Image
+
+    return dict(processor([Image.fromarray(image) for image in images], return_tensors="pt"))
+
+
+def _on_model(network: Any, inputs: dict[str, Any], device: str) -> dict[str, Any]:
+    """`inputs` on the device, floats in the network's dtype; the tokens and masks stay integers."""
+    return {
+        key: value.to(device, network.dtype) if value.is_floating_point() else value.to(device)
+        for key, value in inputs.items()
+    }
+
+
+class TransformersImageModel(ImageModel):
+    """An image classifier of transformers.
+
+    The embedding is what its backbone gives the classifier: the pooled output, else the first token, else the mean
+    over the picture.
+    """
+
+    def __init__(self, spec: ModelSpec, network: Any, processor: Any, *, device: str) -> None:
+        import numpy as np
+
+        super().__init__(spec, device=device, n_bytes=_n_bytes(network))
+        self._network: Any = network
+        self._processor = processor
+        names = network.config.id2label
+        self.labels = tuple(str(names[index]) for index in sorted(names))
+        try:  # a trial tells a wrong processor now and not at the first picture
+            blank = [np.zeros((32, 32, 3), np.uint8)]
+            self.n_dimensions = self.embed(blank).shape[1]
+            n_scores = self.classify(blank).shape[1]
+            if n_scores != len(self.labels):
+                raise ModelInvalid(f"{spec.name}: {n_scores} classes and {len(self.labels)} names for them")
+        except BaseException:
+            self.close()
+            raise
+
+    def classify(self, images: Sequence[ImageArray]) -> FloatArray:
+        return self._run(images, self._probabilities, len(self.labels))
+
+    def embed(self, images: Sequence[ImageArray]) -> FloatArray:
+        return self._run(images, self._pooled, getattr(self, "n_dimensions", 0))
+
+    def release(self) -> None:
+        self._network = None
+
+    def _run(
+        self, images: Sequence[ImageArray], compute: Callable[[dict[str, Any]], Any], n_columns: int
+    ) -> FloatArray:
+        import numpy as np
+
+        rows = []
+        for start in range(0, len(images), _BATCH):
+            inputs = _prepare(self._processor, images[start : start + _BATCH])
+            rows.append(self.call(partial(self._forward, inputs, compute)))
+        return np.concatenate(rows) if rows else np.zeros((0, n_columns), np.float32)
+
+    def _forward(self, inputs: dict[str, Any], compute: Callable[[dict[str, Any]], Any]) -> Any:
+        import torch
+
+        with torch.inference_mode():
+            return compute(_on_model(self._network, inputs, self.device)).float().cpu().numpy()
+
+    def _probabilities(self, inputs: dict[str, Any]) -> Any:
+        logits = self._network(**inputs).logits.float()
+        if self._network.config.problem_type == "multi_label_classification":
+            return logits.sigmoid()
+        return logits.softmax(-1)
+
+    def _pooled(self, inputs: dict[str, Any]) -> Any:
+        output = self._network.base_model(**inputs)
+        pooled = getattr(output, "pooler_output", None)
+        if pooled is not None:
+            return pooled.flatten(1)
+        hidden = output.last_hidden_state
+        return hidden[:, 0] if hidden.ndim == 3 else hidden.mean((2, 3))
+
+
+class TransformersImageTextModel(ImageTextModel):
+    """CLIP or SigLIP: the cosine of picture and text, scaled as it was trained, as shares among the texts."""
+
+    def __init__(self, spec: ModelSpec, network: Any, processors: tuple[Any, Any], *, device: str) -> None:
+        import numpy as np
+
+        super().__init__(spec, device=device, n_bytes=_n_bytes(network))
+        self._network: Any = network
+        self._processor, self._tokenizer = processors
+        self._prompt, self._pads_fully = _PROMPTS[network.config.model_type]
+        try:
+            self.match([np.zeros((32, 32, 3), np.uint8)], ["cat"])
+        except BaseException:
+            self.close()
+            raise
+
+    def match(self, images: Sequence[ImageArray], texts: Sequence[str]) -> FloatArray:
+        import numpy as np
+
+        if not images or not texts:
+            return np.zeros((len(images), len(texts)), np.float32)
+        prompts = [self._prompt.format(text) for text in texts]
+        text_rows = [self.call(partial(self._embed_texts, batch)) for batch in _batches(prompts)]
+        image_rows = [self.call(partial(self._embed_images, _prepare(self._processor, b))) for b in _batches(images)]
+        cosines = np.concatenate(image_rows) @ np.concatenate(text_rows).T
+        # SigLIP adds a constant to all logits, which leaves the shares as they are.
+        logits = cosines * self.call(lambda: float(self._network.logit_scale.float().exp()))
+        shares = np.exp(logits - logits.max(1, keepdims=True))
+        result: FloatArray = (shares / shares.sum(1, keepdims=True)).astype(np.float32)
+        return result
+
+    def release(self) -> None:
+        self._network = None
+
+    def _embed_texts(self, prompts: Sequence[str]) -> Any:
+        tokens = self._tokenizer(
+            list(prompts),
+            padding="max_length" if self._pads_fully else True,
+            truncation=True,
+            max_length=self._network.config.text_config.max_position_embeddings,
+            return_tensors="pt",
+        )
+        return self._unit(self._network.get_text_features, dict(tokens))
+
+    def _embed_images(self, inputs: dict[str, Any]) -> Any:
+        return self._unit(self._network.get_image_features, inputs)
+
+    def _unit(self, embed: Callable[..., Any], inputs: dict[str, Any]) -> Any:
+        import torch
+
+        with torch.inference_mode():
+            vectors = embed(**_on_model(self._network, inputs, self.device)).pooler_output.float()
+            return torch.nn.functional.normalize(vectors, dim=-1).cpu().numpy()
+
+
+def _batches(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    return (values[start : start + _BATCH] for start in range(0, len(values), _BATCH))
+
+
+def _n_bytes(network: Any) -> int:
+    return storage_bytes([*network.parameters(), *network.buffers()])
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        table = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return table if isinstance(table, dict) else {}

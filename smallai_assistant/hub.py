@@ -1,0 +1,99 @@
+"""Files of a model hub, fetched by huggingface_hub in a child process; the user's hub settings hold."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from smallai_assistant.children import report, run_module, serve
+from smallai_assistant.errors import DownloadError
+
+# Only what can be read without running it. `*` matches slashes too.
+_PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
+_OTHER_FORMATS = ["onnx/*", "openvino/*", "original/*", "consolidated*"]
+
+
+def fetch_file(
+    repo: str,
+    path: str,
+    folder: Path,
+    *,
+    revision: str | None,
+    on_bytes: Callable[[int], None],
+    cancel: threading.Event,
+) -> Path:
+    """One file of a repository, below `folder`.
+
+    Raises:
+        DownloadError: the hub cannot be reached or does not have it.
+        Cancelled: `cancel` was set; what came is kept and continued.
+    """
+    run_module(
+        __name__,
+        ["file", repo, revision or "", str(folder), path],
+        cancel=cancel,
+        on_tick=lambda: on_bytes(folder_bytes(folder)),
+    )
+    return folder / path
+
+
+def fetch_model(
+    repo: str, folder: Path, *, revision: str | None, on_bytes: Callable[[int], None], cancel: threading.Event
+) -> str:
+    """The files of a model in safe formats, into `folder`. Returns the commit that they are of.
+
+    Raises:
+        DownloadError: the hub cannot be reached or does not have it.
+        Cancelled: `cancel` was set; what came is kept and continued.
+    """
+    reports = run_module(
+        __name__,
+        ["model", repo, revision or "", str(folder)],
+        cancel=cancel,
+        on_tick=lambda: on_bytes(folder_bytes(folder)),
+    )
+    return str(reports[-1]["revision"])
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files below `folder` right now."""
+    total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.stat(os.path.join(root, name)).st_size
+            except FileNotFoundError:  # it is moved while we look
+                continue
+    return total
+
+
+def _work(arguments: Sequence[str]) -> None:
+    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+    from huggingface_hub.errors import EntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError
+
+    kind, repo, revision, folder, *paths = arguments
+    try:
+        if kind == "file":
+            hf_hub_download(repo, paths[0], revision=revision or None, local_dir=folder)
+        else:
+            # The commit is asked for first, so that all files are of one commit.
+            commit = HfApi().model_info(repo, revision=revision or None).sha
+            snapshot_download(
+                repo, revision=commit, local_dir=folder, allow_patterns=_PATTERNS, ignore_patterns=_OTHER_FORMATS
+            )
+            report(revision=commit)
+    except OfflineModeIsEnabled as error:
+        raise DownloadError(f"{repo}: HF_HUB_OFFLINE is set", hint="unset HF_HUB_OFFLINE to download") from error
+    except (RepositoryNotFoundError, EntryNotFoundError) as error:
+        raise DownloadError(f"the hub has no {' '.join([repo, *paths])}", hint="check the name") from error
+    except Exception as error:
+        # huggingface_hub lets the errors of its HTTP library through; a full disk is the one that is no download's.
+        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
+            raise
+        raise DownloadError(f"the hub did not give {repo}: {type(error).__name__}") from error
+
+
+if __name__ == "__main__":
+    serve(_work)

@@ -1,0 +1,168 @@
+"""Find, load and isolate plugins. One manager per assistant, nothing global."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pluggy
+
+from smallai_assistant import hookspecs
+from smallai_assistant.engines.base import Engine
+from smallai_assistant.errors import AssistantError, PluginError
+from smallai_assistant.task import API_VERSION, Task
+from smallai_assistant.types import Message, Turn
+
+log = logging.getLogger(__name__)
+
+_MODALITIES = frozenset({"text", "image", "audio"})
+
+
+class PluginManager:
+    """Loads plugins and calls their hooks so that a fault of one stays with it.
+
+    Args:
+        disabled: entry-point names to leave out.
+        extra: plugin modules or objects that come without an entry point.
+
+    Attributes:
+        tasks: by name, in the order of registration.
+        engines: by name, in the order of registration.
+        loaded: names of the plugins in use.
+        broken: name -> what is wrong with it.
+    """
+
+    def __init__(self, *, disabled: Sequence[str] = (), extra: Sequence[object] = ()) -> None:
+        self._manager = pluggy.PluginManager(hookspecs.PROJECT)
+        self._manager.add_hookspecs(hookspecs)
+        self.tasks: dict[str, Task] = {}
+        self.engines: dict[str, Engine] = {}
+        self.loaded: dict[str, str] = {}
+        self.broken: dict[str, str] = {}
+        for entry_point in _entry_points():
+            if entry_point.name in disabled:
+                continue
+            version = entry_point.dist.version if entry_point.dist else ""
+            with self.containing(entry_point.name):
+                self._add(entry_point.name, entry_point.load(), version)
+        for plugin in extra:
+            name = getattr(plugin, "__name__", type(plugin).__name__)
+            with self.containing(name):
+                self._add(name, plugin, "")
+
+    def choose_task(self, message: Message, candidates: Sequence[Task]) -> Task | None:
+        """The first plugin's choice among `candidates`, None where none has an opinion.
+
+        Raises:
+            PluginError: the hook raised, or named a task that is not a candidate.
+        """
+        for implementation in reversed(self._manager.hook.choose_task.get_hookimpls()):
+            try:
+                name = _call(implementation, message=message, candidates=candidates)
+            except AssistantError:
+                raise
+            except BaseException as error:
+                raise PluginError(
+                    f"plugin {implementation.plugin_name!r}: choose_task raised {_described(error)}",
+                    hint="name the task yourself, or disable the plugin",
+                ) from error
+            if name is None:
+                continue
+            for task in candidates:
+                if task.name == name:
+                    return task
+            raise PluginError(
+                f"plugin {implementation.plugin_name!r}: choose_task returned {name!r}",
+                hint=f"it must return None or one of: {', '.join(task.name for task in candidates)}",
+            )
+        return None
+
+    def notify_turn_finished(self, turn: Turn) -> None:
+        """Tells the observers; what one raises is logged and the rest still hear of it."""
+        self._notify(self._manager.hook.turn_finished, turn=turn)
+
+    def _notify(self, hook: Any, **arguments: Any) -> None:
+        for implementation in reversed(hook.get_hookimpls()):
+            try:
+                _call(implementation, **arguments)
+            except BaseException as error:
+                log.warning("plugin %r: %s raised %s", implementation.plugin_name, hook.name, _described(error))
+
+    @contextmanager
+    def containing(self, name: str, *, drop_task: bool = False) -> Iterator[None]:
+        """Lists what the block raises as the fault of plugin or task `name`, and goes on."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            if drop_task:
+                self.tasks.pop(name, None)
+            self.broken[name] = error.message if isinstance(error, PluginError) else _described(error)
+            log.warning("plugin %r is left out: %s", name, self.broken[name])
+
+    def _add(self, name: str, plugin: object, version: str) -> None:
+        tasks: dict[str, Task] = {}
+        engines: dict[str, Engine] = {}
+        self._manager.register(plugin, name)
+        try:
+            self._manager.check_pending()
+            hook = self._manager.hook
+            for implementation in _of_plugin(hook.register_engines, plugin):
+                _call(implementation, register=_registrar(engines, self.engines, Engine))
+            for implementation in _of_plugin(hook.register_tasks, plugin):
+                _call(implementation, register=_registrar(tasks, self.tasks, Task))
+            for task in tasks.values():
+                _check_task(task)
+        except BaseException:
+            self._manager.unregister(plugin)
+            raise
+        self.tasks |= tasks
+        self.engines |= engines
+        self.loaded[name] = version
+
+
+def _entry_points() -> list[importlib.metadata.EntryPoint]:
+    found = importlib.metadata.entry_points(group=hookspecs.PROJECT)
+    return sorted({each.name: each for each in found}.values(), key=lambda each: each.name)
+
+
+def _of_plugin(hook: Any, plugin: object) -> list[Any]:
+    return [each for each in hook.get_hookimpls() if each.plugin is plugin]
+
+
+def _call(implementation: Any, **arguments: Any) -> Any:
+    return implementation.function(*(arguments[name] for name in implementation.argnames))
+
+
+def _registrar(found: dict[str, Any], taken: dict[str, Any], kind: type[Any]) -> Callable[[Any], None]:
+    def register(thing: Any) -> None:
+        noun = kind.__name__
+        if not isinstance(thing, kind):
+            raise PluginError(f"register() wants an instance of {noun}, not {thing!r}")
+        name = getattr(thing, "name", None)
+        if not isinstance(name, str) or not name:
+            raise PluginError(f"{type(thing).__name__} needs a class attribute `name` of type str")
+        if name in taken or name in found:
+            raise PluginError(f"{noun} {name!r} is registered already")
+        found[name] = thing
+
+    return register
+
+
+def _check_task(task: Task) -> None:
+    label = type(task).__name__
+    if task.api_version != API_VERSION:
+        raise PluginError(f"{label} was written for API version {task.api_version}, this host has {API_VERSION}")
+    accepts = task.accepts
+    if not isinstance(accepts, tuple) or not all(
+        isinstance(each, frozenset) and each and each <= _MODALITIES for each in accepts
+    ):
+        raise PluginError(f"{label}.accepts must be a tuple of frozensets of 'text', 'image', 'audio', not {accepts!r}")
+
+
+def _described(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".strip().rstrip(":")

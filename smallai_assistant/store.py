@@ -1,0 +1,261 @@
+"""Sessions and turns: written behind the answer, acknowledged by a future once on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import threading
+from concurrent.futures import Future
+from datetime import UTC, datetime
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import sqlalchemy as sa
+
+from smallai_assistant.database import Database, insert_missing, sessions, turns
+from smallai_assistant.errors import AssistantError, InvalidInput, StoreError, StoreFull
+from smallai_assistant.types import (
+    AudioPart,
+    ImagePart,
+    Message,
+    Notice,
+    Part,
+    Turn,
+    parts_from_json,
+    parts_to_json,
+)
+
+MAX_KEPT_MEDIA_BYTES = 64 * 2**20
+
+
+class TurnStore:
+    """Sessions and turns in the database, their pictures and recordings beside it.
+
+    Turns are committed by one writer thread, several at a time where they come fast: an answer never waits
+    for the disk, whoever needs the promise waits for the future.
+    """
+
+    def __init__(self, database: Database, media_dir: Path) -> None:
+        self._database = database
+        self._media_dir = media_dir
+        self._queue: SimpleQueue[tuple[Turn, Future[Turn]] | None] = SimpleQueue()
+        self._writer = threading.Thread(target=self._write_loop, name="turn-writer", daemon=True)
+        self._writer.start()
+        self._is_closed = False
+
+    def user_of_session(self, session_id: str) -> str | None:
+        """The user a session was opened for.
+
+        Raises:
+            InvalidInput: there is no such session.
+        """
+        with self._database.read() as connection:
+            row = connection.execute(sa.select(sessions).where(sessions.c.id == session_id)).one_or_none()
+        if row is None:
+            raise InvalidInput(f"there is no session {session_id!r}", hint="see `smallai sessions list`")
+        user_id: str | None = row.user_id
+        return user_id
+
+    def session_list(self, *, limit: int = 50) -> list[dict[str, Any]]:
+        """Sessions with turns, newest first: id, user_id, n_turns, first_text, last_at (seconds since 1970)."""
+        counted = (
+            sa.select(
+                turns.c.session_id,
+                sa.func.count().label("n_turns"),
+                sa.func.min(turns.c.seq).label("first_seq"),
+                sa.func.max(turns.c.created_at).label("last_at"),
+            )
+            .group_by(turns.c.session_id)
+            .subquery()
+        )
+        query = (
+            sa.select(sessions.c.id, sessions.c.user_id, counted.c.n_turns, counted.c.last_at, turns.c.body)
+            .join(counted, counted.c.session_id == sessions.c.id)
+            .join(turns, turns.c.seq == counted.c.first_seq)
+            .order_by(counted.c.last_at.desc())
+            .limit(limit)
+        )
+        with self._database.read() as connection:
+            rows = connection.execute(query).all()
+        return [
+            {
+                "id": row.id,
+                "user_id": row.user_id,
+                "n_turns": row.n_turns,
+                "last_at": row.last_at,
+                "first_text": "".join(part.get("text") or "" for part in json.loads(row.body)["request"]),
+            }
+            for row in rows
+        ]
+
+    def add_turn(self, turn: Turn) -> Future[Turn]:
+        """Queues a turn; the future is done once it is on disk, or fails with StoreError."""
+        future: Future[Turn] = Future()
+        if self._is_closed:
+            future.set_exception(StoreError("the assistant is closed"))
+        else:
+            self._queue.put((turn, future))
+        return future
+
+    def turns(self, session_id: str, *, limit: int | None = None) -> list[Turn]:
+        """A session's turns, oldest first; with a limit, the last ones."""
+        query = sa.select(turns).where(turns.c.session_id == session_id).order_by(turns.c.seq.desc())
+        with self._database.read() as connection:
+            rows = connection.execute(query.limit(limit) if limit is not None else query).all()
+        return [self._turn_of(row) for row in reversed(rows)]
+
+    def turn(self, turn_id: str) -> Turn:
+        """One turn.
+
+        Raises:
+            InvalidInput: there is none of that id.
+        """
+        with self._database.read() as connection:
+            row = connection.execute(sa.select(turns).where(turns.c.id == turn_id)).one_or_none()
+        if row is None:
+            raise InvalidInput(f"there is no turn {turn_id!r}", hint="use the turn_id of an answer")
+        return self._turn_of(row)
+
+    def close(self) -> None:
+        """Commits what is queued and stops the writer."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._queue.put(None)
+            self._writer.join()
+
+    def _write_loop(self) -> None:
+        while (first := self._queue.get()) is not None:
+            batch = [first]
+            while not self._queue.empty():
+                if (more := self._queue.get()) is None:
+                    self._commit(batch)
+                    return
+                batch.append(more)
+            self._commit(batch)
+
+    def _commit(self, batch: list[tuple[Turn, Future[Turn]]]) -> None:
+        try:
+            rows = [self._row_of(turn) for turn, _ in batch]
+            opened = {
+                turn.session_id: {
+                    "id": turn.session_id,
+                    "user_id": turn.user_id,
+                    "created_at": turn.created_at.timestamp(),
+                }
+                for turn, _ in reversed(batch)
+            }
+            with self._database.write() as connection:
+                insert_missing(connection, sessions, list(opened.values()), key="id")
+                connection.execute(sa.insert(turns), rows)
+        except BaseException as error:
+            failure = error if isinstance(error, AssistantError) else StoreError(f"the turn was not stored: {error}")
+            for _, future in batch:
+                future.set_exception(failure)
+        else:
+            for turn, future in batch:
+                future.set_result(turn)
+
+    def _row_of(self, turn: Turn) -> dict[str, Any]:
+        body = {
+            "role": turn.request.role,
+            "request": self._stored_parts(turn.request.parts),
+            "response": self._stored_parts(turn.response),
+            "model": turn.model,
+            "adapter": turn.adapter,
+            "notices": [[notice.code, notice.text] for notice in turn.notices],
+            "details": dict(turn.details),
+            "timings": dict(turn.timings),
+            "error": turn.error,
+        }
+        return {
+            "id": turn.id,
+            "session_id": turn.session_id,
+            "user_id": turn.user_id,
+            "task": turn.task,
+            "created_at": turn.created_at.timestamp(),
+            "body": json.dumps(body),
+        }
+
+    def _stored_parts(self, parts: tuple[Part, ...]) -> list[dict[str, Any]]:
+        rows = parts_to_json(parts)
+        for part, row in zip(parts, rows, strict=True):
+            if isinstance(part, (ImagePart, AudioPart)):
+                row["media"] = self._keep(part)
+        return rows
+
+    def _keep(self, part: ImagePart | AudioPart) -> str | None:
+        """Stores the file under its hash, so that a later correction still has what it is about.
+
+        Returns None where it is too large or gone: the turn then has the path alone.
+        """
+        try:
+            if part.path is not None and part.path.stat().st_size > MAX_KEPT_MEDIA_BYTES:
+                return None
+            data = part.read()
+        except (InvalidInput, OSError):
+            return None
+        digest = hashlib.sha256(data).hexdigest()
+        target = self._media_dir / digest[:2] / digest
+        if not target.exists():
+            write_atomically(target, data)
+        return digest
+
+    def _turn_of(self, row: sa.Row[Any]) -> Turn:
+        body = json.loads(row.body)
+        return Turn(
+            id=row.id,
+            session_id=row.session_id,
+            user_id=row.user_id,
+            task=row.task,
+            request=Message(self._loaded_parts(body["request"]), role=body["role"]),
+            response=self._loaded_parts(body["response"]),
+            created_at=datetime.fromtimestamp(row.created_at, UTC),
+            model=body["model"],
+            adapter=body["adapter"],
+            notices=tuple(Notice(code, text) for code, text in body["notices"]),
+            details=body["details"],
+            timings=body["timings"],
+            error=body["error"],
+        )
+
+    def _loaded_parts(self, rows: list[dict[str, Any]]) -> tuple[Part, ...]:
+        for row in rows:
+            if row.get("media"):
+                row["path"] = str(self._media_dir / row["media"][:2] / row["media"])
+        return parts_from_json(rows)
+
+
+def write_atomically(target: Path, data: bytes) -> None:
+    """Writes a file so that after a crash it is whole or not there.
+
+    Raises:
+        StoreFull: the disk is full.
+        StoreError: it cannot be written.
+    """
+    temporary: str | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=".tmp-")
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+        sync_folder(target.parent)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        kind = StoreFull if error.errno == 28 else StoreError
+        raise kind(f"{target.name} could not be written: {error.strerror}") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes a rename in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,147 @@
+"""One thread a model: steps take turns, calls go between them, closing stops the compute."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from smallai_assistant.engines.executor import ModelThread
+from smallai_assistant.errors import Cancelled
+
+
+@pytest.fixture
+def thread() -> Iterator[ModelThread]:
+    made = ModelThread("test")
+    yield made
+    made.close()
+
+
+def test_streams_take_turns_step_by_step(thread: ModelThread) -> None:
+    order: list[str] = []
+
+    def steps(name: str) -> Iterator[str]:
+        for _ in range(4):
+            order.append(name)
+            yield name
+
+    gate = threading.Event()
+    blocker = threading.Thread(target=lambda: thread.call(lambda: gate.wait(5)))
+    blocker.start()
+    time.sleep(0.05)
+    streams = [thread.stream(steps(name)) for name in "abc"]
+    gate.set()
+    blocker.join()
+    assert [list(stream) for stream in streams] == [["a"] * 4, ["b"] * 4, ["c"] * 4]
+    assert "".join(order) == "abc" * 4
+
+
+def test_calls_run_between_the_steps_of_a_long_stream(thread: ModelThread) -> None:
+    def steps() -> Iterator[int]:
+        for n in range(1000):
+            time.sleep(0.002)
+            yield n
+
+    stream = thread.stream(steps())
+    begun = time.perf_counter()
+    assert thread.call(lambda: "now") == "now"
+    assert time.perf_counter() - begun < 0.5
+    stream.close()
+
+
+def test_everything_runs_on_the_one_thread(thread: ModelThread) -> None:
+    names = set(thread.stream(iter([threading.current_thread().name])))
+    where = thread.call(lambda: threading.current_thread().name)
+    inner = thread.call(lambda: thread.call(lambda: threading.current_thread().name))
+    assert where == inner == "model-test"
+    assert names == {"MainThread"}
+
+
+def test_closing_a_stream_closes_its_generator_on_the_thread(thread: ModelThread) -> None:
+    closed_on: list[str] = []
+
+    def steps() -> Iterator[int]:
+        try:
+            while True:
+                yield 1
+        finally:
+            closed_on.append(threading.current_thread().name)
+
+    stream = thread.stream(steps())
+    next(stream)
+    stream.close()
+    stream.close()
+    assert closed_on == ["model-test"]
+    assert list(stream) == []
+    assert thread.n_streams == 0
+
+
+def test_a_slow_reader_does_not_make_the_stream_run_ahead(thread: ModelThread) -> None:
+    made: list[int] = []
+
+    def steps() -> Iterator[int]:
+        for n in range(100):
+            made.append(n)
+            yield n
+
+    stream = thread.stream(steps())
+    time.sleep(0.1)
+    assert len(made) < 20
+    assert list(stream) == list(range(100))
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), SystemExit(1)])
+def test_errors_reach_the_caller_and_the_thread_lives(thread: ModelThread, error: BaseException) -> None:
+    def fail() -> None:
+        raise error
+
+    def steps() -> Iterator[int]:
+        yield 1
+        raise error
+
+    with pytest.raises(type(error)):
+        thread.call(fail)
+    stream = thread.stream(steps())
+    assert next(stream) == 1
+    with pytest.raises(type(error)):
+        next(stream)
+    assert thread.call(lambda: 2) == 2
+
+
+def test_close_ends_streams_and_later_calls_fail() -> None:
+    thread = ModelThread("closing")
+
+    def steps() -> Iterator[int]:
+        while True:
+            time.sleep(0.001)
+            yield 1
+
+    stream = thread.stream(steps())
+    next(stream)
+    thread.close()
+    with pytest.raises(Cancelled, match="closed"):
+        list(stream)
+    with pytest.raises(Cancelled, match="closed"):
+        thread.call(lambda: 1)
+    with pytest.raises(Cancelled, match="closed"):
+        thread.stream(iter([1]))
+
+
+def test_fifty_streams_end_with_what_they_began(thread: ModelThread) -> None:
+    def steps(n: int) -> Iterator[int]:
+        for _ in range(30):
+            yield n
+
+    results: dict[int, list[int]] = {}
+
+    def read(n: int) -> None:
+        results[n] = list(thread.stream(steps(n)))
+
+    readers = [threading.Thread(target=read, args=(n,)) for n in range(50)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join(20)
+    assert results == {n: [n] * 30 for n in range(50)}
