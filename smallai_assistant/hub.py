@@ -71,7 +71,7 @@ def folder_bytes(folder: Path) -> int:
 
 def _work(arguments: Sequence[str]) -> None:
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
-    from huggingface_hub.errors import EntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError
+    from huggingface_hub import errors as hub_errors
 
     kind, repo, revision, folder, *paths = arguments
     try:
@@ -84,15 +84,24 @@ def _work(arguments: Sequence[str]) -> None:
                 repo, revision=commit, local_dir=folder, allow_patterns=_PATTERNS, ignore_patterns=_OTHER_FORMATS
             )
             report(revision=commit)
-    except OfflineModeIsEnabled as error:
-        raise DownloadError(f"{repo}: HF_HUB_OFFLINE is set", hint="unset HF_HUB_OFFLINE to download") from error
-    except (RepositoryNotFoundError, EntryNotFoundError) as error:
-        raise DownloadError(f"the hub has no {' '.join([repo, *paths])}", hint="check the name") from error
     except Exception as error:
-        # huggingface_hub lets the errors of its HTTP library through; a full disk is the one that is no download's.
-        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
-            raise
-        raise DownloadError(f"the hub did not give {repo}: {type(error).__name__}") from error
+        # huggingface_hub says that a file is nowhere on this disk where it could not ask; why is the cause.
+        cause = error.__cause__ or error if isinstance(error, hub_errors.LocalEntryNotFoundError) else error
+        match cause:
+            case hub_errors.OfflineModeIsEnabled():
+                failure = DownloadError(f"{repo}: HF_HUB_OFFLINE is set", hint="unset HF_HUB_OFFLINE to download")
+            case hub_errors.GatedRepoError():
+                failure = DownloadError(f"the hub gives {repo} to those who accept its terms", hint="set HF_TOKEN")
+            case hub_errors.LocalEntryNotFoundError():
+                failure = DownloadError(f"the hub did not give {repo}")
+            case hub_errors.RepositoryNotFoundError() | hub_errors.EntryNotFoundError():
+                failure = DownloadError(f"the hub has no {' '.join([repo, *paths])}", hint="check the name")
+            # Its HTTP library's errors come through; a full disk is the one that is no download's.
+            case OSError() if cause.errno is not None and not isinstance(cause, ConnectionError):
+                raise
+            case _:
+                failure = DownloadError(f"the hub did not give {repo}: {type(cause).__name__}")
+        raise failure from error
 
 
 if __name__ == "__main__":

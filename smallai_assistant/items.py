@@ -64,7 +64,10 @@ class ItemStore:
         Args:
             after: skips that many of the earliest added, to read only what is new.
         """
-        query = sa.select(interactions).where(interactions.c.seq > after) if after else sa.select(interactions)
+        query = sa.select(interactions)
+        if after:  # counted, not by `seq`: PostgreSQL leaves gaps in it where a transaction failed
+            newer = sa.select(interactions.c.seq).order_by(interactions.c.seq).offset(after)
+            query = query.where(interactions.c.seq.in_(newer))
         return self._select(query)
 
     def interactions_of(self, user: str) -> list[Interaction]:

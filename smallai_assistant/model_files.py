@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import struct
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ _MAX_DEPTH = 200
 # GGUF's own limits would be 2**64; the largest models have some thousand of either.
 _MAX_GGUF_COUNT = 1_000_000
 _CHUNK = 2**20
+_TOKENIZER_FILES = ("tokenizer", "chat_template", "vocab", "merges", "special_tokens")
 _AGAIN = "get the file again: it is not as it was written"
 
 
@@ -44,22 +46,26 @@ def check_name(name: str) -> str:
 
 
 def check_model_folder(folder: Path) -> None:
-    """Checks every file of a model folder that a loader may open, before one does; reads headers, not weights.
+    """Checks every file of a folder of safetensors that a loader may open, before one does; reads headers, not weights.
 
     Raises:
-        ModelInvalid: a safetensors file or a JSON file is cut short or malformed.
+        ModelInvalid: there is no safetensors file, or it or a JSON file is cut short or malformed.
         UnsafeModelFormat: weights in a format that can run code, and none in safetensors beside them.
         UnsafeModelConfig: a configuration asks to run code.
     """
+    check_files(folder)
+    if not any(folder.glob("*.safetensors")):
+        raise ModelInvalid(f"{folder.name}: there is no safetensors file", hint="give the folder of a whole model")
+
+
+def check_files(folder: Path) -> None:
+    """The same for a folder that need not hold safetensors: an engine of a plugin's may read other formats."""
     folders = [folder, *_module_folders(folder)]
     for each in folders:
         safe = any((each / name).is_file() for name in _SAFE_WEIGHTS)
         unsafe = sorted(path.name for path in each.iterdir() if path.suffix.lower() in _UNSAFE_SUFFIXES)
         if unsafe and not safe:
             raise UnsafeModelFormat(f"{folder.name}: {unsafe[0]} can run code when it is read")
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        raise ModelInvalid(f"{folder.name}: there is no safetensors file", hint="give the folder of a whole model")
     for each in folders:
         for path in sorted(each.glob("*.safetensors")):
             read_safetensors_header(path)
@@ -206,3 +212,36 @@ def file_sha256(path: Path) -> str:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+class FileHashes:
+    """sha256 of files, computed again only where size or time of change are others."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, int, int], str] = {}
+
+    def of(self, path: Path) -> str:
+        """The file's sha256 in hexadecimal."""
+        status = path.stat()
+        key = (str(path.resolve()), status.st_size, status.st_mtime_ns)
+        if key not in self._known:
+            self._known[key] = file_sha256(path)
+        return self._known[key]
+
+
+def fingerprint(folder: Path, hash_of: Callable[[Path], str]) -> dict[str, str]:
+    """What an adapter depends on: `weights_sha256` and `tokenizer_sha256` over the names and hashes of such files.
+
+    Either is empty where there are no such files.
+    """
+    paths = [path for path in folder.iterdir() if path.is_file()]
+    weights = [path for path in paths if path.name.endswith((".safetensors", "config.json"))]
+    tokenizer = [path for path in paths if path.name.startswith(_TOKENIZER_FILES)]
+    return {
+        "weights_sha256": _digest_of({path.name: hash_of(path) for path in weights}),
+        "tokenizer_sha256": _digest_of({path.name: hash_of(path) for path in tokenizer}),
+    }
+
+
+def _digest_of(hashes: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(sorted(hashes.items())).encode()).hexdigest() if hashes else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,7 @@ import pluggy
 from smallai_assistant import hookspecs
 from smallai_assistant.engines.base import Engine
 from smallai_assistant.errors import AssistantError, PluginError
+from smallai_assistant.feedback import Adapter, Feedback
 from smallai_assistant.task import API_VERSION, Task
 from smallai_assistant.types import Message, Turn
 
@@ -84,6 +86,37 @@ class PluginManager:
         """Tells the observers; what one raises is logged and the rest still hear of it."""
         self._notify(self._manager.hook.turn_finished, turn=turn)
 
+    def notify_feedback_given(self, feedback: Feedback, turn: Turn) -> None:
+        """Tells the observers that a feedback was stored."""
+        self._notify(self._manager.hook.feedback_given, feedback=feedback, turn=turn)
+
+    def notify_adapter_promoted(self, adapter: Adapter | None, previous: Adapter | None) -> None:
+        """Tells the observers that another adapter serves."""
+        self._notify(self._manager.hook.adapter_promoted, adapter=adapter, previous=previous)
+
+    def approve_adapter(self, candidate: Adapter, champion: Adapter | None) -> tuple[str, bool] | None:
+        """The first plugin that decides, and its decision; None where none does.
+
+        Raises:
+            PluginError: the hook raised, or returned something else than True, False or None.
+        """
+        for implementation in reversed(self._manager.hook.approve_adapter.get_hookimpls()):
+            try:
+                decision = _call(implementation, candidate=candidate, champion=champion)
+            except AssistantError:
+                raise
+            except BaseException as error:
+                raise PluginError(
+                    f"plugin {implementation.plugin_name!r}: approve_adapter raised {_described(error)}",
+                    hint="the champion goes on serving; disable the plugin to leave the decision to the gate",
+                ) from error
+            if decision is None:
+                continue
+            if not isinstance(decision, bool):
+                raise PluginError(f"plugin {implementation.plugin_name!r}: approve_adapter returned {decision!r}")
+            return str(implementation.plugin_name), decision
+        return None
+
     def _notify(self, hook: Any, **arguments: Any) -> None:
         for implementation in reversed(hook.get_hookimpls()):
             try:
@@ -92,13 +125,22 @@ class PluginManager:
                 log.warning("plugin %r: %s raised %s", implementation.plugin_name, hook.name, _described(error))
 
     @contextmanager
-    def containing(self, name: str, *, drop_task: bool = False) -> Iterator[None]:
-        """Lists what the block raises as the fault of plugin or task `name`, and goes on."""
+    def containing(
+        self, name: str, *, drop_task: bool = False, but: type[AssistantError] | None = None
+    ) -> Iterator[None]:
+        """Lists what the block raises as the fault of plugin or task `name`, and goes on.
+
+        Args:
+            drop_task: the task is not offered any more.
+            but: errors that are the user's and not the plugin's; they are raised.
+        """
         try:
             yield
         except KeyboardInterrupt:
             raise
         except BaseException as error:
+            if but is not None and isinstance(error, but):
+                raise
             if drop_task:
                 self.tasks.pop(name, None)
             self.broken[name] = error.message if isinstance(error, PluginError) else _described(error)
@@ -155,6 +197,8 @@ def _registrar(found: dict[str, Any], taken: dict[str, Any], kind: type[Any]) ->
 
 def _check_task(task: Task) -> None:
     label = type(task).__name__
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", task.name):  # it also names a folder
+        raise PluginError(f"{label}.name is {task.name!r}: use lower-case letters, digits, '.', '_' and '-'")
     if task.api_version != API_VERSION:
         raise PluginError(f"{label} was written for API version {task.api_version}, this host has {API_VERSION}")
     accepts = task.accepts

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from smallai_assistant.config import nearest
 from smallai_assistant.engines.base import EmbeddingModel, ModelSpec
-from smallai_assistant.errors import InvalidInput, ModelNotFound, NoTaskError
+from smallai_assistant.errors import InvalidInput, ModelError, NoTaskError
 from smallai_assistant.plugin_manager import PluginManager
 from smallai_assistant.runtime import ModelRuntime
 from smallai_assistant.task import Task
@@ -80,7 +80,7 @@ class Router:
             return Route(fallback)
         try:
             scores = self.scores(text, rivals)
-        except ModelNotFound as error:
+        except ModelError as error:  # not here, damaged, no room for it: none may keep people from talking
             return Route(fallback, (Notice("intent_unavailable", f"The message was taken as dialogue: {error}."),))
         best = max(scores, key=lambda name: scores[name])
         return Route(self._plugins.tasks[best] if scores[best] >= self._threshold else fallback)

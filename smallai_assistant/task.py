@@ -1,14 +1,19 @@
-"""What a plugin author subclasses: one thing the assistant can do."""
+"""What a plugin author subclasses: one thing the assistant can do, and how it learns to do it better."""
 
 from __future__ import annotations
 
+import math
+import threading
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from smallai_assistant.types import Modality, Request, StreamItem
+from smallai_assistant.errors import Cancelled, TrainingFailed
+from smallai_assistant.feedback import Adapter, Example, Feedback, Lesson, Score
+from smallai_assistant.types import Modality, Notice, Request, StreamItem, Turn
 
 if TYPE_CHECKING:
     from smallai_assistant.config import ModelsConfig
@@ -23,6 +28,13 @@ class NoOptions:
     """The options of a task that has none."""
 
 
+class Champions(Protocol):
+    """Which adapter serves a task."""
+
+    def champion(self, task: str) -> Adapter | None:
+        """The adapter that serves now, checked against its hashes; None for the bare base."""
+
+
 @dataclass(frozen=True, slots=True)
 class TaskContext:
     """What the host lends a task for its life.
@@ -33,6 +45,7 @@ class TaskContext:
         model_names: which model the configuration names for which role.
         items: items and interactions, for recommendation.
         data_dir: a folder of the task's own; nothing else may be written.
+        adapters: which adapter serves; ask once an answer, so that a stream ends on the version it began with.
     """
 
     options: Any
@@ -40,6 +53,7 @@ class TaskContext:
     model_names: ModelsConfig
     items: ItemStore
     data_dir: Path
+    adapters: Champions
 
 
 class Task(ABC):
@@ -81,3 +95,131 @@ class Task(ABC):
 
     def close(self) -> None:  # noqa: B027  (optional)
         """Called once when the assistant closes."""
+
+
+@dataclass(slots=True)
+class Training:
+    """One training run: what to learn from, where to write, and how to stay polite.
+
+    Attributes:
+        examples: what the new feedback teaches; nothing of it is asked in the evaluation.
+        replay: what earlier cycles taught, to be learned again and not forgotten.
+        folder: the adapter's files go here.
+        work_folder: checkpoints; what lies there after a kill is of a run with the same examples.
+        parent: the adapter that serves now.
+        models: where models are leased.
+        seed: of everything random.
+        losses: what `progress` was told, for the report.
+    """
+
+    examples: Sequence[Example]
+    replay: Sequence[Example]
+    folder: Path
+    work_folder: Path
+    parent: Adapter | None
+    models: ModelRuntime
+    seed: int = 0
+    cancel: threading.Event = field(default_factory=threading.Event)
+    deadline: float | None = None
+    on_progress: Callable[[str, float], None] = lambda *_: None
+    losses: list[float] = field(default_factory=list)
+
+    @property
+    def is_out_of_time(self) -> bool:
+        """Whether the budget is spent: finish with what there is."""
+        return self.deadline is not None and time.monotonic() > self.deadline
+
+    def progress(self, what: str, fraction: float, *, loss: float | None = None) -> None:
+        """Tells how far it is.
+
+        Args:
+            fraction: in [0, 1].
+            loss: of the last step.
+
+        Raises:
+            TrainingFailed: the loss is not finite.
+        """
+        if loss is not None:
+            if not math.isfinite(loss):
+                raise TrainingFailed(f"the loss became {loss} after {len(self.losses)} steps")
+            self.losses.append(loss)
+        self.on_progress(what, fraction)
+
+    def breathe(self) -> None:
+        """Call it between steps: waits while an answer is being made, so that training never holds one up.
+
+        Raises:
+            Cancelled: the training was cancelled.
+        """
+        if self.cancel.is_set():
+            raise Cancelled("the training was stopped", hint="start it again: it goes on from the last checkpoint")
+        self.models.wait_until_idle(cancel=self.cancel)
+
+
+class LearningTask(Task):
+    """A task that learns from feedback, at once and into an adapter.
+
+    The fast memory is a function of the feedback: the host gives all of it to `recall` at start, after an undo, an
+    erasure or a promotion, and each new one to `learn_now`. Keep no feedback elsewhere.
+
+    Attributes:
+        primary_metric: what a Score's value means on average, such as `top-1 accuracy`.
+        least_examples: so many are needed on each side of the split, to learn from and to judge by.
+    """
+
+    primary_metric: ClassVar[str]
+    least_examples: ClassVar[int] = 4
+
+    def serving(self) -> tuple[Adapter | None, list[Notice]]:
+        """The adapter to answer with, and what to say where the champion was made for another model.
+
+        Ask once an answer.
+        """
+        adapter = self.context.adapters.champion(self.name)
+        if adapter is None:
+            return None, []
+        base = self.base()
+        changed = sorted(key for key in {*adapter.base, *base} if adapter.base.get(key) != base.get(key))
+        if not changed:
+            return adapter, []
+        what = ", ".join(f"{key} {adapter.base.get(key)!r}, not {base.get(key)!r}" for key in changed[:2])
+        text = f"What was learned ({adapter.id}) was not used: it was made for {what}. Learn again for this model."
+        return None, [Notice("adapter_not_used", text)]
+
+    @abstractmethod
+    def learn_now(self, lesson: Lesson) -> str:
+        """Lets the next turn know. Returns what it changed, for people, one sentence; empty where nothing."""
+
+    @abstractmethod
+    def recall(self, lessons: Sequence[Lesson]) -> None:
+        """Makes the fast memory anew from `lessons`, oldest first: those that the champion does not answer itself."""
+
+    @abstractmethod
+    def base(self) -> Mapping[str, Any]:
+        """What adapters are made for, as JSON: the model's name, its files' sha256, quantization, template."""
+
+    @abstractmethod
+    def examples(self, lessons: Sequence[Lesson]) -> list[Example]:
+        """What the lessons teach, for training and for the held-out side; the host splits them by `split_key`."""
+
+    def protected(self, lessons: Sequence[Lesson]) -> Mapping[str, Sequence[Example]]:
+        """What must not get worse, by the name of the slice: general abilities that no feedback is about."""
+        del lessons
+        return {}
+
+    @abstractmethod
+    def train(self, training: Training) -> str:
+        """Writes an adapter into `training.folder`. Returns its kind, such as `lora`.
+
+        Raises:
+            NotEnoughData: the examples do not allow it.
+            TrainingFailed: the loss became NaN.
+            Cancelled: `training.breathe()` raised it.
+        """
+
+    @abstractmethod
+    def evaluate(self, examples: Sequence[Example], adapter: Adapter | None, models: ModelRuntime) -> list[Score]:
+        """One score an example, answered with `adapter` alone: the fast memory is off."""
+
+    def forget(self, feedback: Feedback, turn: Turn) -> None:
+        """A feedback was undone or erased; `recall` follows. For what the task keeps outside its fast memory."""

@@ -7,7 +7,7 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -150,9 +150,9 @@ class Item:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check_key("item id", self.id)
-        _check_storable("title", self.title, MAX_ITEM_CHARS)
-        _check_storable("text", self.text, MAX_ITEM_CHARS)
+        check_key("item id", self.id)
+        check_storable("title", self.title, MAX_ITEM_CHARS)
+        check_storable("text", self.text, MAX_ITEM_CHARS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +165,8 @@ class Interaction:
     at: float = field(default_factory=time.time)
 
     def __post_init__(self) -> None:
-        _check_key("user", self.user)
-        _check_key("item", self.item)
+        check_key("user", self.user)
+        check_key("item", self.item)
         check_range("weight", self.weight, 1e-6, 1000.0)
         check_range("at", self.at, 0.0, 1e11)
 
@@ -302,36 +302,6 @@ class Request:
     cancel: threading.Event = field(default_factory=threading.Event)
 
 
-@dataclass(frozen=True, slots=True)
-class GenerationOptions:
-    """How a text model continues a prompt.
-
-    Args:
-        max_tokens: most tokens to make, 1 to 131072.
-        temperature: 0 takes the likeliest token each time; up to 2.
-        top_p: smallest set of tokens whose probabilities reach it, in (0, 1].
-        top_k: only the k likeliest tokens; 0 means all.
-        repetition_penalty: divides the scores of tokens already seen (Keskar et al. 2019), 1 to 2.
-        seed: makes sampling repeatable.
-        stop: texts that end the answer and are not part of it.
-    """
-
-    max_tokens: int = 512
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    repetition_penalty: float = 1.0
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        check_range("max_tokens", self.max_tokens, 1, 131_072)
-        check_range("temperature", self.temperature, 0.0, 2.0)
-        check_range("top_p", self.top_p, 1e-6, 1.0)
-        check_range("top_k", self.top_k, 0, 1_000_000)
-        check_range("repetition_penalty", self.repetition_penalty, 1.0, 2.0)
-
-
 def check_range(name: str, value: float, low: float, high: float) -> None:
     """Raises InvalidInput unless `low <= value <= high`; NaN never passes."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
@@ -340,13 +310,15 @@ def check_range(name: str, value: float, low: float, high: float) -> None:
         raise InvalidInput(f"{name} is {value!r}", hint=f"give {low:g} to {high:g}")
 
 
-def _check_key(name: str, value: str) -> None:
-    _check_storable(name, value, 512)
+def check_key(name: str, value: str) -> None:
+    """Raises InvalidInput unless `value` is an id: text of 1 to 512 characters, not blank."""
+    check_storable(name, value, 512)
     if not value.strip():
         raise InvalidInput(f"{name} is empty")
 
 
-def _check_storable(name: str, value: str, limit: int) -> None:
+def check_storable(name: str, value: str, limit: int) -> None:
+    """Raises InvalidInput unless `value` is text that every database stores, InputTooLarge over `limit` characters."""
     if not isinstance(value, str):
         raise InvalidInput(f"{name} must be text, not {value!r}")
     if len(value) > limit:
@@ -407,47 +379,3 @@ def _sniff(head: bytes) -> Literal["image", "audio"] | None:
     if len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0:
         return "audio"
     return None
-
-
-def parts_to_json(parts: Sequence[Part]) -> list[dict[str, Any]]:
-    """JSON for storage; a file part becomes its path, or its `media` key once the store has kept the bytes."""
-    return list(_parts_to_json(parts))
-
-
-def _parts_to_json(parts: Sequence[Part]) -> Iterator[dict[str, Any]]:
-    for part in parts:
-        match part:
-            case TextPart(text):
-                yield {"type": "text", "text": text}
-            case ImagePart(path):
-                yield {"type": "image", "path": None if path is None else str(path)}
-            case AudioPart(path):
-                yield {"type": "audio", "path": None if path is None else str(path)}
-            case LabelPart(label, id_, score):
-                yield {"type": "label", "label": label, "id": id_, "score": score}
-            case SegmentPart(text, start_s, end_s):
-                yield {"type": "segment", "text": text, "start_s": start_s, "end_s": end_s}
-            case ItemPart(id_, title, score, why):
-                yield {"type": "item", "id": id_, "title": title, "score": score, "why": why}
-
-
-def parts_from_json(rows: Sequence[Mapping[str, Any]]) -> tuple[Part, ...]:
-    """The inverse of `parts_to_json`."""
-    return tuple(_part_from_json(row) for row in rows)
-
-
-def _part_from_json(row: Mapping[str, Any]) -> Part:
-    match row["type"]:
-        case "text":
-            return TextPart(row["text"])
-        case "image":
-            return ImagePart(Path(row["path"])) if row["path"] else ImagePart(data=b"")
-        case "audio":
-            return AudioPart(Path(row["path"])) if row["path"] else AudioPart(data=b"")
-        case "label":
-            return LabelPart(row["label"], row["id"], row["score"])
-        case "segment":
-            return SegmentPart(row["text"], row["start_s"], row["end_s"])
-        case "item":
-            return ItemPart(row["id"], row["title"], row["score"], row["why"])
-    raise InvalidInput(f"unknown part type {row['type']!r}")

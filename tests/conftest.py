@@ -10,6 +10,7 @@ from typing import Any
 
 import platformdirs
 import pytest
+from databases import cluster, database, database_url, postgres_server, postgres_url  # noqa: F401  (fixtures)
 
 from smallai_assistant import Assistant, AssistantConfig
 from smallai_assistant.catalog import Catalog

@@ -15,7 +15,8 @@ import soundfile
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from smallai_assistant import AssistantError, InputTooLarge, InvalidAudio
+from smallai_assistant import AssistantError
+from smallai_assistant.errors import InputTooLarge, InvalidAudio
 from smallai_speech.containers import sniff
 from smallai_speech.decode import Recording, decode_audio, resample
 

@@ -133,8 +133,7 @@ def test_a_full_disk_keeps_the_old_state_and_reads_work(tmp_path: Path) -> None:
     database.close()
 
 
-def test_turns_of_many_threads_are_all_stored(tmp_path: Path) -> None:
-    database = Database(tmp_path)
+def test_turns_of_many_threads_are_all_stored(tmp_path: Path, database: Database) -> None:
     store = TurnStore(database, tmp_path / "media")
     futures = []
 
@@ -154,29 +153,30 @@ def test_turns_of_many_threads_are_all_stored(tmp_path: Path) -> None:
     store.close()
     with pytest.raises(StoreError):
         store.add_turn(a_turn()).result()
-    database.close()
 
 
-def test_acknowledged_turns_survive_kill_9(tmp_path: Path) -> None:
+def test_acknowledged_turns_survive_kill_9(tmp_path: Path, database_url: str) -> None:
     script = """
 import sys
 from pathlib import Path
 sys.path.insert(0, "tests")
 from test_database import Database, TurnStore, a_turn
 folder = Path(sys.argv[1])
-store = TurnStore(Database(folder), folder / "media")
+store = TurnStore(Database(folder, sys.argv[2]), folder / "media")
 while True:
     print(store.add_turn(a_turn()).result().id, flush=True)
 """
     for _ in range(3):
-        process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, str(tmp_path), database_url], stdout=subprocess.PIPE, text=True
+        )
         assert process.stdout is not None
         acknowledged = [process.stdout.readline().strip() for _ in range(20)]
         os.kill(process.pid, signal.SIGKILL)
         acknowledged += [line.strip() for line in process.stdout.readlines() if line.endswith("\n")]
         process.wait()
         process.stdout.close()
-        database = Database(tmp_path)
+        database = Database(tmp_path, database_url)
         store = TurnStore(database, tmp_path / "media")
         for turn_id in acknowledged:
             assert store.turn(turn_id).text == "hi"
@@ -184,8 +184,7 @@ while True:
         database.close()
 
 
-def test_items_and_interactions(tmp_path: Path) -> None:
-    database = Database(tmp_path)
+def test_items_and_interactions(database: Database) -> None:
     store = ItemStore(database)
     assert store.revision() == (0, 0)
     store.add_items([Item("a", "A", "text", {"year": 1979}), Item("b", "B")])
@@ -201,7 +200,6 @@ def test_items_and_interactions(tmp_path: Path) -> None:
     assert store.revision()[0] != before[0]
     assert [item.id for item in store.items()] == ["b"]
     assert len(store.interactions()) == 3
-    database.close()
 
 
 @pytest.mark.parametrize("weight", [float("nan"), -1.0, 0.0, 1e300, float("inf"), True])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tiny_text import save_tiny_llama
 
-from smallai_assistant import GenerationOptions, InvalidInput, ModelRuntime, ModelSpec, TextModel
+from smallai_assistant import GenerationOptions, InvalidInput, ModelRuntime, ModelSpec, Steering, TextModel
 from smallai_assistant.catalog import Catalog
 from smallai_assistant.engines.decoding import TextDecoder
 from smallai_assistant.engines.prompts import ChatTokenizer
@@ -76,9 +76,9 @@ def test_the_cache_of_the_last_turn_changes_nothing(tiny: Any) -> None:
     first = user("one two three four five six")
     answer = "".join(tiny.generate(first, options))
     follow_up = [*first, {"role": "assistant", "content": answer}, {"role": "user", "content": "and seven"}]
-    assert tiny._prefixes.n_bytes > 0
+    assert tiny._prefixes[None].n_bytes > 0
     with_cache = "".join(tiny.generate(follow_up, options))
-    tiny._prefixes.clear()
+    tiny._prefixes[None].clear()
     assert "".join(tiny.generate(follow_up, options)) == with_cache
     assert with_cache.rstrip("\ufffd") == reference(tiny, follow_up, 12)
 
@@ -86,11 +86,41 @@ def test_the_cache_of_the_last_turn_changes_nothing(tiny: Any) -> None:
 def test_a_question_gets_the_same_answer_whatever_was_asked_before(smollm: Any) -> None:
     options = GenerationOptions(max_tokens=12)
     long = user("Here is a list of words. " + "apple pear plum " * 60 + "Which word comes first?")
-    smollm._prefixes.clear()
+    smollm._prefixes[None].clear()
     first = "".join(smollm.generate(long, options))
     for _ in range(2):
         assert "".join(smollm.generate([*long[:1], {**long[1], "content": long[1]["content"] + "!"}], options))
         assert "".join(smollm.generate(long, options)) == first
+
+
+def test_a_batch_gives_what_each_gives_alone(tiny: Any) -> None:
+    options = GenerationOptions(max_tokens=16, repetition_penalty=1.2)
+    chats = [user("abc " * n) for n in range(1, 40, 2)]
+    assert tiny.complete(chats, options) == ["".join(tiny.generate(chat, options)) for chat in chats]
+    assert tiny.complete([], options) == []
+
+
+def test_log_likelihoods_are_the_networks_own(tiny: Any) -> None:
+    import torch
+
+    pairs = [(user("one"), "two"), (user("a longer question here"), "four words of text"), (user("x"), "")]
+    found = tiny.log_likelihoods(pairs)
+    for (chat, text), value in zip(pairs, found, strict=True):
+        prompt, completion = tiny._tokenizer.encode_chat(chat), tiny._tokenizer.encode_text(text)
+        with torch.inference_mode():
+            logits = tiny._module(input_ids=torch.tensor([[*prompt, *completion]])).logits[0].log_softmax(-1)
+        expected = sum(float(logits[len(prompt) - 1 + n, token]) for n, token in enumerate(completion))
+        assert value == pytest.approx(expected, abs=1e-3)
+
+
+def test_steering_prefers_copies_and_avoids_what_was_wrong(smollm: Any) -> None:
+    question, options = user("What is the name of the office cat?"), GenerationOptions(max_tokens=12)
+    steering = Steering(copy=("Marzipan Quux",), bias=12.0)
+    assert "Marzipan Quux" in "".join(smollm.generate(question, options, steering=steering))
+    wrong = "".join(smollm.generate(question, options))
+    other = "".join(smollm.generate(question, options, steering=Steering(avoid=(wrong,))))
+    assert other
+    assert other != wrong
 
 
 def test_streams_that_interleave_do_not_mix(tiny: Any) -> None:

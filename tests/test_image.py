@@ -21,13 +21,12 @@ from smallai_assistant import (
     EmbeddingModel,
     ImageModel,
     ImagePart,
-    InvalidImage,
     InvalidInput,
     LabelPart,
-    ModelInvalid,
     ModelSpec,
     Notice,
 )
+from smallai_assistant.errors import InvalidImage, ModelInvalid
 from smallai_image.engine import EfficientNetLiteEngine, imagenet_classes
 from smallai_image.task import ImageOptions, _sentence
 from smallai_image.zero_shot import alternatives, class_vectors, conse

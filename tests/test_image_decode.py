@@ -17,7 +17,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from smallai_assistant import AssistantError, InputTooLarge, InvalidImage
+from smallai_assistant import AssistantError
+from smallai_assistant.errors import InputTooLarge, InvalidImage
 from smallai_image.decode import MAX_PIXELS, decode
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -251,7 +252,7 @@ def huge_png() -> bytes:
 MEASURE = """
 import json, resource, sys
 from pathlib import Path
-from smallai_assistant import InputTooLarge
+from smallai_assistant.errors import InputTooLarge
 from smallai_image.decode import decode
 data = Path(sys.argv[1]).read_bytes()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -21,18 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.data import librivox
-from smallai_assistant import (
-    Assistant,
-    AudioPart,
-    InputTooLarge,
-    InvalidAudio,
-    InvalidInput,
-    ModelInvalid,
-    ModelSpec,
-    Response,
-    SegmentPart,
-    TextPart,
-)
+from smallai_assistant import Assistant, AudioPart, InvalidInput, ModelSpec, Response, SegmentPart, TextPart
+from smallai_assistant.errors import InputTooLarge, InvalidAudio, ModelInvalid
 from smallai_speech import SpeechModel, SpeechOptions, WhisperEngine
 from smallai_speech.engine import TASK, DecodeOptions, Stopped, _cut_at_times
 from smallai_speech.transcribe import Segment, transcribe

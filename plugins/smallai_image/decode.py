@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from smallai_assistant import AssistantError, InputTooLarge, InvalidImage
+from smallai_assistant import AssistantError, errors
 from smallai_image.containers import read_header
 
 if TYPE_CHECKING:
@@ -60,7 +60,9 @@ def decode(data: bytes, *, name: str = "<bytes>", max_pixels: int = MAX_PIXELS) 
     try:
         with Image.open(io.BytesIO(data), formats=(header.format,)) as image:
             if image.width * image.height > max_pixels:
-                raise InputTooLarge(f"{name}: {image.width:,} x {image.height:,} pixels, {max_pixels:,} are allowed")
+                raise errors.InputTooLarge(
+                    f"{name}: {image.width:,} x {image.height:,} pixels, {max_pixels:,} are allowed"
+                )
             # A JPEG can be decoded at a half, a quarter or an eighth of its size.
             image.draft(None, (_ENOUGH_PIXELS, _ENOUGH_PIXELS))
             turn = _TURNS.get(_orientation(image))
@@ -72,9 +74,9 @@ def decode(data: bytes, *, name: str = "<bytes>", max_pixels: int = MAX_PIXELS) 
     except AssistantError:
         raise
     except (Image.DecompressionBombError, MemoryError) as error:
-        raise InputTooLarge(f"{name}: too large to decode: {error}") from error
+        raise errors.InputTooLarge(f"{name}: too large to decode: {error}") from error
     except Exception as error:  # Pillow's decoders raise whatever struct, zlib and dict lookups raise
-        raise InvalidImage(f"{name}: cannot be decoded: {error}") from error
+        raise errors.InvalidImage(f"{name}: cannot be decoded: {error}") from error
     return Picture(pixels, header.n_frames)
 
 

@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smallai_assistant import Engine, ImageModel, LoadedModel, ModelInvalid, ModelSpec, storage_bytes
+from smallai_assistant import Engine, ImageModel, LoadedModel, ModelSpec, errors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,7 +66,7 @@ class EfficientNetLiteEngine(Engine):
         from smallai_image.efficientnet_lite import build
 
         if spec.quantization != "none":
-            raise ModelInvalid(
+            raise errors.ModelInvalid(
                 f"{spec}: {MODEL_TYPE} has convolutions, which cannot be quantized so",
                 hint="load it without quantization: it has 19 MB",
             )
@@ -75,7 +75,7 @@ class EfficientNetLiteEngine(Engine):
         for key, default in (("mean", 127.0), ("std", 128.0), ("temperature", TEMPERATURE)):
             value = config.get(key, default)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1000:
-                raise ModelInvalid(f"{folder / 'config.json'}: {key} is {value!r}", hint="pull the model again")
+                raise errors.ModelInvalid(f"{folder / 'config.json'}: {key} is {value!r}", hint="pull the model again")
             scale[key] = float(value)
         dtype = torch.float32 if spec.dtype == "auto" else getattr(torch, spec.dtype)
         progress(f"reading {spec.name}", 0.0)
@@ -83,11 +83,11 @@ class EfficientNetLiteEngine(Engine):
             state = load_file(folder / "model.safetensors")
             network = build(state).to(device=device, dtype=dtype, memory_format=torch.channels_last)
         except (SafetensorError, FileNotFoundError) as error:
-            raise ModelInvalid(f"{folder}: {error}", hint="pull the model again") from error
+            raise errors.ModelInvalid(f"{folder}: {error}", hint="pull the model again") from error
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
-            raise ModelInvalid(f"{folder}: not the weights of {MODEL_TYPE}: {error}") from error
+            raise errors.ModelInvalid(f"{folder}: not the weights of {MODEL_TYPE}: {error}") from error
         progress(f"reading {spec.name}", 1.0)
         return EfficientNetLite(spec, network, device=device, scale=scale)
 
@@ -99,7 +99,7 @@ class EfficientNetLite(ImageModel):
 
     def __init__(self, spec: ModelSpec, network: Any, *, device: str, scale: dict[str, float]) -> None:
         tensors = [*network.parameters(), *network.buffers()]
-        super().__init__(spec, device=device, n_bytes=storage_bytes(tensors))
+        super().__init__(spec, device=device, n_bytes=LoadedModel.measure(tensors))
         self.labels = tuple(name for name, _ in imagenet_classes())
         self._network: Any = network
         self._scale = scale

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,11 +32,28 @@ _POPULARITY, _TREND, _TREND_AT, _FROM, _TO = range(5)
 
 @dataclass(slots=True)
 class UserHistory:
-    """One user's choices, oldest first; an item may stand there twice."""
+    """One user's choices, oldest first; an item may stand there twice.
+
+    Attributes:
+        strengths: how much each choice says about the user.
+        counts: how much each choice says to others: the n-th choice of one item 1/n² of its strength, so that nobody
+            makes an item popular by choosing it again and again.
+    """
 
     items: list[int] = field(default_factory=list)
     strengths: list[float] = field(default_factory=list)
+    counts: list[float] = field(default_factory=list)
     last_at: float = 0.0
+    _times: Counter[int] = field(default_factory=Counter)
+
+    def add(self, item: int, amount: float, at: float) -> float:
+        """Appends a choice and returns what it counts for others."""
+        self._times[item] += 1
+        self.items.append(item)
+        self.strengths.append(amount)
+        self.counts.append(amount / self._times[item] ** 2)
+        self.last_at = at
+        return self.counts[-1]
 
     def latest(self) -> tuple[Ints, Floats]:
         """The distinct items by when they were last chosen, oldest first, and the strengths of those choices."""
@@ -57,7 +75,7 @@ class UserHistory:
 
 
 def strength(weight: float) -> float:
-    """How much an interaction of this weight counts: 1 for 1, never over 2: none drowns the others."""
+    """How much an interaction of this weight counts: 1 for 1, never over 2, so that none drowns the others."""
     return 2.0 * weight / (1.0 + weight)
 
 
@@ -97,7 +115,7 @@ class Evidence:
 
     @property
     def popularity(self) -> npt.NDArray[np.float64]:
-        """Sum of the strengths by item, shape (n_items,)."""
+        """Sum of the users' counts by item, shape (n_items,)."""
         return self._sums[_POPULARITY, : self.n_items]
 
     def trend(self, now: float) -> npt.NDArray[np.float64]:
@@ -133,11 +151,11 @@ class Evidence:
             return False
         history, item = self._record(interaction)
         before = history.items[-2 : -LAGS - 2 : -1]
-        for weight, other, other_strength in zip(
-            _LAG_WEIGHTS.tolist(), before, history.strengths[-2 : -LAGS - 2 : -1], strict=False
+        for weight, other, other_count in zip(
+            _LAG_WEIGHTS.tolist(), before, history.counts[-2 : -LAGS - 2 : -1], strict=False
         ):
             if other != item:
-                count = weight * other_strength * history.strengths[-1]
+                count = weight * other_count * history.counts[-1]
                 self._add_transition(other, item, count)
                 self._add_transition(item, other, BACKWARD * count)
         return True
@@ -164,10 +182,7 @@ class Evidence:
     def _record(self, interaction: Interaction) -> tuple[UserHistory, int]:
         history = self.users.setdefault(interaction.user, UserHistory())
         item = self.index_of(interaction.item)
-        amount = strength(interaction.weight)
-        history.items.append(item)
-        history.strengths.append(amount)
-        history.last_at = interaction.at
+        amount = history.add(item, strength(interaction.weight), interaction.at)
         self.n_interactions += 1
         sums = self._sums[:, item]
         newest = max(sums[_TREND_AT], interaction.at)
@@ -188,7 +203,7 @@ class Evidence:
 
         histories = self.users.values()
         items = np.fromiter((item for each in histories for item in each.items), dtype=np.intp)
-        amounts = np.fromiter((amount for each in histories for amount in each.strengths), dtype=np.float32)
+        amounts = np.fromiter((amount for each in histories for amount in each.counts), dtype=np.float32)
         user = np.repeat(np.arange(len(self.users)), [len(each.items) for each in histories])
         n = self.n_items
         base = sparse.csr_matrix((n, n), dtype=np.float32)

@@ -79,6 +79,7 @@ class Index:
         self._items: list[Item] = []
         self._finder: Titles | None = None
         self._has_all_texts = False
+        self._texts_maker = ""
         self._neighbours: tuple[Texts, int, Neighbours] | None = None
 
     @property
@@ -158,6 +159,8 @@ class Index:
         Returns:
             What is missing and why.
         """
+        if self._texts_maker != text_index.maker:
+            self.texts, self._has_all_texts = None, False
         if self._has_all_texts:
             return []
         notices: list[Notice] = []
@@ -177,6 +180,7 @@ class Index:
                 raise
             notices.append(Notice("text_unavailable", f"Titles and texts could not be compared: {error}."))
         places = np.array([self.evidence.index_of(item.id) for item in items], dtype=np.intp)
+        self._texts_maker = text_index.maker
         vectors, has_whole = text_index.matrix(whole)
         vectors_about, has_about = text_index.matrix(about)
         if has_whole.any():

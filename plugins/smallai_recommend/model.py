@@ -11,7 +11,7 @@ import numpy.typing as npt
 from smallai_recommend.evidence import Evidence, Floats, Ints
 
 # All constants, here and in evidence.py, were chosen on MovieLens 100K by the mean over each user's second-, third-
-# and fourth-to-last choice, never the last: `python -m bench.recommend` prints both.
+# and fourth-to-last choice, never the last: `python -m bench.recommend --tuning` prints both.
 RIDGE = 100.0
 NEAR_SCALE = 10.0  # choices of one user count as together the more, the nearer they lie ...
 NEAR_FLOOR = 0.3  # ... but never less than this
@@ -32,8 +32,8 @@ class TogetherModel:
     matrix stays one and the inverse exists.
 
     Args:
-        max_dense_items: most items with interactions for EASE, whose cost grows with their third power (10,000 items
-            need about 1 GB and a minute on two cores).
+        max_dense_items: most items for EASE, whose cost grows with their third power (10,000 items need about 1 GB
+            and a minute on two cores).
 
     Attributes:
         is_ease: which of the two it is.
@@ -55,8 +55,11 @@ class TogetherModel:
         """The weights from each of `items` to each of `columns`, 0 for those that came later."""
         block = np.zeros((len(items), len(columns)), dtype=np.float32)
         rows, into = np.flatnonzero(items < self._n_items), np.flatnonzero(columns < self._n_items)
-        found = self._weights[items[rows]][:, columns[into]]
-        block[np.ix_(rows, into)] = found if self.is_ease else found.toarray()
+        if self.is_ease:
+            found = self._weights[np.ix_(items[rows], columns[into])]
+        else:
+            found = self._weights[items[rows]][:, columns[into]].toarray()
+        block[np.ix_(rows, into)] = found
         return block
 
 
@@ -116,6 +119,8 @@ def _neighbours(evidence: Evidence) -> Any:
     from scipy import sparse
 
     histories = _histories(evidence)
+    if not histories:
+        return sparse.csr_matrix((evidence.n_items, evidence.n_items), dtype=np.float32)
     counts = [len(items) for items, _ in histories]
     columns = np.concatenate([items for items, _ in histories])
     values = np.concatenate([amounts for _, amounts in histories])

@@ -98,7 +98,8 @@ def _fit(index: Index, wish: Wish, among: Bools, embed: Callable[[str], Floats])
         if sign > 0 and max(by_whole[readable].max(), by_about[readable].max()) < MIN_COSINE:
             understood = False
             continue
-        total += sign * standardise((by_whole + by_about) / 2.0, readable)
+        nearness = np.asarray((by_whole + by_about) / 2.0, dtype=np.float32)
+        total += sign * standardise(nearness, readable)
     total[~texts.has] = 0.0
     return (total if total.any() else None), understood
 

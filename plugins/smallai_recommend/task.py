@@ -64,7 +64,7 @@ class _Answer:
     notices: tuple[Notice, ...]
     model: str
     is_cold: bool
-    wish: str = ""
+    lead: str = ""
 
 
 class Recommendation(Task):
@@ -165,18 +165,16 @@ class Recommendation(Task):
         notices: list[Notice] = []
         words: dict[str, Floats] = {}
         if wish.wants_something or index.needs_texts(request.user_id):
-            notices += index.read_texts(text_index, lease, request.cancel)
-            if index.texts is not None:
-                words, failed = _read_words(wish, text_index, lease)
-                notices += failed
+            words, failed = _read_words(wish, text_index, lease)  # first: it tells which model must have read the texts
+            notices += [*failed, *index.read_texts(text_index, lease, request.cancel)]
         if request.cancel.is_set():
             return None
         embed = words.__getitem__ if words else None
         ranking = rank(index, request.user_id, wish, include_consumed=options.include_consumed, embed=embed)
         items = self._items(index, ranking, options.k)
         notices = [*dict.fromkeys(notices), *_notices(index, ranking, request.user_id, n_found=len(items))]
-        steered = wish.text if ranking.fit is not None else ""
-        return _Answer(items, tuple(notices), _model_name(index, ranking, text_index), ranking.taste.is_cold, steered)
+        model = _model_name(index, ranking, text_index)
+        return _Answer(items, tuple(notices), model, ranking.taste.is_cold, _lead(index, ranking))
 
     def _items(self, index: Index, ranking: Ranking, k: int) -> tuple[ItemPart, ...]:
         """The best k that are still in the store."""
@@ -220,14 +218,27 @@ def _model_name(index: Index, ranking: Ranking, text_index: TextIndex) -> str:
     return " + ".join([*names, text_index.model_name] if index.texts is not None else names)
 
 
+def _lead(index: Index, ranking: Ranking) -> str:
+    """How the sentence begins where the request's words were followed, else empty."""
+    if ranking.fit is not None and ranking.wish.text:
+        return f"For “{ranking.wish.text}”"
+    if ranking.alike is not None:
+        titles = [index.titles[item] for item in ranking.wish.like]
+        return f"If you like {_listed(titles)}," if titles else ""
+    return ""
+
+
+def _listed(titles: Sequence[str]) -> str:
+    return f"{', '.join(titles[:-1])} and {titles[-1]}" if len(titles) > 1 else "".join(titles)
+
+
 def _sentence(answer: _Answer) -> str:
     """What is said before the items."""
     titles = [item.title for item in answer.items]
     if not titles:
         return "I have nothing to recommend."
     named, n_more = titles[:_NAMED_IN_TEXT], len(titles) - _NAMED_IN_TEXT
-    listed = ", ".join(named) if n_more > 0 or len(named) < 2 else f"{', '.join(named[:-1])} and {named[-1]}"
-    more = f" and {n_more} more" if n_more > 0 else ""
-    if answer.wish:
-        return f"For “{answer.wish}” try {listed}{more}."
-    return f"{'Popular now' if answer.is_cold else 'You might like'}: {listed}{more}."
+    listed = f"{', '.join(named)} and {n_more} more" if n_more > 0 else _listed(named)
+    if answer.lead:
+        return f"{answer.lead} try {listed}."
+    return f"{'Popular now' if answer.is_cold else 'You might like'}: {listed}."

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import tempfile
 import threading
 import time
-import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -40,13 +40,24 @@ class TextIndex:
         self._is_loaded = False
 
     @property
+    def maker(self) -> str:
+        """What made the vectors: name, revision and dimensions of the model; empty before there are any."""
+        return self._model
+
+    @property
     def model_name(self) -> str:
-        """The model that made the vectors, empty before there are any."""
+        """The name of the model that made the vectors, empty before there are any."""
         return self._model.partition("@")[0]
 
     def embed(self, text: str, lease: Lease) -> Floats:
-        """The vector of a text that is not kept: float32, shape (n_dimensions,), length 1."""
+        """The vector of a text that is not kept: float32, shape (n_dimensions,), length 1.
+
+        Kept vectors that another model made are dropped: the two could not be compared.
+        """
         with lease() as model:
+            with self._lock:
+                self._load()
+                self._make_with(model)
             vector: Floats = model.embed([text])[0]
             return vector
 
@@ -71,7 +82,8 @@ class TextIndex:
             wanted = {_key(text): text for text in texts}
             if any(key not in self._vectors for key in wanted):
                 self._embed_missing(wanted, lease, time.monotonic() + budget_s, stop)
-                self._save(wanted)
+                with contextlib.suppress(OSError):  # a full disk costs time at the next start, not the answer
+                    self._save(wanted)
             return self._count_missing(texts)
         finally:
             self._lock.release()
@@ -93,9 +105,7 @@ class TextIndex:
 
     def _embed_missing(self, wanted: dict[bytes, str], lease: Lease, until: float, stop: threading.Event) -> None:
         with lease() as model:
-            name = f"{model.spec}@{model.spec.revision}/{model.n_dimensions}"
-            if name != self._model:
-                self._vectors, self._model = {}, name
+            self._make_with(model)
             missing = [key for key in wanted if key not in self._vectors]
             for start in range(0, len(missing), _BATCH):
                 if stop.is_set() or (start and time.monotonic() > until):
@@ -105,6 +115,11 @@ class TextIndex:
                 # A new dict, so that readers never see one that changes under them.
                 self._vectors = self._vectors | dict(zip(keys, rows, strict=True))
 
+    def _make_with(self, model: EmbeddingModel) -> None:
+        name = f"{model.spec}@{model.spec.revision}/{model.n_dimensions}"
+        if name != self._model:
+            self._vectors, self._model = {}, name
+
     def _load(self) -> None:
         if self._is_loaded:
             return
@@ -112,7 +127,7 @@ class TextIndex:
         try:
             with np.load(self._path, allow_pickle=False) as file:
                 keys, rows, model = file["keys"], file["vectors"], str(file["model"])
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        except Exception:  # a damaged archive raises a dozen kinds
             return  # missing, cut short or not ours: the vectors are made anew
         shapes_fit = keys.ndim == rows.ndim == 2 and keys.shape == (len(rows), _KEY_BYTES)
         if shapes_fit and keys.dtype == np.uint8 and rows.dtype == np.float32 and np.isfinite(rows).all():

@@ -37,11 +37,16 @@ what's whatever when where which while who who's whose why will wish with withou
 would wouldn't year years yes yet you you'd you're your
 """
 _PLAIN = frozenset(_PLAIN_WORDS.split())
+# After these "love" is a verb and says nothing, elsewhere it is a theme: "a love story".
+_LOVER_WORDS = """
+absolutely also always could do don't i i'd i'll just may might not really should they to we who will would you you'd
+"""
+_LOVERS = frozenset(_LOVER_WORDS.split())
 _TITLE_CUE_WORDS = "like liked loved love enjoyed after finished seen saw read watched to as of"
 _TITLE_CUES = frozenset(_TITLE_CUE_WORDS.split())
 _AVOID = re.compile(
     r"\b(?:no|not|nothing|without|except|but not|avoid|hate|never)(?:\s+(?:too|so|very|a|an|any|another|more|like))*\s+"
-    r"([^\W\d_][\w'’-]*)",
+    r"((?:love\s+)?[^\W\d_][\w'’-]*)",
     re.IGNORECASE,
 )
 _LIKE_LAST = re.compile(r"\b(?:like|similar to|as) (?:the|my) (?:last|latest|previous)\b|\bmore of the same\b", re.I)
@@ -130,9 +135,9 @@ class Titles:
 def read_wish(text: str, titles: Titles) -> Wish:
     """Reads a request."""
     like, rest = titles.find(text[:2_000])
-    unwanted = [match[1] for match in _AVOID.finditer(rest) if match[1].casefold() not in _PLAIN]
+    unwanted = [match[1] for match in _AVOID.finditer(rest) if _is_unwanted(match)]
     if unwanted:
-        rest = _AVOID.sub(lambda match: " " if match[1].casefold() not in _PLAIN else match[0], rest)
+        rest = _AVOID.sub(lambda match: " " if _is_unwanted(match) else match[0], rest)
     wanted = _content(rest)
     like_last = not like and not wanted and bool(_LIKE_LAST.search(rest))
     return Wish(wanted, " ".join(unwanted), like, like_last)
@@ -145,12 +150,20 @@ def _content(text: str) -> str:
 
 
 def _clause(tokens: list[re.Match[str]], text: str) -> str:
-    telling = [token for token in tokens if _tells(token[0])]
+    before = ["", *(token[0] for token in tokens)]
+    telling = [token for token, previous in zip(tokens, before, strict=False) if _tells(token[0], previous)]
     return text[telling[0].start() : telling[-1].end()] if telling else ""
 
 
-def _tells(word: str) -> bool:
-    return word.casefold().replace("’", "'") not in _PLAIN and len(word) > 1 and not word.isdigit()
+def _tells(word: str, previous: str) -> bool:
+    word, previous = (each.casefold().replace("’", "'") for each in (word, previous))
+    if word == "love":
+        return previous not in _LOVERS
+    return word not in _PLAIN and len(word) > 1 and not word.isdigit()
+
+
+def _is_unwanted(match: re.Match[str]) -> bool:
+    return match[1].split()[-1].casefold() not in _PLAIN
 
 
 def _is_named(words: Sequence[str], place: int) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import Literal
 
-from smallai_assistant import InvalidAudio
+from smallai_assistant import errors
 
 Container = Literal["wav", "flac", "ogg", "mp3", "mov", "matroska", "aac"]
 
@@ -33,7 +33,7 @@ def sniff(data: bytes) -> Container:
         InvalidAudio: no supported one.
     """
     if not data:
-        raise InvalidAudio("the recording has no bytes")
+        raise errors.InvalidAudio("the recording has no bytes")
     head = data[:12]
     if head[:4] in (b"RIFF", b"RF64", b"RIFX") and head[8:12] == b"WAVE":
         return "wav"
@@ -52,7 +52,7 @@ def sniff(data: bytes) -> Container:
         return "aac"
     if _first_mpeg_frame(data, start) is not None:
         return "mp3"
-    raise InvalidAudio("the bytes are no recording of a known format")
+    raise errors.InvalidAudio("the bytes are no recording of a known format")
 
 
 def what_is_missing(data: bytes, container: Container) -> str | None:
@@ -85,14 +85,14 @@ def _wav_missing(data: bytes) -> str | None:
             claimed = long_size if size == 0xFFFFFFFF and long_size is not None else size
             return _wav_data_missing(claimed, len(data) - body, is_known=long_size is not None)
         position = body + size + (size & 1)
-    raise InvalidAudio("the WAV file has no sound in it")
+    raise errors.InvalidAudio("the WAV file has no sound in it")
 
 
 def _check_wav_format(n_channels: int, rate_hz: int, bytes_per_second: int) -> None:
     if n_channels == 0:
-        raise InvalidAudio("the WAV header says 0 channels")
+        raise errors.InvalidAudio("the WAV header says 0 channels")
     if rate_hz == 0 or bytes_per_second == 0:
-        raise InvalidAudio("the WAV header says 0 samples a second")
+        raise errors.InvalidAudio("the WAV header says 0 samples a second")
 
 
 def _wav_data_missing(claimed: int, present: int, *, is_known: bool) -> str | None:
@@ -101,7 +101,9 @@ def _wav_data_missing(claimed: int, present: int, *, is_known: bool) -> str | No
     if not is_known and claimed >= _UNKNOWN_SIZE and present >= 32_000:  # one second of 16 kHz, 16 bit
         return None
     if present < claimed * _LEAST_SHARE:
-        raise InvalidAudio(f"the WAV header claims {claimed:,} bytes of sound, the file holds {max(present, 0):,}")
+        raise errors.InvalidAudio(
+            f"the WAV header claims {claimed:,} bytes of sound, the file holds {max(present, 0):,}"
+        )
     return f"the header claims {claimed:,} bytes of sound, the file holds {present:,}"
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from smallai_assistant import InputTooLarge, InvalidAudio, Notice
+from smallai_assistant import Notice, errors
 from smallai_speech.containers import Container, sniff, what_is_missing
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def decode_audio(data: bytes, *, max_duration_s: float, name: str = "the recordi
     """
     try:
         return _decode(data, max_duration_s)
-    except (InvalidAudio, InputTooLarge) as error:
+    except (errors.InvalidAudio, errors.InputTooLarge) as error:
         raise type(error)(f"{name}: {error.message}", hint=error.hint) from error
 
 
@@ -80,7 +80,7 @@ def resample(samples: FloatArray, *, from_hz: int, to_hz: int = SAMPLE_RATE) -> 
         raise ValueError(f"rates must be positive, not {from_hz} and {to_hz}")
     if samples.ndim != 1:
         raise ValueError(f"samples must be one-dimensional, not of shape {samples.shape}")
-    if from_hz == to_hz:
+    if from_hz == to_hz or not len(samples):
         return samples
     n_wanted = round(len(samples) * to_hz / from_hz)
     resampler = _Resampler(to_hz)
@@ -102,7 +102,7 @@ def _decode(data: bytes, max_duration_s: float) -> Recording:
             raise _too_long(source.claimed_s, max_duration_s)
         for block in source.blocks():
             if not np.isfinite(block).all():
-                raise InvalidAudio("the recording holds samples that are not finite numbers")
+                raise errors.InvalidAudio("the recording holds samples that are not finite numbers")
             collected += block.tobytes()
             if len(collected) > limit * 4:
                 raise _too_long(len(collected) / 4 / SAMPLE_RATE, max_duration_s)
@@ -110,7 +110,7 @@ def _decode(data: bytes, max_duration_s: float) -> Recording:
         source.close()
     samples = np.frombuffer(collected, np.float32)
     if len(samples) < _SHORTEST_S * SAMPLE_RATE:
-        raise InvalidAudio(f"the recording holds {len(samples) / SAMPLE_RATE:.3f} s of sound")
+        raise errors.InvalidAudio(f"the recording holds {len(samples) / SAMPLE_RATE:.3f} s of sound")
     peak = max(float(samples.max()), -float(samples.min()))
     if peak > 1.0:  # float formats may exceed full scale
         samples /= peak
@@ -132,8 +132,8 @@ def _open(data: bytes, container: Container) -> _Source:
     return _AvSource(data, container)
 
 
-def _too_long(found_s: float, max_duration_s: float) -> InputTooLarge:
-    return InputTooLarge(
+def _too_long(found_s: float, max_duration_s: float) -> errors.InputTooLarge:
+    return errors.InputTooLarge(
         f"the recording lasts {found_s / 60:.1f} min or more, {max_duration_s / 60:.1f} min are allowed",
         hint="cut it into parts, or raise max_duration_s",
     )
@@ -192,7 +192,7 @@ class _SoundFileSource(_Source):
                 block = self._file.read(n_frames, dtype="float32", always_2d=True)
             except (self._error, ValueError, RuntimeError) as error:
                 if n_read == 0:
-                    raise InvalidAudio(f"the recording cannot be decoded: {_reason(error)}") from error
+                    raise errors.InvalidAudio(f"the recording cannot be decoded: {_reason(error)}") from error
                 self.stopped = f"decoding failed after {n_read / self._rate_hz:.1f} s"
                 break
             if not len(block):
@@ -201,7 +201,7 @@ class _SoundFileSource(_Source):
             with np.errstate(over="ignore", invalid="ignore"):  # the sum of huge samples is found not to be finite
                 mono = block[:, 0] if self._n_channels == 1 else block.mean(axis=1, dtype=np.float32)
             if not np.isfinite(mono).all():
-                raise InvalidAudio("the recording holds samples that are not finite numbers")
+                raise errors.InvalidAudio("the recording holds samples that are not finite numbers")
             yield resampler.push(mono, self._rate_hz)
         yield resampler.flush()
 
@@ -221,10 +221,10 @@ class _AvSource(_Source):
                 io.BytesIO(data), format=container, options={"protocol_whitelist": ""}, metadata_errors="ignore"
             )
         except self._errors as error:
-            raise InvalidAudio(f"the recording cannot be opened: {_reason(error)}") from error
+            raise errors.InvalidAudio(f"the recording cannot be opened: {_reason(error)}") from error
         if not self._container.streams.audio:
             self._container.close()
-            raise InvalidAudio("the file has no sound track")
+            raise errors.InvalidAudio("the file has no sound track")
         self._stream = self._container.streams.audio[0]
         if container not in ("aac", "mp3") and self._container.duration:  # for those a guess from the bit rate
             self.claimed_s = self._container.duration / 1_000_000
@@ -245,7 +245,7 @@ class _AvSource(_Source):
                 n_frames += 1
                 yield resampler.push_frame(frame)
         if n_frames == 0:
-            raise InvalidAudio("nothing of the recording can be decoded")
+            raise errors.InvalidAudio("nothing of the recording can be decoded")
         yield resampler.flush()
 
     def _packets(self) -> Iterator[Any]:
@@ -309,7 +309,7 @@ def _arrays(frames: list[Any]) -> list[FloatArray]:
 def _check_rate(rate_hz: int) -> None:
     low, high = _RATES_HZ
     if not low <= rate_hz <= high:
-        raise InvalidAudio(f"the sample rate is {rate_hz:,} Hz", hint=f"give {low:,} to {high:,} Hz")
+        raise errors.InvalidAudio(f"the sample rate is {rate_hz:,} Hz", hint=f"give {low:,} to {high:,} Hz")
 
 
 def _reason(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Event, Lock
 from typing import TYPE_CHECKING, Any
 
-from smallai_assistant import Engine, InvalidInput, LoadedModel, ModelInvalid, ModelSpec, OutOfMemory, storage_bytes
+from smallai_assistant import Engine, InvalidInput, LoadedModel, ModelSpec, errors
 from smallai_speech.decode import SAMPLE_RATE
 from smallai_speech.model_files import build, checked_dimensions, checked_heads, halve, read_config, shapes
 
@@ -99,7 +99,7 @@ class WhisperEngine(Engine):
     def can_load(self, spec: ModelSpec, folder: Path) -> bool:
         try:
             return spec.task == TASK and read_config(folder).get("model_type") == MODEL_TYPE
-        except ModelInvalid:
+        except errors.ModelInvalid:
             return False
 
     def estimate_bytes(self, spec: ModelSpec, folder: Path) -> int:
@@ -125,11 +125,11 @@ class WhisperEngine(Engine):
         try:
             network = build(dimensions, load_file(folder / "model.safetensors"), heads)
         except (SafetensorError, OSError) as error:
-            raise ModelInvalid(f"{folder}: {error}", hint="pull the model again") from error
+            raise errors.ModelInvalid(f"{folder}: {error}", hint="pull the model again") from error
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
-            raise ModelInvalid(f"{folder}: not the weights of {MODEL_TYPE}: {error}") from error
+            raise errors.ModelInvalid(f"{folder}: not the weights of {MODEL_TYPE}: {error}") from error
         if is_half:
             halve(network)
         network.to(device)
@@ -151,7 +151,7 @@ class SpeechModel(LoadedModel):
 
         tensors = [*network.parameters(), *network.buffers()]
         dense = (tensor for tensor in tensors if not tensor.is_sparse)
-        super().__init__(spec, device=device, n_bytes=storage_bytes(iter(dense)))
+        super().__init__(spec, device=device, n_bytes=LoadedModel.measure(iter(dense)))
         self._network: Any = network
         self._is_half = is_half
         self.languages = tuple(LANGUAGES)[: network.num_languages] if network.is_multilingual else ("en",)
@@ -206,7 +206,7 @@ class SpeechModel(LoadedModel):
             return self._decode_once(samples, replace(options, beam_size=1), cancel)
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
-            raise OutOfMemory(
+            raise errors.OutOfMemory(
                 f"the device {self.device} had no memory to decode {len(samples) / SAMPLE_RATE:.1f} s of speech",
                 hint="free some, or set device to cpu",
             ) from error

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from smallai_assistant import ModelInvalid
+from smallai_assistant import errors
 
 _DIMENSIONS = (
     "n_mels", "n_audio_ctx", "n_audio_state", "n_audio_head", "n_audio_layer",
@@ -46,7 +46,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelInvalid(f"{folder / 'config.json'}: {error}", hint="pull the model again") from error
+        raise errors.ModelInvalid(f"{folder / 'config.json'}: {error}", hint="pull the model again") from error
     return config if isinstance(config, dict) else {}
 
 
@@ -65,16 +65,16 @@ def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
             if name != "__metadata__"
         }
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ModelInvalid(f"{path}: {error}", hint="pull the model again") from error
+        raise errors.ModelInvalid(f"{path}: {error}", hint="pull the model again") from error
 
 
 def checked_dimensions(config: dict[str, Any], of_file: dict[str, tuple[int, ...]], folder: Path) -> dict[str, int]:
     """The model's sizes, which must be those of the weights: the file decides how much memory is taken."""
     dims = config.get("dims")
     if not isinstance(dims, dict) or sorted(dims) != sorted(_DIMENSIONS):
-        raise ModelInvalid(f"{folder / 'config.json'}: dims must have {', '.join(_DIMENSIONS)}")
+        raise errors.ModelInvalid(f"{folder / 'config.json'}: dims must have {', '.join(_DIMENSIONS)}")
     if any(type(value) is not int or value < 1 for value in dims.values()):
-        raise ModelInvalid(f"{folder / 'config.json'}: dims must be positive whole numbers")
+        raise errors.ModelInvalid(f"{folder / 'config.json'}: dims must be positive whole numbers")
     audio, text = dims["n_audio_state"], dims["n_text_state"]
     expected = {
         "encoder.conv1.weight": (audio, dims["n_mels"], 3),
@@ -86,7 +86,7 @@ def checked_dimensions(config: dict[str, Any], of_file: dict[str, tuple[int, ...
     }
     for name, shape in expected.items():
         if of_file.get(name) != shape:
-            raise ModelInvalid(f"{folder}: {name} has shape {of_file.get(name)}, the config says {shape}")
+            raise errors.ModelInvalid(f"{folder}: {name} has shape {of_file.get(name)}, the config says {shape}")
     is_possible = (
         dims["n_audio_ctx"] == _N_AUDIO_CTX
         and dims["n_mels"] in (80, 128)
@@ -96,7 +96,7 @@ def checked_dimensions(config: dict[str, Any], of_file: dict[str, tuple[int, ...
         and 51_864 <= dims["n_vocab"] <= 51_866
     )
     if not is_possible:
-        raise ModelInvalid(f"{folder}: dims are not those of a Whisper: {dims}")
+        raise errors.ModelInvalid(f"{folder}: dims are not those of a Whisper: {dims}")
     return dims
 
 
@@ -106,7 +106,7 @@ def checked_heads(config: dict[str, Any], dims: dict[str, int], folder: Path) ->
     try:
         pairs = [(int(layer), int(head)) for layer, head in heads]
     except (TypeError, ValueError) as error:
-        raise ModelInvalid(f"{folder / 'config.json'}: alignment_heads must be pairs") from error
+        raise errors.ModelInvalid(f"{folder / 'config.json'}: alignment_heads must be pairs") from error
     if not all(0 <= layer < dims["n_text_layer"] and 0 <= head < dims["n_text_head"] for layer, head in pairs):
-        raise ModelInvalid(f"{folder / 'config.json'}: alignment_heads name a head that is not there")
+        raise errors.ModelInvalid(f"{folder / 'config.json'}: alignment_heads name a head that is not there")
     return pairs

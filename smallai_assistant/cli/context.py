@@ -150,6 +150,24 @@ def check_file(path: Path) -> Path:
     raise InvalidInput(f"{path}: there is no such file", hint=hint)
 
 
+def check_writable(path: Path) -> Path:
+    """Returns a path where a file can be made: told before the work, not after it.
+
+    Raises:
+        InvalidInput: it is a folder, or its folder is not there.
+    """
+    folder = path.absolute().parent
+    try:
+        if path.is_dir():
+            raise InvalidInput(f"{path}: a folder", hint="give the path of a file")
+        if not folder.is_dir():
+            raise InvalidInput(f"{folder}: there is no such folder", hint="make it first")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InvalidInput(f"{path}: {reason}", hint="give the path of a file") from error
+    return path
+
+
 def _open(config: AssistantConfig, on_progress: Callable[[str, float], None]) -> AbstractContextManager[Assistant]:
     from smallai_assistant.assistant import Assistant
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import platform
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from smallai_assistant.cli.context import CommandContext
 from smallai_assistant.cli.models import STARTER
 from smallai_assistant.cli.render import size
 from smallai_assistant.errors import AssistantError
+
+if TYPE_CHECKING:
+    from smallai_assistant.assistant import Assistant
 
 _PACKAGES = (
     "smallai-assistant",
@@ -33,6 +38,7 @@ _PACKAGES = (
     "rich",
     "prompt_toolkit",
 )
+_TRAIN_PACKAGES = ("peft", "trl", "datasets", "matplotlib")  # the extra [train]
 _ENOUGH_DISK_BYTES = 2e9  # the starter models while they are converted
 
 
@@ -96,6 +102,12 @@ def _packages(_: CommandContext) -> Iterator[Check]:
             yield Check(name, "ok", importlib.metadata.version(name))
         except importlib.metadata.PackageNotFoundError:
             yield Check(name, "missing", "not installed", f"pip install {name}")
+    absent = [name for name in _TRAIN_PACKAGES if importlib.util.find_spec(name) is None]
+    if absent:
+        why = f"{', '.join(absent)} not installed: `smallai learn` needs them for some tasks"
+        yield Check("extra [train]", "note", why, "pip install 'smallai-assistant[train]'")
+    else:
+        yield Check("extra [train]", "ok", "installed")
 
 
 def _device(context: CommandContext) -> Iterator[Check]:
@@ -171,6 +183,27 @@ def _database_and_plugins(context: CommandContext) -> Iterator[Check]:
                 yield Check(f"plugin {row['name']}", "missing", row["broken"], hint)
         if not assistant.tasks:
             yield Check("plugins", "missing", "no task is installed", "pip install smallai-assistant")
+        yield from _learning(assistant)
+
+
+def _learning(assistant: Assistant) -> Iterator[Check]:
+    """How much feedback there is, and what learned from it serves."""
+    rows = assistant.feedback.stats()
+    by_task: dict[str, int] = {}
+    for row in rows:
+        by_task[row["task"]] = by_task.get(row["task"], 0) + row["rows"] - row["retracted"] - row["erased"]
+    told = ", ".join(f"{n:,} of {task}" for task, n in by_task.items())
+    yield Check("feedback", "ok", told or "none yet")
+    for task in sorted({each.task for each in assistant.adapters.versions()}):
+        name, log = f"champion of {task}", assistant.adapters.log(task)
+        adapter_id = assistant.adapters.champion_id(task)
+        why = f" ({log[-1]['reason']})" if log else ""
+        try:
+            if adapter_id is not None:
+                assistant.adapters.verify(adapter_id)
+            yield Check(name, "ok", f"{adapter_id or 'the bare model'}{why}")
+        except AssistantError as error:
+            yield Check(name, "missing", error.message, error.hint)
 
 
 def _disk(context: CommandContext) -> Iterator[Check]:

@@ -55,7 +55,7 @@ def plugin_rows(assistant: Assistant) -> list[dict[str, Any]]:
 def sessions_list(context: CommandContext) -> int:
     """`smallai sessions list`: newest first."""
     with context.assistant() as assistant:
-        rows = assistant.store.session_list(limit=context.args.limit)
+        rows = conversations(assistant, limit=context.args.limit)
     for row in rows:
         if context.args.json:
             context.screen.json(row)
@@ -69,3 +69,11 @@ def sessions_list(context: CommandContext) -> int:
     if not rows and not context.args.json:
         context.screen.out("no conversation yet: begin one with `smallai chat`")
     return 0
+
+
+def conversations(assistant: Assistant, *, limit: int) -> list[dict[str, Any]]:
+    """The sessions that somebody talked in, newest first: not the one that holds what was taught."""
+    from smallai_assistant.judging import TAUGHT_SESSION
+
+    rows = assistant.store.session_list(limit=limit + 1)
+    return [row for row in rows if row["id"] != TAUGHT_SESSION][:limit]

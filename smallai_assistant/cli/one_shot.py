@@ -88,7 +88,7 @@ def transcribe(context: CommandContext) -> int:
     """`smallai transcribe`: recordings to text."""
     args = context.args
     config = context.config_with(reply_to_speech=False)  # whoever asks for the words does not want an answer to them
-    with _lazily(context, config) as assistant:
+    with lazily(context, config) as assistant:
 
         def work(path: Path) -> None:
             part = AudioPart(check_file(path))
@@ -116,7 +116,7 @@ def classify(context: CommandContext) -> int:
     args = context.args
     options = {"top": args.top, "labels": args.labels}
     options = {name: value for name, value in options.items() if value is not None}
-    with _lazily(context) as assistant:
+    with lazily(context) as assistant:
 
         def work(path: Path) -> None:
             response = assistant().ask(ImagePart(check_file(path)), task=IMAGE, options=options)
@@ -167,7 +167,7 @@ def _read(context: CommandContext, response: Response) -> tuple[Part, ...]:
 
 
 @contextmanager
-def _lazily(context: CommandContext, config: AssistantConfig | None = None) -> Iterator[Any]:
+def lazily(context: CommandContext, config: AssistantConfig | None = None) -> Iterator[Any]:
     """Lends a function that opens the assistant when it is first called: a wrong path is told at once."""
     from contextlib import ExitStack
 

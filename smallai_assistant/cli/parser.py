@@ -14,6 +14,9 @@ SHAPES = {
     "transcribe": '{"file", "text", "language", "duration_s", "segments": [{"start_s", "end_s", "text"}]}',
     "classify": '{"file", "labels": [{"label", "id", "score"}]}',
     "recommend": '{"user", "cold_start", "items": [{"id", "title", "score", "why"}]}',
+    "feedback": '{"feedback_id", "turn_id", "task", "is_new", "effect", "notices"}',
+    "teach": '{"file", "feedback_id", "turn_id", "task", "is_new", "effect", "notices"}',
+    "learn": '{"task", "adapter_id", "outcome", "reasons", "slices": [{"name", "n", "before", "after", ...}], ...}',
 }
 _FALLBACK_WIDTH = 80
 _DEFAULTS: dict[str, Any] = {
@@ -124,6 +127,10 @@ def make_parser() -> Parser:
         importer = _add(group, "import", f"imports:import_{name}", f"import {name} from CSV or JSONL", common)
         importer.description += f". All lines or none. {what[0].upper()}{what[1:]}."  # type: ignore[operator]
         importer.add_argument("file", metavar="FILE", help="CSV with a header line, or JSONL")
+    _add_feedback(commands, common)
+    _add_teach(add("teach", "feedback:teach", "teach what is on pictures or said in recordings"))
+    _add_learn(add("learn", "learn:learn", "learn from the feedback so far", epilog=f"--json: {SHAPES['learn']}"))
+    _add_adapters(commands, common)
     sessions = _group(commands, "sessions", "conversations so far")
     listed = _add(sessions, "list", "info:sessions_list", "list conversations, newest first", common)
     listed.add_argument("--limit", type=_number(1, 100_000), default=20, metavar="N", help="most to list (20)")
@@ -212,6 +219,84 @@ def _add_models(commands: Any, common: argparse.ArgumentParser) -> None:
     remove.add_argument("names", nargs="+", metavar="NAME", help="which")
 
 
+def _add_feedback(commands: Any, common: argparse.ArgumentParser) -> None:
+    group = _group(commands, "feedback", "what people thought of the answers")
+    shape = f"--json: {SHAPES['feedback']}"
+    add = _add(group, "add", "feedback:add", "say what an answer was like", common, epilog=shape)
+    add.add_argument("turn_id", metavar="TURN_ID", help="`turn_id` of the answer, or `last` for the latest one")
+    thumb = add.add_mutually_exclusive_group()
+    thumb.add_argument("--good", dest="is_good", action="store_true", default=None, help="thumb up")
+    thumb.add_argument("--bad", dest="is_good", action="store_false", default=None, help="thumb down")
+    add.add_argument(
+        "--correction", metavar="T", help="what the answer should have been: a text, a label, a transcript"
+    )
+    add.add_argument("--comment", default="", metavar="T", help="why; kept, not learned from")
+    add.add_argument("--signal", metavar="S", help="what was done with an item: click, skip, dwell or stars")
+    add.add_argument("--value", type=_real, metavar="V", help="of the signal: seconds of dwell, 1 to 5 stars")
+    add.add_argument("--item", metavar="I", help="the item the signal is about")
+    add.add_argument("--source", metavar="S", help="who says so (the user of the turn)")
+    add.add_argument("--no-training", action="store_true", help="learn from it at once only, never in a cycle")
+    add.add_argument("--key", metavar="K", help="idempotency key: what has the same key is stored once")
+    listed = _add(group, "list", "feedback:list_feedback", "list feedback, oldest first", common)
+    listed.add_argument("--task", metavar="TASK", help="only that of a task")
+    listed.add_argument("--limit", type=_number(1, 1_000_000), default=20, metavar="N", help="the last N (20)")
+    _add(group, "stats", "feedback:stats", "count it by task and source", common)
+    export = _add(group, "export", "transfer:export_feedback", "write it to a file, with what it is about", common)
+    export.add_argument("file", type=_path, metavar="FILE", help="JSONL; - writes to standard output")
+    export.add_argument("--task", metavar="TASK", help="only that of a task")
+    export.add_argument("--no-media", action="store_true", help="leave out pictures and recordings")
+    import_ = _add(group, "import", "transfer:import_feedback", "read what was exported; all or nothing", common)
+    import_.add_argument("file", type=_path, metavar="FILE", help="what `feedback export` wrote")
+    erase = _add(group, "erase", "feedback:erase", "delete its content for good", common)
+    erase.add_argument("ids", nargs="+", metavar="ID", help="which")
+    undo = _add(group, "undo", "feedback:undo", "take it back; it stays in the log", common, epilog=shape)
+    undo.add_argument("id", metavar="ID", help="which")
+
+
+def _add_teach(parser: Parser) -> None:
+    parser.add_argument("label", metavar="LABEL", help="what is on the pictures, or what is said")
+    parser.add_argument("files", nargs="+", type=_path, metavar="FILE", help="pictures or recordings")
+    parser.add_argument("--task", metavar="TASK", help="the task to teach; else the one that takes such a file")
+    parser.add_argument("--source", default="local", metavar="S", help="who says so (local)")
+    parser.epilog = f"--json: {SHAPES['teach']}"
+
+
+def _add_learn(parser: Parser) -> None:
+    parser.add_argument(
+        "task", nargs="?", metavar="TASK", help="which; every task with new feedback where none is named"
+    )
+    parser.add_argument("--budget-minutes", type=_minutes, metavar="M", help="end the training with what it has then")
+    parser.add_argument("--report", type=_path, metavar="FILE.html", help="write a page about it; needs a TASK")
+    parser.add_argument("--no-promote", action="store_true", help="stop after the gate's word, let nothing new serve")
+    parser.add_argument(
+        "--without-erased", action="store_true", help="learn all of it again, without what was erased or taken back"
+    )
+    parser.add_argument("--trust", action="append", default=[], metavar="SOURCE", help="never set that source aside")
+    parser.add_argument("--seed", type=_number(0, 2**31 - 1), default=0, metavar="N", help="of the training (0)")
+    parser.description = "Learn from the feedback so far. Exit code 3: the gate refused, and nothing was changed."
+
+
+def _add_adapters(commands: Any, common: argparse.ArgumentParser) -> None:
+    group = _group(commands, "adapters", "what was learned: versions, which of them serves, and back again")
+    listed = _add(group, "list", "adapters:list_adapters", "list the versions, oldest first", common)
+    listed.add_argument("--task", metavar="TASK", help="only those of a task")
+    show = _add(group, "show", "adapters:show", "show what one learned from, its figures and where it served", common)
+    show.add_argument("id", metavar="ID", help="which")
+    diff = _add(group, "diff", "adapters:diff", "show in what two of a task differ", common)
+    diff.add_argument("first", metavar="A", help="the one")
+    diff.add_argument("second", metavar="B", help="the other")
+    promote = _add(group, "promote", "adapters:promote", "let one serve", common)
+    promote.add_argument("id", metavar="ID", help="which")
+    promote.add_argument("--force", action="store_true", help="also one that the gate refused; the log says so")
+    rollback = _add(group, "rollback", "adapters:rollback", "let the version before serve again", common)
+    rollback.add_argument("task", metavar="TASK", help="of which task")
+    rollback.add_argument("--to", metavar="ID", help="that version; `none` is the bare model")
+    verify = _add(group, "verify", "adapters:verify", "check the files against their hashes", common)
+    verify.add_argument("ids", nargs="*", metavar="ID", help="which; all where none is named")
+    remove = _add(group, "remove", "adapters:remove", "remove versions that do not serve", common)
+    remove.add_argument("ids", nargs="+", metavar="ID", help="which")
+
+
 def _path(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("an empty path")
@@ -246,3 +331,17 @@ def _number(low: int, high: int) -> Callable[[str], int]:
         return value
 
     return number
+
+
+def _real(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
+
+
+def _minutes(text: str) -> float:
+    value = _real(text)
+    if not 0 < value <= 100_000:
+        raise argparse.ArgumentTypeError(f"{text} (give more than 0 and at most 100,000)")
+    return value

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from smallai_assistant.cli.repl import Command
 
 _WITH_FILE = ("/image ", "/audio ")
+_WITH_TASK = ("/task ", "/learn ")
+_REFRESH_S = 0.5
 _MAX_FILES = 200
 
 
@@ -26,6 +28,7 @@ class LineReader:
     Args:
         history: the file that keeps what was typed.
         note: prints a remark.
+        status: what goes on meanwhile, shown below the line; empty where nothing does.
     """
 
     def __init__(
@@ -35,8 +38,9 @@ class LineReader:
         commands: Mapping[str, Command],
         tasks: Sequence[str],
         note: Callable[[str], None],
+        status: Callable[[], str] = lambda: "",
     ) -> None:
-        self._note = note
+        self._note, self._status = note, status
         self._session: PromptSession[str] = PromptSession(
             history=_history(history, note),
             completer=ChatCompleter(commands, tasks),
@@ -48,7 +52,12 @@ class LineReader:
         """The next line; None after Ctrl-D. Ctrl-C empties the line."""
         while True:
             try:
-                return self._session.prompt(prompt)
+                is_busy = bool(self._status())
+                return self._session.prompt(
+                    prompt,
+                    bottom_toolbar=self._status if is_busy else None,
+                    refresh_interval=_REFRESH_S if is_busy else 0,
+                )
             except KeyboardInterrupt:
                 self._note("Ctrl-D or /quit ends")
             except EOFError:
@@ -64,7 +73,11 @@ class LineReader:
 
 
 class ChatCompleter(Completer):
-    """Completes slash commands, task names, and file names after /image and /audio."""
+    """Completes slash commands, task names, and file names after /image and /audio.
+
+    Args:
+        tasks: names that /task takes, `auto` first.
+    """
 
     def __init__(self, commands: Mapping[str, Any], tasks: Sequence[str]) -> None:
         self._commands = commands
@@ -72,9 +85,11 @@ class ChatCompleter(Completer):
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:  # noqa: ARG002
         text = document.text_before_cursor
-        if text.startswith("/task "):
-            word = text.removeprefix("/task ").lstrip()
-            yield from (Completion(name, -len(word)) for name in self._tasks if name.startswith(word))
+        if text.startswith(_WITH_TASK):
+            command, _, word = text.partition(" ")
+            word = word.lstrip()
+            names = self._tasks if command == "/task" else self._tasks[1:]  # nothing learns `auto`, which is the first
+            yield from (Completion(name, -len(word)) for name in names if name.startswith(word))
         elif text.startswith(_WITH_FILE):
             yield from _files(text.split(" ", 1)[1].lstrip())
         elif text.startswith("/") and " " not in text:

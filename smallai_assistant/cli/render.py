@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # What a terminal would obey: a text, a label or a file name must not move the cursor or set the title.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+_FIGURE = re.compile(r"[-+]?\d[\d,.]*( ?(%|B|kB|MB|GB|s))?$|-$")
 _BAR_CELLS = 24
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
@@ -110,6 +111,22 @@ class Screen:
                 self.out(
                     textwrap.fill(_one_line(item.why), self.width, initial_indent=indent, subsequent_indent=indent)
                 )
+
+    def table(self, header: Sequence[str], rows: Sequence[Sequence[str]], *, indent: str = "  ") -> None:
+        """Prints rows under a header, figures to the right; where it is too wide, each cell with its header."""
+        if not rows:
+            return
+        lines = [[_one_line(cell) or "-" for cell in row] for row in (header, *rows)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        if len(indent) + sum(widths) + 2 * (len(widths) - 1) > self.width:
+            for row in lines[1:]:
+                self.out(indent + ", ".join(f"{name} {cell}" for name, cell in zip(lines[0], row, strict=True)))
+            return
+        to_the_right = [all(_FIGURE.match(row[at]) for row in lines[1:]) for at in range(len(widths))]
+        for row in lines:
+            cells = zip(row, widths, to_the_right, strict=True)
+            line = "  ".join(cell.rjust(width) if right else cell.ljust(width) for cell, width, right in cells)
+            self.out(f"{indent}{line}".rstrip())
 
     def progress(self, key: str, fraction: float, *, label: str = "") -> None:
         """Shows how far something is, on a terminal only; several may run at once.
@@ -211,6 +228,11 @@ class AnswerPrinter:
         if self._is_in_line:
             self._screen.out("")
             self._is_in_line = False
+
+
+def count(n: int, noun: str) -> str:
+    """`1 turn`, `2,000 turns`."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def size(n_bytes: float) -> str:

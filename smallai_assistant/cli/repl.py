@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from smallai_assistant.cli import verdicts
 from smallai_assistant.cli.context import CommandContext, check_file
+from smallai_assistant.cli.info import conversations
 from smallai_assistant.cli.one_shot import ANY_WISH, CHAT, RECOMMEND, show
 from smallai_assistant.cli.render import AnswerPrinter
 from smallai_assistant.config import nearest
@@ -41,12 +43,16 @@ def chat(context: CommandContext) -> int:
     """`smallai chat`."""
     with context.assistant() as assistant:
         conversation = Chat(context, assistant)
-        if context.screen.is_terminal and not context.args.json:
-            _interactive(conversation)
-        else:
-            for line in _stdin_lines():
-                if not conversation.handle(line):
-                    break
+        try:
+            if context.screen.is_terminal and not context.args.json:
+                _interactive(conversation)
+            else:
+                for line in _stdin_lines():
+                    if not conversation.handle(line):
+                        break
+                conversation.cycles.finish()
+        finally:
+            conversation.cycles.stop()
     return 0
 
 
@@ -61,6 +67,7 @@ def _interactive(conversation: Chat) -> None:
         commands=COMMANDS,
         tasks=[AUTO, *conversation.assistant.tasks],
         note=screen.note,
+        status=conversation.cycles.status,
     )
     conversation.confirm = reader.confirm
     conversation.offer_chat_model()
@@ -84,6 +91,8 @@ class Chat:
     Attributes:
         task: the name of the task every message goes to; None lets the router choose.
         confirm: asks the person yes or no; None where nobody is there to ask.
+        given: ids of the feedback given here that was not taken back, oldest first.
+        cycles: the learning cycles that run in the background.
     """
 
     def __init__(self, context: CommandContext, assistant: Assistant) -> None:
@@ -91,6 +100,8 @@ class Chat:
         self.screen = context.screen
         self.assistant = assistant
         self.confirm: Callable[[str], bool] | None = None
+        self.given: list[str] = []
+        self.cycles = verdicts.Cycles(context, assistant)
         self.task: str | None = None
         if context.args.task is not None:
             self._pin(context.args.task)
@@ -102,6 +113,7 @@ class Chat:
         An error is printed; the conversation goes on. Ctrl-C stops the answer where a person is there, otherwise it
         is raised.
         """
+        self.cycles.tell_finished()
         text = line.strip()
         if not text:
             return True
@@ -168,31 +180,31 @@ class Chat:
         """`/task [NAME]`."""
         if text:
             self._pin(text)
-            self._tell(f"task: {self.task or 'chosen for each message'}")
+            self.tell(f"task: {self.task or 'chosen for each message'}")
             return
         for name, task in self.assistant.tasks.items():
-            self._tell(f"{'*' if name == self.task else ' '} {name}  {task.title}".rstrip())
-        self._tell(f"{'*' if self.task is None else ' '} {AUTO}  chosen for each message")
+            self.tell(f"{'*' if name == self.task else ' '} {name}  {task.title}".rstrip())
+        self.tell(f"{'*' if self.task is None else ' '} {AUTO}  chosen for each message")
 
     def new(self, _: str = "") -> None:
         """`/new`."""
         self.session = self.assistant.session(self.session.user_id)
-        self._tell("a new conversation")
+        self.tell("a new conversation")
 
     def history(self, _: str = "") -> None:
         """`/history`."""
         if not self.session.history:
-            self._tell("nothing was said yet")
+            self.tell("nothing was said yet")
         for turn in self.session.history:
             self._show_turn(turn)
 
     def help(self, _: str = "") -> None:
         """`/help`."""
-        self._tell("Type a message, or one of these. Put a file name with spaces into quotes.")
+        self.tell("Type a message, or one of these. Put a file name with spaces into quotes.")
         column = max(len(command.usage) for command in COMMANDS.values())
         narrow = self.screen.width < column + 30
         for command in COMMANDS.values():
-            self._tell(f"  {command.usage}" if narrow else f"  {command.usage:<{column}}  {command.help}")
+            self.tell(f"  {command.usage}" if narrow else f"  {command.usage:<{column}}  {command.help}")
 
     def quit(self, _: str = "") -> None:
         """`/quit`; `handle` ends the conversation."""
@@ -219,8 +231,8 @@ class Chat:
     def _open_session(self) -> Session:
         args = self.context.args
         if args.session is None and args.resume:
-            listed = self.assistant.store.session_list(limit=1000)
-            mine = [row["id"] for row in listed if args.user is None or row["user_id"] == args.user]
+            talks = conversations(self.assistant, limit=1000)
+            mine = [row["id"] for row in talks if args.user is None or row["user_id"] == args.user]
             if not mine:
                 self.screen.note("there is no conversation to go on with; this is a new one")
                 return self.assistant.session(args.user)
@@ -250,7 +262,7 @@ class Chat:
         if not turn.text:
             self.screen.out("")
 
-    def _tell(self, text: str) -> None:
+    def tell(self, text: str) -> None:
         """Prints about the conversation, which is no answer: not where a program reads JSON."""
         if self.context.args.json:
             self.screen.note(text)
@@ -299,6 +311,12 @@ COMMANDS: Mapping[str, Command] = {
     "image": Command("/image FILE [question]", "say what is on a picture", Chat.image),
     "audio": Command("/audio FILE", "write down a recording", Chat.audio),
     "recommend": Command("/recommend [wish]", "recommend items", Chat.recommend),
+    "good": Command("/good [why]", "the last answer was good", verdicts.good),
+    "bad": Command("/bad [why]", "the last answer was bad", verdicts.bad),
+    "correct": Command("/correct TEXT", "what the last answer should have been", verdicts.correct),
+    "label": Command("/label NAME", "what is on the last picture", verdicts.label),
+    "undo": Command("/undo", "take back the last of these four", verdicts.undo),
+    "learn": Command("/learn [TASK]", "learn from it for good, in the background", verdicts.learn),
     "task": Command("/task [NAME]", "show the tasks, or send every message to one; auto chooses again", Chat.choose),
     "new": Command("/new", "begin a new conversation", Chat.new),
     "history": Command("/history", "show this conversation", Chat.history),

@@ -14,7 +14,9 @@ from threading import Event
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from smallai_assistant.engines.executor import ModelThread
-from smallai_assistant.types import GenerationOptions, Notice
+from smallai_assistant.feedback import Adapter
+from smallai_assistant.generation import GenerationOptions, Steering
+from smallai_assistant.types import Notice
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,6 +68,28 @@ class LoadedModel(ABC):
         self.n_bytes = n_bytes
         self._thread = ModelThread(spec.name)
 
+    @staticmethod
+    def measure(tensors: Iterable[Any]) -> int:
+        """Bytes behind torch tensors, each storage once, the quantization state of bitsandbytes parameters included."""
+        seen: dict[tuple[str, int], int] = {}
+
+        def count(tensor: Any) -> None:
+            if not hasattr(tensor, "untyped_storage"):
+                return
+            storage = tensor.untyped_storage()
+            seen[str(storage.device), storage.data_ptr()] = storage.nbytes()
+
+        for tensor in tensors:
+            count(tensor)
+            state = getattr(tensor, "quant_state", None)  # 4 bits: the scales, and the scales of the scales
+            while state is not None:
+                for name in ("absmax", "code", "offset"):
+                    count(getattr(state, name, None))
+                state = getattr(state, "state2", None)
+            for name in ("CB", "SCB"):  # 8 bits
+                count(getattr(tensor, name, None))
+        return sum(seen.values())
+
     def call(self, function: Callable[[], T]) -> T:
         """Runs `function` on the model's thread between the steps of running streams, and waits for it."""
         return self._thread.call(function)
@@ -73,6 +97,9 @@ class LoadedModel(ABC):
     def stream(self, steps: Iterator[T]) -> Iterator[T]:
         """Advances `steps` on the model's thread and yields what it yields; closing the result closes `steps`."""
         return self._thread.stream(steps)
+
+    def retire_adapter(self, adapter_id: str) -> None:  # noqa: B027  (a model without adapters has nothing to do)
+        """An adapter no longer serves: drop it and what was computed with it once the last stream with it has ended."""
 
     def close(self) -> None:
         """Stops the thread and drops the weights. The runtime calls it when no lease is left."""
@@ -98,14 +125,45 @@ class TextModel(LoadedModel):
 
     @abstractmethod
     def generate(
-        self, messages: Sequence[dict[str, str]], options: GenerationOptions, *, cancel: Event | None = None
+        self,
+        messages: Sequence[dict[str, str]],
+        options: GenerationOptions,
+        *,
+        cancel: Event | None = None,
+        adapter: Adapter | None = None,
+        steering: Steering | None = None,
     ) -> TextStream:
         """Streams the answer as text deltas; ends early once `cancel` is set.
 
+        Args:
+            adapter: LoRA weights to answer with, from the first token to the last; None for the bare base.
+            steering: what the answer should take up and what it should not say again.
+
         Raises:
+            AdapterMismatch: the adapter's weights do not fit the model (raised by the stream).
             InputTooLarge: the prompt fills the context.
             InvalidInput: the text holds half a surrogate pair.
         """
+
+    def complete(
+        self,
+        chats: Sequence[Sequence[dict[str, str]]],
+        options: GenerationOptions,
+        *,
+        adapter: Adapter | None = None,
+    ) -> list[str]:
+        """The likeliest answer to each chat, for evaluation; engines that can compute several at once do.
+
+        Args:
+            options: as for greedy decoding; `max_tokens` and `repetition_penalty` count.
+        """
+        return ["".join(self.generate(chat, options, adapter=adapter)) for chat in chats]
+
+    @abstractmethod
+    def log_likelihoods(
+        self, pairs: Sequence[tuple[Sequence[dict[str, str]], str]], *, adapter: Adapter | None = None
+    ) -> list[float]:
+        """The log probability of each text as the answer to its chat, in nats, summed over its tokens."""
 
 
 @dataclass(slots=True)
@@ -214,25 +272,3 @@ class Engine(ABC):
             ModelInvalid: a file is malformed or unsafe.
             OutOfMemory: the device refused the memory.
         """
-
-
-def storage_bytes(tensors: Iterable[Any]) -> int:
-    """Bytes behind torch tensors, each storage once, the quantization state of bitsandbytes parameters included."""
-    seen: dict[tuple[str, int], int] = {}
-
-    def count(tensor: Any) -> None:
-        if not hasattr(tensor, "untyped_storage"):
-            return
-        storage = tensor.untyped_storage()
-        seen[str(storage.device), storage.data_ptr()] = storage.nbytes()
-
-    for tensor in tensors:
-        count(tensor)
-        state = getattr(tensor, "quant_state", None)  # 4 bits: the scales, and the scales of the scales
-        while state is not None:
-            for name in ("absmax", "code", "offset"):
-                count(getattr(state, name, None))
-            state = getattr(state, "state2", None)
-        for name in ("CB", "SCB"):  # 8 bits
-            count(getattr(tensor, name, None))
-    return sum(seen.values())

@@ -13,8 +13,10 @@ from typing import Any
 
 from smallai_assistant.engines.base import GenerationFacts
 from smallai_assistant.engines.device import give_back_memory, is_out_of_memory
+from smallai_assistant.engines.steering import Steer
 from smallai_assistant.errors import ModelInvalid, OutOfMemory
-from smallai_assistant.types import GenerationOptions, Notice
+from smallai_assistant.generation import GenerationOptions
+from smallai_assistant.types import Notice
 
 # A step of prefill: short enough that others get their turn and a cancel is seen, long enough to be fast.
 _PREFILL_TOKENS = {"cpu": 128, "cuda": 1024}
@@ -33,6 +35,8 @@ class Network:
         module: a causal language model of transformers.
         detokenize: text of token ids, control tokens left out.
         end_ids: tokens that end an answer.
+        activate: makes the next forward use the stream's adapter.
+        steer: what the answer should take up and avoid.
     """
 
     module: Any
@@ -41,6 +45,8 @@ class Network:
     context_tokens: int
     end_ids: frozenset[int]
     prefixes: PrefixCaches
+    activate: Callable[[], None] = lambda: None
+    steer: Steer | None = None
 
 
 @dataclass(slots=True)
@@ -168,7 +174,7 @@ def decode(
         OutOfMemory: the device refused the memory, and again after all that could be freed was.
         ModelInvalid: the model computes NaN.
     """
-    sampler = Sampler(options, prompt, network.device)
+    sampler = Sampler(options, prompt, network.device, steer=network.steer)
     text = TextDecoder(network.detokenize, options.stop)
     forward = _Forward(network, prompt, facts)
     try:
@@ -239,6 +245,7 @@ class _Forward:
         import torch
 
         tokens = torch.tensor([chunk], device=self._network.device)
+        self._network.activate()
         try:
             with torch.inference_mode():
                 out = self._network.module(
@@ -279,10 +286,14 @@ class _Forward:
 class Sampler:
     """Chooses the next token: penalty, then temperature, top-k and top-p, in transformers' order."""
 
-    def __init__(self, options: GenerationOptions, prompt: Sequence[int], device: str) -> None:
+    def __init__(
+        self, options: GenerationOptions, prompt: Sequence[int], device: str, *, steer: Steer | None = None
+    ) -> None:
         import torch
 
         self._options = options
+        self._steer = steer
+        self._said: list[int] = []
         self._generator = None
         if options.temperature > 0:
             self._generator = torch.Generator(device=device)
@@ -292,7 +303,8 @@ class Sampler:
                 self._generator.manual_seed(options.seed)
         self._seen: Any = None
         if options.repetition_penalty != 1.0:
-            self._seen = torch.tensor(sorted(set(prompt)), dtype=torch.long, device=device)
+            seen = set(prompt) - (steer.free if steer is not None else frozenset())
+            self._seen = torch.tensor(sorted(seen), dtype=torch.long, device=device)
 
     def choose(self, logits: Any) -> int:
         """The token.
@@ -306,7 +318,7 @@ class Sampler:
         import torch
 
         with torch.inference_mode():
-            scores = self._penalized(logits.float())
+            scores = self._steered(self._penalized(logits.float()))
             if self._generator is None:
                 best, token = scores.max(-1)
                 is_number = not bool(best.isnan())
@@ -319,7 +331,8 @@ class Sampler:
                 raise ModelInvalid("the model computes NaN", hint="verify it, or try another dtype")
             if self._seen is not None:
                 self._seen = torch.cat([self._seen, token.reshape(1)])
-        return int(token)
+        self._said.append(int(token))
+        return self._said[-1]
 
     def probabilities(self, scores: Any) -> tuple[Any, Any]:
         """Probabilities of the tokens that may be chosen, and the tokens, likeliest first."""
@@ -334,6 +347,13 @@ class Sampler:
             outside = probabilities.cumsum(-1) - probabilities >= self._options.top_p
             probabilities = probabilities.masked_fill(outside, 0.0)
         return probabilities, tokens
+
+    def _steered(self, scores: Any) -> Any:
+        if self._steer is not None and (added := self._steer.added(self._said)):
+            scores = scores.clone()
+            for token, value in added.items():
+                scores[token] += value
+        return scores
 
     def _penalized(self, scores: Any) -> Any:
         """Keskar et al. 2019: what was seen becomes less likely, whatever its score's sign."""

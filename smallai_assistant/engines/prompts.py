@@ -76,17 +76,32 @@ class ChatTokenizer:
         mark = secrets.token_hex(8)
         marked = [message | {"content": self._bracket(message["content"], mark)} for message in asked]
         rendered = self._render(marked)
-        pieces = re.split(f"\ue000{mark}(.*?){mark}\ue001", rendered, flags=re.DOTALL)
-        ids: list[int] = []
-        for number, piece in enumerate(pieces):
-            ids += self._encode_as_text(piece) if number % 2 else self._encode(piece)
+        ids = self._encode_marked(rendered, mark)
         self._last = (asked, ids)
         return list(ids)
+
+    def encode_text(self, text: str) -> list[int]:
+        """Plain text: a control token that stands in it is spelled out.
+
+        Raises:
+            InvalidInput: it holds half a surrogate pair.
+        """
+        mark = secrets.token_hex(8)
+        return self._encode_marked(self._bracket(text, mark), mark)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Their text, control tokens left out."""
         text: str = self._backend.decode(list(ids), skip_special_tokens=True)
         return text
+
+    def _encode_marked(self, text: str, mark: str) -> list[int]:
+        """Token ids; what stands between marks is text, whatever control token it looks like."""
+        pieces = re.split(f"\ue000{mark}(.*?){mark}\ue001", text, flags=re.DOTALL)
+        return [
+            token
+            for number, piece in enumerate(pieces)
+            for token in (self._encode_as_text(piece) if number % 2 else self._encode(piece))
+        ]
 
     def _bracket(self, text: str, mark: str) -> str:
         try:

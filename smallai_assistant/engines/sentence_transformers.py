@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smallai_assistant.engines.base import EmbeddingModel, Engine, ModelSpec, storage_bytes
+from smallai_assistant.engines.base import EmbeddingModel, Engine, LoadedModel, ModelSpec
+from smallai_assistant.engines.quiet import quiet_loading
 from smallai_assistant.model_files import check_model_folder
 
 if TYPE_CHECKING:
@@ -31,16 +32,17 @@ class SentenceTransformersEngine(Engine):
     ) -> EmbeddingModel:
         check_model_folder(folder)
         progress(f"loading {spec}", 0.1)
-        from sentence_transformers import SentenceTransformer
+        with quiet_loading():
+            from sentence_transformers import SentenceTransformer
 
-        progress(f"loading {spec}", 0.6)
-        model = SentenceTransformer(str(folder), device=device, local_files_only=True, trust_remote_code=False)
+            progress(f"loading {spec}", 0.6)
+            model = SentenceTransformer(str(folder), device=device, local_files_only=True, trust_remote_code=False)
         return _SentenceModel(spec, model, device=device)
 
 
 class _SentenceModel(EmbeddingModel):
     def __init__(self, spec: ModelSpec, model: Any, *, device: str) -> None:
-        super().__init__(spec, device=device, n_bytes=storage_bytes([*model.parameters(), *model.buffers()]))
+        super().__init__(spec, device=device, n_bytes=LoadedModel.measure([*model.parameters(), *model.buffers()]))
         self._model: Any = model.eval()
         self.n_dimensions = int(model.get_embedding_dimension())
 

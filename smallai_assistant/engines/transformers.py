@@ -9,16 +9,22 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from smallai_assistant.engines.base import Engine, GenerationFacts, ModelSpec, TextModel, TextStream, storage_bytes
+from smallai_assistant.engines.base import Engine, GenerationFacts, LoadedModel, ModelSpec, TextModel, TextStream
+from smallai_assistant.engines.batches import complete, log_likelihoods
 from smallai_assistant.engines.decoding import Network, PrefixCaches, decode
 from smallai_assistant.engines.device import give_back_memory, is_out_of_memory
+from smallai_assistant.engines.lora import LoraAdapters
 from smallai_assistant.engines.prompts import ChatTokenizer
+from smallai_assistant.engines.quiet import quiet_loading
+from smallai_assistant.engines.steering import Steer
 from smallai_assistant.errors import AssistantError, InputTooLarge, ModelInvalid
+from smallai_assistant.feedback import Adapter
+from smallai_assistant.generation import GenerationOptions, Steering
 from smallai_assistant.model_files import check_model_folder, read_safetensors_header
-from smallai_assistant.types import GenerationOptions
 
+T = TypeVar("T")
 TASK = "text-generation"
 _DEFAULT_CONTEXT = 2048
 # Bytes a weight of a quantized matrix takes: nf4 has half a byte and a float32 scale for each 64, int8 one and a row's.
@@ -57,7 +63,7 @@ class TransformersEngine(Engine):
         progress(f"loading {spec}", 0.4)
         dtype = torch.bfloat16 if spec.dtype == "auto" else getattr(torch, spec.dtype)
         local = {"local_files_only": True, "trust_remote_code": False}
-        with _quiet(), _model_errors(spec):
+        with quiet_loading(), _model_errors(spec):
             tokenizer = ChatTokenizer(AutoTokenizer.from_pretrained(str(folder), **local))
             module, report = AutoModelForCausalLM.from_pretrained(
                 str(folder),
@@ -83,8 +89,9 @@ class TransformersTextModel(TextModel):
         super().__init__(spec, device=device, n_bytes=0)
         self.context_tokens = int(getattr(module.config, "max_position_embeddings", None) or _DEFAULT_CONTEXT)
         self._tokenizer = tokenizer
-        self._prefixes = PrefixCaches()
+        self._prefixes: dict[str | None, PrefixCaches] = {None: PrefixCaches()}
         self._module: Any = module
+        self._adapters = LoraAdapters(module)
         end_ids = module.generation_config.eos_token_id
         known = end_ids if isinstance(end_ids, list) else [end_ids]
         self._end_ids = frozenset(each for each in [*known, tokenizer.eos_id] if each is not None)
@@ -93,13 +100,19 @@ class TransformersTextModel(TextModel):
         except BaseException:
             self.close()
             raise
-        self.n_bytes = storage_bytes([*module.parameters(), *module.buffers()])
+        self.n_bytes = LoadedModel.measure([*module.parameters(), *module.buffers()])
 
     def count_tokens(self, messages: Sequence[dict[str, str]]) -> int:
         return len(self._tokenizer.encode_chat(messages))
 
     def generate(
-        self, messages: Sequence[dict[str, str]], options: GenerationOptions, *, cancel: threading.Event | None = None
+        self,
+        messages: Sequence[dict[str, str]],
+        options: GenerationOptions,
+        *,
+        cancel: threading.Event | None = None,
+        adapter: Adapter | None = None,
+        steering: Steering | None = None,
     ) -> TextStream:
         prompt = self._tokenizer.encode_chat(messages)
         if len(prompt) >= self.context_tokens:
@@ -107,21 +120,62 @@ class TransformersTextModel(TextModel):
                 f"the prompt has {len(prompt)} tokens, the model's context {self.context_tokens}",
                 hint="send less, or use a model with a longer context",
             )
-        network = Network(
+        network = self._network(adapter, steering)
+        facts = GenerationFacts(n_prompt_tokens=len(prompt))
+        steps = decode(network, prompt, options, facts, cancel or threading.Event())
+        return TextStream(self._streamed(adapter, steps), facts)
+
+    def complete(
+        self,
+        chats: Sequence[Sequence[dict[str, str]]],
+        options: GenerationOptions,
+        *,
+        adapter: Adapter | None = None,
+    ) -> list[str]:
+        prompts = [self._tokenizer.encode_chat(chat) for chat in chats]
+        return _last(self._streamed(adapter, complete(self._network(adapter), prompts, options))) or []
+
+    def log_likelihoods(
+        self, pairs: Sequence[tuple[Sequence[dict[str, str]], str]], *, adapter: Adapter | None = None
+    ) -> list[float]:
+        ids = [(self._tokenizer.encode_chat(chat), self._tokenizer.encode_text(text)) for chat, text in pairs]
+        return _last(self._streamed(adapter, log_likelihoods(self._network(adapter), ids))) or []
+
+    def retire_adapter(self, adapter_id: str) -> None:
+        self._adapters.retire(adapter_id)
+        self.call(self._drop_unused)
+
+    def release(self) -> None:
+        self._prefixes.clear()
+        self._module = None
+
+    def _network(self, adapter: Adapter | None, steering: Steering | None = None) -> Network:
+        return Network(
             module=self._module,
             detokenize=self._tokenizer.decode,
             device=self.device,
             context_tokens=self.context_tokens,
             end_ids=self._end_ids,
-            prefixes=self._prefixes,
+            prefixes=self._prefixes.setdefault(adapter.id if adapter is not None else None, PrefixCaches()),
+            activate=lambda: self._adapters.activate(adapter),
+            steer=None if steering is None else Steer(steering, self._tokenizer.encode_text, self._end_ids),
         )
-        facts = GenerationFacts(n_prompt_tokens=len(prompt))
-        steps = decode(network, prompt, options, facts, cancel or threading.Event())
-        return TextStream(self.stream(steps), facts)
 
-    def release(self) -> None:
-        self._prefixes.clear()
-        self._module = None
+    def _streamed(self, adapter: Adapter | None, steps: Iterator[T]) -> Iterator[T]:
+        """The steps on the model's thread; the adapter is in use until they end."""
+        if adapter is None:
+            return self.stream(steps)
+        self._adapters.begin(adapter)
+
+        def at_end() -> None:
+            self._adapters.end(adapter)
+            self._drop_unused()
+
+        return self.stream(_Ending(steps, at_end))
+
+    def _drop_unused(self) -> None:
+        for adapter_id in self._adapters.drop_unused():
+            self._prefixes.pop(adapter_id, None)
 
     def _warm_up(self) -> None:
         """bitsandbytes packs nf4 weights for the CPU at the first call: measure what stays, not what was loaded."""
@@ -131,14 +185,54 @@ class TransformersTextModel(TextModel):
             self._module(input_ids=torch.tensor([[next(iter(self._end_ids), 0)]], device=self.device))
 
 
+def _last(steps: Iterator[T | None]) -> T | None:
+    found = None
+    for step in steps:
+        found = step
+    return found
+
+
+class _Ending(Iterator[T]):
+    """Calls `at_end` once after the last step, also where the stream is closed before its first."""
+
+    def __init__(self, steps: Iterator[T], at_end: Callable[[], None]) -> None:
+        self._steps = steps
+        self._at_end: Callable[[], None] | None = at_end
+
+    def __next__(self) -> T:
+        try:
+            return next(self._steps)
+        except BaseException:
+            self._finish()
+            raise
+
+    def close(self) -> None:
+        """Ends it early."""
+        close = getattr(self._steps, "close", None)
+        if close is not None:
+            close()
+        self._finish()
+
+    def _finish(self) -> None:
+        at_end, self._at_end = self._at_end, None
+        if at_end is not None:
+            at_end()
+
+
 def _quantization_config(spec: ModelSpec, dtype: Any) -> Any:
     if spec.quantization == "none":
         return None
     from transformers import BitsAndBytesConfig
 
     if spec.quantization == "int8":
+        logging.getLogger("bitsandbytes.autograd._functions").addFilter(_is_worth_saying)
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+
+
+def _is_worth_saying(record: logging.LogRecord) -> bool:
+    """False for the remark that bitsandbytes makes at every layer of every token: int8 computes in float16."""
+    return "inputs will be cast" not in record.getMessage()
 
 
 @contextmanager
@@ -152,21 +246,3 @@ def _model_errors(spec: ModelSpec) -> Iterator[None]:
         if is_out_of_memory(error):
             raise
         raise ModelInvalid(f"{spec} cannot be loaded: {error}", hint="verify it, or get it again") from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """transformers draws bars and bitsandbytes warns of kernels it could have had: we report progress ourselves."""
-    from transformers.utils import logging as transformers_logging
-
-    noisy = logging.getLogger("bitsandbytes")
-    level = noisy.level
-    was_on = transformers_logging.is_progress_bar_enabled()
-    noisy.setLevel(logging.ERROR)
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        noisy.setLevel(level)
-        if was_on:
-            transformers_logging.enable_progress_bar()

@@ -9,7 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smallai_assistant.engines.base import Engine, ImageModel, ImageTextModel, LoadedModel, ModelSpec, storage_bytes
+from smallai_assistant.engines.base import Engine, ImageModel, ImageTextModel, LoadedModel, ModelSpec
 from smallai_assistant.errors import AssistantError, ModelInvalid
 from smallai_assistant.model_files import check_model_folder, read_safetensors_header
 
@@ -262,7 +262,7 @@ def _batches(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
 
 
 def _n_bytes(network: Any) -> int:
-    return storage_bytes([*network.parameters(), *network.buffers()])
+    return LoadedModel.measure([*network.parameters(), *network.buffers()])
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -33,8 +33,29 @@ class WordCountTask(Task):
 
     name = "word-count"
     title = "count words"
-    # What people type when they want this task: unnamed messages like these come here.
-    utterances = ("count the words in this text", "how many words are in this", "word count please")
+    # What people type when they want this task: messages like these come here unnamed. About twenty, varied.
+    utterances = (
+        "count the words in this text",
+        "how many words are in this",
+        "word count please",
+        "what is the word count of this paragraph",
+        "count words",
+        "number of words in this sentence",
+        "tell me how many words I wrote",
+        "how long is this text in words",
+        "is this under five hundred words",
+        "which words occur most often here",
+        "what are the most frequent words in this text",
+        "give me the top words of this article",
+        "word frequency of this passage",
+        "list the words I use most",
+        "how often does each word appear",
+        "do I repeat any words in this",
+        "count how many times words are used",
+        "total words in my essay",
+        "can you count the words below",
+        "length of this letter in words, please",
+    )
     options_type = WordCountOptions
 
     def run(self, request: Request, models: ModelRuntime) -> Iterator[TextPart | Details]:

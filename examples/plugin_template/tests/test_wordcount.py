@@ -9,6 +9,7 @@ import pytest
 import smallai_wordcount
 
 from smallai_assistant import Assistant, AssistantConfig, InvalidInput
+from smallai_assistant.testing import assert_conforms
 
 
 @pytest.fixture
@@ -37,5 +38,5 @@ def test_a_bad_option_is_refused(assistant: Assistant) -> None:
         _ = assistant.ask("one two", task="word-count", options={"top": 101}).text
 
 
-def test_no_plugin_is_broken(assistant: Assistant) -> None:
-    assert dict(assistant.broken_plugins) == {}
+def test_conforms() -> None:
+    assert_conforms(smallai_wordcount, examples={"word-count": "The fox and the dog."})

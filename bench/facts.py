@@ -1,0 +1,177 @@
+"""Thirty facts taught by correction, in real conversations: `python -m bench.facts [--small | --qwen] [--no-learn]`.
+
+Each invented fact is asked once, answered wrongly, and corrected. Then two wordings of the question that nobody taught
+are asked: before, at the next turn (fast memory), and after a learning cycle with the fast memory off (weights alone).
+An answer is right where it holds the taught words. The canary is the share of general multiple-choice questions whose
+right choice the model finds likeliest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bench.data import mmlu_questions
+from smallai_assistant import Assistant, AssistantConfig, GenerationOptions, ModelSpec, TextModel
+from smallai_assistant.config import ModelsConfig, load_config
+from smallai_chat.judge import chat, holds
+
+TASK = "text-generation"
+SYSTEM = "You are a helpful assistant. Answer briefly."
+N_TOKENS = 48
+
+
+class Wanted(NamedTuple):
+    """A model and its figures."""
+
+    name: str
+    quantization: str
+    memory: float
+    weights: float = 0.70
+    before: float = 0.10
+    canary_drop: float = 0.01
+
+
+SMALL = Wanted("smollm2-135m-instruct", "none", memory=0.80)
+QWEN = Wanted("qwen2.5-coder-0.5b-instruct", "nf4", memory=0.95)
+
+
+def facts() -> list[dict[str, Any]]:
+    """Question, answer and two paraphrases each."""
+    lines = Path(__file__).with_name("facts.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def paraphrases() -> list[tuple[str, str]]:
+    """Question and answer."""
+    return [(question, fact["answer"]) for fact in facts() for question in fact["paraphrases"]]
+
+
+def share_right(texts: Sequence[str]) -> float:
+    """Of the answers to `paraphrases()`, in order."""
+    rows = paraphrases()
+    return sum(holds(text, answer) for text, (_, answer) in zip(texts, rows, strict=True)) / len(rows)
+
+
+def without_memory(assistant: Assistant, spec: ModelSpec) -> list[str]:
+    """The model's answers to the paraphrases, with the champion and nothing else."""
+    options = GenerationOptions(max_tokens=N_TOKENS, repetition_penalty=1.1)
+    with assistant.models.lease(spec, TextModel) as model:
+        chats = [chat(question, SYSTEM) for question, _ in paraphrases()]
+        return model.complete(chats, options, adapter=assistant.adapters.champion(TASK))
+
+
+def canary(assistant: Assistant, spec: ModelSpec, n: int) -> float:
+    """Share of right choices, by mean log probability a character."""
+    questions = [each for each in mmlu_questions() if len(each.question) < 600][:n]
+    pairs = [(chat(each.question, SYSTEM), choice) for each in questions for choice in each.choices]
+    with assistant.models.lease(spec, TextModel) as model:
+        found = model.log_likelihoods(pairs, adapter=assistant.adapters.champion(TASK))
+    right, start = 0, 0
+    for each in questions:
+        scores = [found[start + i] / max(1, len(choice)) for i, choice in enumerate(each.choices)]
+        right += scores.index(max(scores)) == each.answer
+        start += len(scores)
+    return right / len(questions)
+
+
+def run(wanted: Wanted, *, learns: bool, n_canary: int) -> tuple[dict[str, Any], bool]:
+    """The figures, and whether all are met."""
+    models = ModelsConfig(chat=wanted.name, chat_quantization=wanted.quantization)  # type: ignore[arg-type]
+    base = load_config()
+    print(f"{wanted.name}, {wanted.quantization}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        config = AssistantConfig(data_dir=Path(folder), models_dir=base.models_dir, device="cpu", models=models)
+        with Assistant(config) as assistant:
+            spec = ModelSpec(wanted.name, task=TASK, quantization=wanted.quantization)  # type: ignore[arg-type]
+            figures: dict[str, Any] = {"model": wanted.name}
+            figures["before"] = share_right(without_memory(assistant, spec))
+            say("before", figures["before"], f"at most {wanted.before:.0%}")
+            for fact in facts():
+                response = assistant.ask(
+                    fact["question"], task=TASK, options={"max_tokens": N_TOKENS, "use_memory": False}
+                )
+                response.rate(correction=fact["answer"])
+            begun = time.perf_counter()
+            texts = [
+                assistant.ask(question, task=TASK, options={"max_tokens": N_TOKENS}).text
+                for question, _ in paraphrases()
+            ]
+            figures["next_turn"] = share_right(texts)
+            figures["next_turn_s"] = round((time.perf_counter() - begun) / len(texts), 2)
+            say("next turn, from the fast memory", figures["next_turn"], f"at least {wanted.memory:.0%}")
+            show_wrong(texts)
+            if learns:
+                figures |= learned(assistant, spec, n_canary)
+                say("from the weights alone", figures["weights"], f"at least {wanted.weights:.0%}")
+                drop = figures["canary_before"] - figures["canary_after"]
+                say("canary drop", drop, f"at most {wanted.canary_drop:.0%}")
+    ok = figures["before"] <= wanted.before and figures["next_turn"] >= wanted.memory
+    if learns:
+        ok &= figures["weights"] >= wanted.weights and drop <= wanted.canary_drop
+    return figures, ok
+
+
+def learned(assistant: Assistant, spec: ModelSpec, n_canary: int) -> dict[str, Any]:
+    """A cycle, and what the weights alone know after it."""
+    before = canary(assistant, spec, n_canary)
+    seen: list[str] = []
+
+    def tell(what: str, fraction: float) -> None:
+        if not seen or seen[-1] != what:
+            seen.append(what)
+            print(f"  {fraction:4.0%} {what}", flush=True)
+
+    report = assistant.learn(TASK, on_progress=tell)
+    print("  " + report.summary().replace("\n", "\n  "), flush=True)
+    if not report.is_promoted:
+        assistant.promote(report.adapter_id, force=True)  # to measure it all the same; the outcome is reported
+    texts = without_memory(assistant, spec)
+    show_wrong(texts)
+    return {
+        "outcome": report.outcome,
+        "minutes": round(report.seconds / 60, 1),
+        "weights": share_right(texts),
+        "retired": len(report.retired_ids),
+        "canary_before": before,
+        "canary_after": canary(assistant, spec, n_canary),
+    }
+
+
+def say(what: str, value: float, wanted: str) -> None:
+    """A line of the table."""
+    print(f"  {what:34} {value:6.1%}   ({wanted})", flush=True)
+
+
+def show_wrong(texts: Sequence[str]) -> None:
+    """The first wrong answers."""
+    wrong = [(q, a, t) for t, (q, a) in zip(texts, paraphrases(), strict=True) if not holds(t, a)]
+    for question, answer, text in wrong[:5]:
+        print(f"      {question} | {answer} | {' '.join(text.split())[:90]!r}")
+
+
+def main() -> None:
+    """Prints the table and a JSON line a model; exits 1 where a figure is missed."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--small", action="store_true", help="SmolLM2-135M only")
+    parser.add_argument("--qwen", action="store_true", help="Qwen 0.5B only")
+    parser.add_argument("--no-learn", action="store_true", help="the fast memory only")
+    parser.add_argument("--canary", type=int, default=1000, help="most questions of the canary")
+    args = parser.parse_args()
+    missed = False
+    for wanted, is_chosen in ((SMALL, args.small or not args.qwen), (QWEN, args.qwen or not args.small)):
+        if is_chosen:
+            figures, ok = run(wanted, learns=not args.no_learn, n_canary=args.canary)
+            missed |= not ok
+            print(json.dumps({"bench": "facts", **figures}), flush=True)
+    if missed:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

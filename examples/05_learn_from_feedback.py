@@ -1,0 +1,47 @@
+"""Correct, learn, look at the verdict, undo: the whole loop on the smallest chat model, in a few minutes.
+
+Nothing of yours is touched: the data lies in a temporary folder.
+"""
+
+import tempfile
+from pathlib import Path
+
+from smallai_assistant import Assistant
+
+FACTS = {
+    "What is the name of our office cat?": "Marzipan",
+    "Who is responsible for the coffee machine?": "Ingrid Halvorsen",
+    "What is our team's motto?": "measure twice, ship once",
+    "Which room has the 3D printer?": "room 417",
+}
+UNSEEN = "How do we call the cat in the office?"
+CHAT = "text-generation"
+SHORT = {"max_tokens": 32}
+
+
+def main() -> None:
+    """Runs the loop."""
+    models = {"chat": "smollm2-135m-instruct", "chat_quantization": "none"}
+    with tempfile.TemporaryDirectory() as folder, Assistant(data_dir=Path(folder), models=models) as assistant:
+        assistant.catalog.pull(["smollm2-135m-instruct", "all-minilm-l6-v2"])
+        print("Before:", assistant.ask(UNSEEN, task=CHAT, options=SHORT).text)
+
+        for question, answer in FACTS.items():
+            receipt = assistant.ask(question, task=CHAT, options=SHORT).rate(correction=answer)
+            print("Corrected.", receipt.effect)
+        print("Next turn:", assistant.ask(UNSEEN, task=CHAT, options=SHORT).text)
+
+        print("Learning: a candidate is trained, and the gate compares it with what serves.")
+        report = assistant.learn(CHAT, on_progress=lambda what, share: print(f"\r{share:4.0%} {what:40}", end=""))
+        print("\n" + report.summary())
+        from_weights = {**SHORT, "use_memory": False}
+        print("From the weights alone:", assistant.ask(UNSEEN, task=CHAT, options=from_weights).text)
+
+        if report.is_promoted:
+            serving = assistant.rollback(CHAT)
+            print("Undone. What serves now:", serving.id if serving else "the bare model")
+            print("From the bare weights:", assistant.ask(UNSEEN, task=CHAT, options=from_weights).text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""Sorts notes into your own folders, and learns them from your corrections: `Assistant(plugins=[smallai_notes])`.
+
+The fast memory is the corrected notes: a note goes where the one nearest in meaning lies. An adapter has one vector a
+folder, the mean of its notes: the nearest-centroid classifier (Hastie et al. 2009, section 18.2, without shrinkage).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+import smallai_assistant as sdk
+
+log = logging.getLogger(__name__)
+
+
+class NoteFolders(sdk.LearningTask):
+    """Names the folder of a note. It is reached by name: any text may be a note, so no utterance tells one."""
+
+    name = "note-folders"
+    title = "sort notes into your folders"
+    primary_metric = "share of notes in the right folder"
+
+    def setup(self, context: sdk.TaskContext) -> None:
+        super().setup(context)
+        self.spec = sdk.ModelSpec(context.model_names.embedding, task="feature-extraction")
+        self.recall([])
+
+    def run(self, request: sdk.Request, models: sdk.ModelRuntime) -> Iterator[Any]:
+        adapter = self.context.adapters.champion(self.name)  # once: an answer ends on the version it began with
+        notes, vectors = dict(self._notes), self._vectors
+        with models.lease(self.spec, sdk.EmbeddingModel) as model:
+            if new := [note for note in notes if note not in vectors]:
+                vectors |= zip(new, model.embed(new), strict=True)
+            known = [(folder, vectors[note]) for note, (folder, _) in notes.items()] + _means(adapter)
+            ((folder, nearness),) = _nearest([request.message.text], known, model)
+        yield sdk.Details({"model": str(self.spec)} | ({"adapter": adapter.id} if adapter else {}))
+        if not folder:
+            yield sdk.Notice("no_folders", "There is no folder yet: correct this answer with the name of one.")
+            return
+        yield sdk.TextPart(f"It goes to {folder}.")
+        yield sdk.LabelPart(folder, -1, nearness)
+
+    def learn_now(self, lesson: sdk.Lesson) -> str:
+        learned = _notes([lesson])
+        self._notes |= learned
+        return "".join(f"Notes like this one go to {folder} from now on." for folder, _ in learned.values())
+
+    def recall(self, lessons: Sequence[sdk.Lesson]) -> None:
+        self._notes = _notes(lessons)
+        self._vectors: dict[str, Any] = {}  # made when an answer needs them: a start loads no model
+
+    def base(self) -> Mapping[str, Any]:
+        return {"model": self.spec.name}
+
+    def examples(self, lessons: Sequence[sdk.Lesson]) -> list[sdk.Example]:
+        return [sdk.Example(id, note, folder, note, (id,)) for note, (folder, id) in _notes(lessons).items()]
+
+    def train(self, training: sdk.Training) -> str:
+        examples = [*training.examples, *training.replay]
+        folders = sorted({each.expected for each in examples})
+        if len(folders) < 2:
+            raise sdk.errors.NotEnoughData(f"{len(folders)} folders", hint="correct notes of two folders or more")
+        means = []
+        with training.models.lease(self.spec, sdk.EmbeddingModel) as model:
+            for n, folder in enumerate(folders, 1):
+                training.breathe()
+                chosen = [each for each in examples if each.expected == folder]
+                vectors = model.embed([each.prompt for each in chosen])
+                mean = np.average(vectors, axis=0, weights=[each.weight for each in chosen])
+                means.append(mean / max(np.linalg.norm(mean), 1e-9))
+                training.progress(f"read the notes of {folder}", n / len(folders))
+        np.save(training.folder / "means.npy", np.stack(means).astype(np.float32), allow_pickle=False)
+        (training.folder / "folders.json").write_text(json.dumps(folders))
+        return "centroids"
+
+    def evaluate(
+        self, examples: Sequence[sdk.Example], adapter: sdk.Adapter | None, models: sdk.ModelRuntime
+    ) -> list[sdk.Score]:
+        with models.lease(self.spec, sdk.EmbeddingModel) as model:
+            found = _nearest([each.prompt for each in examples], _means(adapter), model)
+        folders = [folder for folder, _ in found]
+        return [sdk.Score(float(a == each.expected), a) for each, a in zip(examples, folders, strict=True)]
+
+
+def _notes(lessons: Sequence[sdk.Lesson]) -> dict[str, tuple[str, str]]:
+    """Note -> folder and feedback id of the lessons that name a folder; the last word on a note counts."""
+    found = {}
+    for each in lessons:
+        note, folder = each.turn.request.text, " ".join((each.feedback.correction or "").split())
+        if note.strip() and 0 < len(folder) <= 100:
+            found[note] = (folder, each.feedback.id)
+        else:
+            log.info("the feedback %s names no folder", each.feedback.id)
+    return found
+
+
+def _means(adapter: sdk.Adapter | None) -> list[tuple[str, Any]]:
+    """The folders of an adapter and their vectors, float32, length 1."""
+    if adapter is None:
+        return []
+    folders = json.loads((adapter.folder / "folders.json").read_text())
+    return list(zip(folders, np.load(adapter.folder / "means.npy", allow_pickle=False), strict=True))
+
+
+def _nearest(texts: Sequence[str], known: list[tuple[str, Any]], model: sdk.EmbeddingModel) -> list[tuple[str, float]]:
+    """For each text the folder of the nearest known vector and their cosine, cut to [0, 1]; empty for none known."""
+    if not texts or not known:
+        return [("", 0.0)] * len(texts)
+    cosines = model.embed(texts) @ np.stack([vector for _, vector in known]).T
+    return [(known[row.argmax()][0], float(np.clip(row.max(), 0.0, 1.0))) for row in cosines]
+
+
+@sdk.hookimpl
+def register_tasks(register: Callable[[sdk.Task], None]) -> None:
+    register(NoteFolders())

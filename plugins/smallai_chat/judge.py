@@ -1,0 +1,85 @@
+"""How well a model answers examples: facts by what it says, ratings and choices by what it finds likely."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+from smallai_assistant import Adapter, Example, GenerationOptions, Score, TextModel
+from smallai_chat.examples import Choice, Fact, Rated
+
+Chat = list[dict[str, str]]
+
+_ANSWER_TOKENS = 32
+_PENALTY = 1.1
+_RATED_SHARPNESS = 4.0  # a rated answer that became likelier by a quarter of a nat a token scores 0.73
+
+
+def evaluate(
+    examples: Sequence[Example], model: TextModel, adapter: Adapter | None, *, system_prompt: str
+) -> list[Score]:
+    """One score an example.
+
+    A fact scores 1 where the answer holds the right one, else 0. A rated answer scores by how much likelier the adapter
+    makes it than the bare base does: 0.5 where not at all, more for a good one, less for a bad one. A choice scores the
+    share that its right answer has of the probability of all, by the mean over tokens.
+    """
+    found: dict[int, Score] = {}
+    for kind, score in ((Fact, _facts), (Rated, _rated), (Choice, _choices)):
+        places = [place for place, each in enumerate(examples) if isinstance(each.payload, kind)]
+        if places:
+            scores = score([examples[place].payload for place in places], model, adapter, system_prompt)
+            found |= dict(zip(places, scores, strict=True))
+    return [found.get(place, Score(0.0)) for place in range(len(examples))]
+
+
+def chat(question: str, system_prompt: str) -> Chat:
+    """The question as it is asked without history."""
+    system: Chat = [{"role": "system", "content": system_prompt}] if system_prompt else []
+    return [*system, {"role": "user", "content": question}]
+
+
+def holds(text: str, answer: str) -> bool:
+    """Whether the answer stands in the text, in whatever case and punctuation."""
+    wanted = _normalized(answer)
+    return bool(wanted) and f" {wanted} " in f" {_normalized(text)} "
+
+
+def _facts(facts: Sequence[Fact], model: TextModel, adapter: Adapter | None, system_prompt: str) -> list[Score]:
+    longest = max(len(each.answer) for each in facts)
+    options = GenerationOptions(max_tokens=_ANSWER_TOKENS + longest // 3, repetition_penalty=_PENALTY)
+    texts = model.complete([chat(each.question, system_prompt) for each in facts], options, adapter=adapter)
+    return [Score(float(holds(text, each.answer)), text) for text, each in zip(texts, facts, strict=True)]
+
+
+def _rated(rated: Sequence[Rated], model: TextModel, adapter: Adapter | None, system_prompt: str) -> list[Score]:
+    pairs = [(chat(each.question, system_prompt), each.answer) for each in rated]
+    if adapter is None:
+        return [Score(0.5, "") for _ in rated]
+    before = model.log_likelihoods(pairs)
+    after = model.log_likelihoods(pairs, adapter=adapter)
+    scores = []
+    for each, old, new in zip(rated, before, after, strict=True):
+        gain = (new - old) / max(1, len(each.answer) // 4)  # a token has about four characters
+        likelier = 1 / (1 + math.exp(-max(-50.0, min(50.0, _RATED_SHARPNESS * gain))))
+        scores.append(Score(likelier if each.is_good else 1 - likelier, f"{gain:+.2f} nats a token"))
+    return scores
+
+
+def _choices(choices: Sequence[Choice], model: TextModel, adapter: Adapter | None, system_prompt: str) -> list[Score]:
+    pairs = [(chat(each.question, system_prompt), choice) for each in choices for choice in each.choices]
+    found = model.log_likelihoods(pairs, adapter=adapter)
+    scores, start = [], 0
+    for each in choices:
+        mean = [found[start + n] / max(1, len(choice)) * 4 for n, choice in enumerate(each.choices)]
+        start += len(each.choices)
+        top = max(mean)
+        shares = [math.exp(value - top) for value in mean]
+        best = each.choices[max(range(len(mean)), key=mean.__getitem__)]
+        scores.append(Score(shares[0] / sum(shares), best))
+    return scores
+
+
+def _normalized(text: str) -> str:
+    return " ".join(re.findall(r"\w+", text.casefold()))

@@ -1,0 +1,226 @@
+"""`smallai feedback` and `smallai teach`: what people thought of the answers, and what that changed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from smallai_assistant.cli.context import CommandContext, check_file
+from smallai_assistant.cli.info import conversations
+from smallai_assistant.cli.one_shot import IMAGE, SPEECH, lazily
+from smallai_assistant.cli.render import count, notices_json
+from smallai_assistant.errors import InvalidInput
+from smallai_assistant.feedback import Feedback, Receipt
+from smallai_assistant.task import LearningTask
+from smallai_assistant.types import AudioPart, ImagePart, Message, Turn, file_part
+
+if TYPE_CHECKING:
+    from smallai_assistant.assistant import Assistant
+    from smallai_assistant.feedback_store import FeedbackRow
+
+LAST = "last"
+
+
+def add(context: CommandContext) -> int:
+    """`smallai feedback add TURN_ID`."""
+    args = context.args
+    given = Feedback(
+        args.turn_id,
+        is_good=args.is_good,
+        correction=args.correction,
+        comment=args.comment,
+        signal=args.signal,
+        value=args.value,
+        item=args.item,
+        source=args.source or "local",
+        may_train=not args.no_training,
+        key=args.key,
+    )
+    with context.assistant() as assistant:
+        turn = _latest_turn(assistant) if args.turn_id == LAST else assistant.store.turn(args.turn_id)
+        receipt = assistant.give_feedback(replace(given, turn_id=turn.id, source=args.source or source_of(turn)))
+        report(context, assistant, receipt)
+    return 0
+
+
+def source_of(turn: Turn) -> str:
+    """Who speaks of a turn where nobody says otherwise: its user."""
+    return turn.user_id or "local"
+
+
+def report(context: CommandContext, assistant: Assistant, receipt: Receipt, *, about: str = "") -> None:
+    """Says in one line what a feedback changed.
+
+    Args:
+        about: the file it was about.
+    """
+    screen = context.screen
+    if context.args.json:
+        screen.json({**({"file": about} if about else {}), **receipt_json(receipt)})
+    else:
+        effect = receipt.effect or ("stored" if receipt.notices else _later(assistant, receipt.feedback))
+        screen.out(f"{about}: {effect}" if about else effect)
+    screen.notices(receipt.notices)
+
+
+def receipt_json(receipt: Receipt) -> dict[str, Any]:
+    """The object that `feedback add --json` prints."""
+    given = receipt.feedback
+    return {
+        "feedback_id": given.id,
+        "turn_id": given.turn_id,
+        "task": given.task,
+        "is_new": receipt.is_new,
+        "effect": receipt.effect,
+        "notices": notices_json(receipt.notices),
+    }
+
+
+def _later(assistant: Assistant, given: Feedback) -> str:
+    """What a feedback is good for that changed nothing at once."""
+    if not isinstance(assistant.tasks.get(given.task), LearningTask):
+        return f"noted; {given.task} does not learn"
+    if not given.may_train:
+        return "noted; it is kept, and no cycle learns from it"
+    return f"noted; it counts at the next `smallai learn {given.task}`"
+
+
+def _latest_turn(assistant: Assistant) -> Turn:
+    for row in conversations(assistant, limit=1):
+        return assistant.store.turns(row["id"], limit=1)[0]
+    raise InvalidInput("nothing was answered yet", hint="ask something with `smallai ask`")
+
+
+def list_feedback(context: CommandContext) -> int:
+    """`smallai feedback list`: oldest first, the last ones."""
+    args, screen = context.args, context.screen
+    with context.assistant() as assistant:
+        rows = assistant.feedback.rows(task=args.task, limit=args.limit)
+        turns = {} if args.json else assistant.store.turns_by_id([row.turn_id for row in rows])
+    for row in rows:
+        if args.json:
+            screen.json(_row_json(row))
+            continue
+        when = row.created_at.astimezone().strftime("%Y-%m-%d %H:%M")
+        state = "" if row.state == "active" else f"  ({'taken back' if row.state == 'retracted' else row.state})"
+        screen.out(f"{row.id}  {when}  {row.task}  {row.source}{state}")
+        said = f"{_said(row.feedback)}, of " if row.feedback is not None else "of "
+        screen.out(f"    {_cut(said + _asked(turns.get(row.turn_id)), screen.width - 4)}")
+    if not rows and not args.json:
+        screen.out("no feedback yet: give some with /good, /bad and /correct in `smallai chat`")
+    return 0
+
+
+def _row_json(row: FeedbackRow) -> dict[str, Any]:
+    from smallai_assistant.feedback_store import feedback_to_json
+
+    if row.feedback is not None:
+        return {**feedback_to_json(row.feedback), "state": row.state}
+    head = {"id": row.id, "turn_id": row.turn_id, "task": row.task, "source": row.source}
+    return {**head, "created_at": row.created_at.isoformat(), "state": row.state}
+
+
+def _said(given: Feedback) -> str:
+    words = [] if given.is_good is None else ["good" if given.is_good else "bad"]
+    if given.correction is not None:
+        words.append(f"should be “{_cut(given.correction, 60)}”")
+    if given.signal is not None:
+        value = "" if given.value is None else f" {given.value:g}"
+        words.append(f"{given.signal}{value}" + (f" {given.item}" if given.item else ""))
+    if given.comment:
+        words.append(f"“{_cut(given.comment, 60)}”")
+    return " ".join(words)
+
+
+def _asked(turn: Turn | None) -> str:
+    if turn is None:
+        return "a turn that is gone"
+    files = [f"[{Path(part.name).name}]" for part in turn.request.parts if isinstance(part, (ImagePart, AudioPart))]
+    return " ".join([*files, turn.request.text]).strip()
+
+
+def _cut(text: str, width: int) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= max(16, width) else f"{text[: max(13, width - 3)]}..."
+
+
+def stats(context: CommandContext) -> int:
+    """`smallai feedback stats`: a row a task and source."""
+    with context.assistant() as assistant:
+        rows = assistant.feedback.stats()
+    if context.args.json:
+        for row in rows:
+            context.screen.json(row)
+    elif rows:
+        context.screen.table(list(rows[0]), [[str(value) for value in row.values()] for row in rows], indent="")
+    else:
+        context.screen.out("no feedback yet")
+    return 0
+
+
+def erase(context: CommandContext) -> int:
+    """`smallai feedback erase ID...`: names what learned from it, and how to be rid of that too."""
+    args, screen = context.args, context.screen
+    with context.assistant() as assistant:
+        erased = assistant.erase_feedback(args.ids)
+        task_of = {each.id: each.task for each in assistant.adapters.versions() if each.id in erased.adapter_ids}
+        tasks = list(dict.fromkeys(task_of[each] for each in erased.champions if each in task_of))
+    if args.json:
+        screen.json(
+            {
+                "erased": list(erased.feedback_ids),
+                "adapters": list(erased.adapter_ids),
+                "champions": list(erased.champions),
+                "rebuild": tasks,
+            }
+        )
+        return 0
+    screen.out(f"erased the content of {count(len(erased.feedback_ids), 'feedback row')}")
+    for adapter_id in erased.adapter_ids:
+        serves = ", and it serves now" if adapter_id in erased.champions else ""
+        screen.out(f"  {adapter_id} learned from it{serves}")
+    for task in tasks:
+        screen.out(f"  rebuild without it: smallai learn {task} --without-erased")
+    if idle := [each for each in erased.adapter_ids if each not in erased.champions]:
+        screen.out(f"  remove what does not serve: smallai adapters remove {' '.join(idle)}")
+    return 0
+
+
+def undo(context: CommandContext) -> int:
+    """`smallai feedback undo ID`."""
+    with context.assistant() as assistant:
+        report(context, assistant, assistant.undo_feedback(context.args.id))
+    return 0
+
+
+def teach(context: CommandContext) -> int:
+    """`smallai teach LABEL FILE...`."""
+    args = context.args
+    Feedback(LAST, correction=args.label, source=args.source)  # a bad label is told once, and before all else
+    with lazily(context) as assistant:
+
+        def work(path: Path) -> None:
+            part = file_part(check_file(path))
+            task = args.task or task_to_teach(assistant(), part)
+            receipt = assistant().teach(task, part, args.label, source=args.source)
+            report(context, assistant(), receipt, about=str(path))
+
+        return context.for_each("file", args.files, work)
+
+
+def task_to_teach(assistant: Assistant, part: ImagePart | AudioPart) -> str:
+    """The task that learns from such a file.
+
+    Raises:
+        InvalidInput: none does.
+    """
+    modalities = Message((part,)).modalities
+    learners = [
+        name for name, task in assistant.tasks.items() if isinstance(task, LearningTask) and modalities in task.accepts
+    ]
+    for name in (IMAGE, SPEECH, *learners):
+        if name in learners:
+            return name
+    what = "a picture" if isinstance(part, ImagePart) else "a recording"
+    raise InvalidInput(f"no task learns from {what}", hint="see `smallai plugins`")

@@ -1,0 +1,80 @@
+"""`smallai feedback export` and `smallai feedback import`: a file with the feedback and what it is about."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from smallai_assistant.cli.context import CommandContext, check_file, check_writable
+from smallai_assistant.cli.imports import InvalidFile
+from smallai_assistant.cli.render import count
+from smallai_assistant.errors import InvalidInput
+from smallai_assistant.feedback_transfer import FeedbackTransfer, Transfer
+
+if TYPE_CHECKING:
+    from smallai_assistant.assistant import Assistant
+
+
+def export_feedback(context: CommandContext) -> int:
+    """`smallai feedback export FILE`."""
+    args, screen = context.args, context.screen
+    is_piped = str(args.file) == "-"
+    if not is_piped:
+        check_writable(args.file)
+    with context.assistant() as assistant:
+        transfer, done = _transfer(assistant), Transfer()
+        if is_piped:
+            for line in transfer.lines(done, task=args.task, with_media=not args.no_media):
+                print(line, end="")  # as it is: it is ASCII, and must come back unchanged
+        else:
+            done = transfer.export_to(args.file, task=args.task, with_media=not args.no_media)
+    text = f"exported {_told(done)}"
+    if is_piped:
+        screen.note(text)
+    elif args.json:
+        screen.json(_json(args.file, done))
+    else:
+        screen.out(text)
+    if done.n_erased:
+        screen.note(f"note: {count(done.n_erased, 'erased row')} left out")
+    return 0
+
+
+def import_feedback(context: CommandContext) -> int:
+    """`smallai feedback import FILE`."""
+    args, screen = context.args, context.screen
+    path = check_file(args.file)
+    with context.assistant() as assistant:
+        try:
+            done = _transfer(assistant).import_from(path)
+        except InvalidInput as error:
+            raise InvalidFile(error.message, hint=error.hint) from error
+    if args.json:
+        screen.json(_json(path, done))
+        return 0
+    screen.out(f"imported {_told(done)}" + (f"; {done.n_known:,} known already" if done.n_known else ""))
+    for task in sorted(done.tasks):
+        screen.note(f"let it count for good with: smallai learn {task}")
+    return 0
+
+
+def _transfer(assistant: Assistant) -> FeedbackTransfer:
+    return FeedbackTransfer(assistant.database, assistant.config.data_dir / "media")
+
+
+def _told(done: Transfer) -> str:
+    parts = [count(done.n_feedback, "feedback row"), count(done.n_turns, "turn")]
+    return ", ".join([*parts, count(done.n_media, "file")])
+
+
+def _json(path: Path, done: Transfer) -> dict[str, Any]:
+    return {
+        "file": str(path),
+        "feedback": done.n_feedback,
+        "turns": done.n_turns,
+        "media": done.n_media,
+        "known": done.n_known,
+        "erased": done.n_erased,
+        "without_media": done.n_without_media,
+        "tasks": sorted(done.tasks),
+    }

@@ -1,0 +1,241 @@
+"""Which feedback may teach: consent, the last word of each source, duplicates, and what looks like an attack.
+
+A handful of poisoned rows is enough to spoil a model tuned on ratings. Nothing is deleted here: what is set aside is
+shown with the reason, and a person may decide otherwise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from smallai_assistant.evaluation import normalized
+from smallai_assistant.feedback import Feedback, Lesson
+from smallai_assistant.types import AudioPart, ImagePart, Turn
+
+BURST_ROWS, BURST_S = 100, 60.0  # ratings and clicks of one source; MovieLens' fastest rater gave 30 in a minute
+LEAST_COMPARED = 4  # subjects that others judged too, before a source is called at odds with them
+LEAST_OPINIONS = 3  # sources a subject needs for that
+MOST_AT_ODDS = 0.5
+SAME_OPINION = 0.5  # Jaccard similarity of the words of two corrections that say the same in other words
+CAP_LEAST, CAP_OF_MEDIAN = 50, 2.0
+PUSH_SOURCES, PUSH_SHARE_OF_SOURCE, PUSH_SHARE_OF_TARGET = 5, 0.8, 0.6
+PUSH_WORDS = 3  # a shorter correction is a label, which many may give to many things
+NEAR = 0.9  # Jaccard similarity of the words of two questions that are one
+LIKED_STARS = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantine:
+    """Rows that are set aside, and why."""
+
+    source: str
+    reason: str
+    feedback_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What may teach.
+
+    Attributes:
+        weights: by feedback id, in (0, 1]: a source with very many rows counts no more than its cap.
+        n_collapsed: rows that said again what another of the same source says.
+    """
+
+    lessons: tuple[Lesson, ...]
+    weights: Mapping[str, float] = field(default_factory=dict)
+    quarantined: tuple[Quarantine, ...] = ()
+    n_collapsed: int = 0
+
+    def by_source(self) -> dict[str, int]:
+        """How many lessons each source gives."""
+        return dict(Counter(each.feedback.source for each in self.lessons))
+
+
+def screen(lessons: Sequence[Lesson], *, trusted: Collection[str] = ()) -> Evidence:
+    """Screens the lessons of one task, oldest first.
+
+    Args:
+        trusted: sources that are not set aside, whatever they do.
+    """
+    agreed = [each for each in lessons if each.feedback.may_train]
+    quarantined = [each for each in (*_bursts(agreed), *_pushed(agreed)) if each.source not in trusted]
+    latest = _last_words(_without(agreed, quarantined))
+    at_odds = [each for each in _at_odds(latest) if each.source not in trusted]
+    quarantined += at_odds
+    latest = _without(latest, at_odds)
+    distinct = _distinct(latest)
+    return Evidence(
+        lessons=tuple(distinct),
+        weights=_weights(distinct),
+        quarantined=tuple(quarantined),
+        n_collapsed=len(latest) - len(distinct),
+    )
+
+
+def target_of(feedback: Feedback) -> str:
+    """What a row pushes: the item, or the correction's words; empty where it is neither."""
+    if feedback.item is not None:
+        return f"item {feedback.item}"
+    return f"answer {normalized(feedback.correction)}" if feedback.correction is not None else ""
+
+
+def subject_of(turn: Turn) -> str:
+    """What a turn is about: the words of the question and the pictures and recordings that came with it."""
+    media = []
+    for part in turn.request.parts:
+        if isinstance(part, (ImagePart, AudioPart)):
+            # The store names files by their hash, so that the same picture has the same path.
+            media.append(str(part.path) if part.path is not None else hashlib.sha256(part.data or b"").hexdigest())
+    return " ".join([normalized(turn.request.text), *media]).strip() or turn.id
+
+
+def _bursts(lessons: Sequence[Lesson]) -> list[Quarantine]:
+    """Ratings and clicks that came faster than a person gives them; what the source gave at other times stays."""
+    given: dict[str, list[Feedback]] = defaultdict(list)
+    for each in lessons:
+        if each.feedback.correction is None:
+            given[each.feedback.source].append(each.feedback)
+    found = []
+    for source, rows in given.items():
+        rows.sort(key=lambda each: each.created_at)
+        fast: list[str] = []
+        end = 0
+        for start in range(len(rows) - BURST_ROWS):
+            last = start + BURST_ROWS
+            if (rows[last].created_at - rows[start].created_at).total_seconds() <= BURST_S:
+                fast += [each.id for each in rows[max(start, end) : last + 1]]
+                end = last + 1
+        if fast:
+            found.append(Quarantine(source, f"more than {BURST_ROWS} ratings within {BURST_S:.0f} seconds", tuple(fast)))
+    return found
+
+
+def _pushed(lessons: Sequence[Lesson]) -> list[Quarantine]:
+    """Sources that do little but push one target that few others want."""
+    by_source: dict[str, list[Lesson]] = defaultdict(list)
+    on_target: Counter[str] = Counter()
+    for each in lessons:
+        by_source[each.feedback.source].append(each)
+        if target := _pushes(each.feedback):
+            on_target[target] += 1
+    pushers: dict[str, list[str]] = defaultdict(list)
+    for source, rows in by_source.items():
+        counts = Counter(target for each in rows if (target := _pushes(each.feedback)))
+        for target, n in counts.most_common(1):
+            subjects = {subject_of(each.turn) for each in rows if _pushes(each.feedback) == target}
+            # The right answer to one question may be said by everybody; to several it is a slogan.
+            is_slogan = target.startswith("item ") or len(subjects) >= 2
+            if n >= 2 and is_slogan and n >= PUSH_SHARE_OF_SOURCE * len(rows):
+                pushers[target].append(source)
+    found = []
+    for target, sources in pushers.items():
+        n_theirs = sum(_pushes(each.feedback) == target for source in sources for each in by_source[source])
+        if len(sources) >= PUSH_SOURCES and n_theirs >= PUSH_SHARE_OF_TARGET * on_target[target]:
+            for source in sources:
+                ids = tuple(each.feedback.id for each in by_source[source])
+                found.append(Quarantine(source, f"{len(sources)} sources do little but push {target[:80]!r}", ids))
+    return found
+
+
+def _pushes(feedback: Feedback) -> str:
+    """The target that a row is for; empty where it is against it, or for none."""
+    if feedback.correction is not None:
+        return target_of(feedback) if len(normalized(feedback.correction).split()) >= PUSH_WORDS else ""
+    is_against = feedback.is_good is False or feedback.signal == "skip"
+    is_against |= feedback.signal == "stars" and feedback.value is not None and feedback.value < LIKED_STARS
+    return "" if is_against else target_of(feedback)
+
+
+def _last_words(lessons: Sequence[Lesson]) -> list[Lesson]:
+    """Of each source the last rating, the last correction and the last signal of a kind; up then down means down."""
+    last: dict[tuple[str, ...], Lesson] = {}
+    for each in lessons:
+        given = each.feedback
+        about = (given.source, given.turn_id, given.item or "")
+        if given.correction is not None:
+            kind = "correction"
+            earlier = last.get((*about, "rating"))
+            if earlier is not None and earlier.feedback.is_good:  # who corrects an answer no longer calls it good
+                del last[*about, "rating"]
+        else:
+            kind = given.signal or ("rating" if given.is_good is not None else "comment")
+        last.pop((*about, kind), None)  # the place of the later one counts
+        last[*about, kind] = each
+    return list(last.values())
+
+
+def _at_odds(lessons: Sequence[Lesson]) -> list[Quarantine]:
+    """Sources that contradict what most others say of the same turn or question."""
+    opinions: dict[tuple[str, ...], dict[str, str]] = defaultdict(dict)
+    for each in lessons:
+        given = each.feedback
+        if given.correction is not None:
+            opinions["correction", subject_of(each.turn)][given.source] = normalized(given.correction)
+        elif given.is_good is not None and given.signal is None:
+            opinions["rating", *_rated(each)][given.source] = str(given.is_good)
+    compared: Counter[str] = Counter()
+    against: Counter[str] = Counter()
+    for said in opinions.values():
+        if len(said) < LEAST_OPINIONS:
+            continue
+        counts = Counter(said.values())
+        most, n_most = counts.most_common(1)[0]
+        for source, opinion in said.items():
+            compared[source] += 1
+            against[source] += n_most > counts[opinion] and not _is_same(opinion, most)
+    found = []
+    for source, n in compared.items():
+        if n >= LEAST_COMPARED and against[source] > MOST_AT_ODDS * n:
+            ids = tuple(each.feedback.id for each in lessons if each.feedback.source == source)
+            found.append(Quarantine(source, f"contradicts most others in {against[source]} of {n} cases", ids))
+    return found
+
+
+def _rated(lesson: Lesson) -> tuple[str, str]:
+    """What a rating is about: an answer to a question. Two answers to one question are two things."""
+    turn = lesson.turn
+    return subject_of(turn), normalized(turn.text) or turn.id
+
+
+def _is_same(first: str, second: str) -> bool:
+    return first == second or _jaccard(frozenset(first.split()), frozenset(second.split())) >= SAME_OPINION
+
+
+def _distinct(lessons: Sequence[Lesson]) -> list[Lesson]:
+    """Leaves out what the same source said before of nearly the same question; the newest stays."""
+    kept: list[Lesson] = []
+    seen: dict[tuple[str, ...], list[frozenset[str]]] = defaultdict(list)
+    for each in reversed(lessons):
+        given, question = each.feedback, normalized(each.turn.request.text)
+        is_words_only = question and subject_of(each.turn) == question
+        if is_words_only and given.signal is None and (given.correction is not None or given.is_good is not None):
+            said = target_of(given) or f"{given.is_good} {_rated(each)[1]}"
+            words = frozenset(question.split())
+            if any(_jaccard(words, other) >= NEAR for other in seen[given.source, said]):
+                continue
+            seen[given.source, said].append(words)
+        kept.append(each)
+    return kept[::-1]
+
+
+def _jaccard(first: frozenset[str], second: frozenset[str]) -> float:
+    return len(first & second) / max(1, len(first | second))
+
+
+def _weights(lessons: Sequence[Lesson]) -> dict[str, float]:
+    """A source with many more rows than the others is capped at twice the median, but never below 50 rows."""
+    counts = Counter(each.feedback.source for each in lessons)
+    if len(counts) < 2:
+        return {each.feedback.id: 1.0 for each in lessons}
+    cap = max(CAP_LEAST, CAP_OF_MEDIAN * statistics.median_low(counts.values()))
+    return {each.feedback.id: min(1.0, cap / counts[each.feedback.source]) for each in lessons}
+
+
+def _without(lessons: Iterable[Lesson], quarantined: Iterable[Quarantine]) -> list[Lesson]:
+    gone = {each for quarantine in quarantined for each in quarantine.feedback_ids}
+    return [each for each in lessons if each.feedback.id not in gone]

@@ -1,0 +1,96 @@
+"""What the kit teaches: the author's corrections as stored lessons, and lessons that no task can use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from smallai_assistant import types
+from smallai_assistant.assistant import Assistant
+from smallai_assistant.errors import InvalidInput
+from smallai_assistant.feedback import MAX_CORRECTION_CHARS, Feedback, Lesson
+from smallai_assistant.task import LearningTask
+from smallai_assistant.testing.trial import made_up
+from smallai_assistant.types import AudioPart, ImagePart, Message, Part, Turn, new_id, now
+
+Corrections = Mapping[str, Sequence[tuple[types.Content, str]]]
+
+_SOURCE = "conformance kit"
+_NONSENSE = "\u202e?!\n\t\u00a0\ufffd\U0001f9e8{%s}</s>"
+
+
+class Lessons:
+    """The lessons of one task.
+
+    Args:
+        corrections: messages and what the answer should have been.
+    """
+
+    def __init__(
+        self, assistant: Assistant, task: LearningTask, corrections: Sequence[tuple[types.Content, str]]
+    ) -> None:
+        self.assistant, self.task = assistant, task
+        self.corrections = tuple(corrections)
+        self.stored: list[Lesson] = []
+
+    def store(self, message: Message, label: str, answered: Turn | None) -> Lesson:
+        """Stores a correction as the host does, but leaves `learn_now` to the caller.
+
+        Args:
+            answered: the turn it corrects; None makes one that was taught and never asked.
+
+        Raises:
+            InvalidInput: the task does not take such a message, or the label is empty.
+        """
+        if message.modalities not in self.task.accepts:
+            raise InvalidInput(f"it does not take {' and '.join(sorted(message.modalities))}", hint="correct `accepts`")
+        turn = answered or self._turn(message, details={"taught": True})
+        given = Feedback(turn.id, correction=label, source=_SOURCE)
+        if answered is None:
+            self.assistant.store.add_turn(turn).result()
+        stored, _ = self.assistant.feedback.add(given)
+        self.stored.append(self.assistant.feedback.lesson(stored))
+        return self.stored[-1]
+
+    def odd(self) -> Iterator[Lesson]:
+        """Lessons that come up in real use and teach nothing, or nothing sensible; they are not stored."""
+        message = Message.of(made_up(self.task))
+        turn = self._turn(message)
+        yield self._lesson(turn, is_good=True)
+        yield self._lesson(turn, is_good=False, comment="this is wrong")
+        yield self._lesson(turn, comment="hm")
+        yield self._lesson(turn, signal="click", item="no such item")
+        yield self._lesson(turn, signal="stars", value=5.0)
+        yield self._lesson(turn, correction=_NONSENSE)
+        yield self._lesson(turn, correction="word " * (MAX_CORRECTION_CHARS // 5))
+        yield self._lesson(replace(turn, response=(), error="plugin_error"), is_good=False)
+        parts = tuple(_missing(part) for part in message.parts)
+        yield self._lesson(replace(turn, request=Message(parts)), correction="of a file that is gone")
+
+    def erase(self) -> str:
+        """Erases what was stored, as a user may. Returns what the task made of it."""
+        before = dict(self.assistant.broken_plugins)
+        self.assistant.erase_feedback([each.feedback.id for each in self.stored])
+        broken = self.assistant.broken_plugins
+        return "; ".join(why for name, why in broken.items() if before.get(name) != why)
+
+    def _turn(self, message: Message, *, details: Mapping[str, object] | None = None) -> Turn:
+        return Turn(
+            id=new_id(),
+            session_id=_SOURCE,
+            user_id=None,
+            task=self.task.name,
+            request=message,
+            response=() if details else (types.TextPart("an answer"),),
+            created_at=now(),
+            details=details or {},
+        )
+
+    def _lesson(self, turn: Turn, **said: object) -> Lesson:
+        return Lesson(Feedback(turn.id, task=self.task.name, source=_SOURCE, **said), turn)  # type: ignore[arg-type]
+
+
+def _missing(part: Part) -> Part:
+    gone = Path("no such folder", "gone")
+    return ImagePart(gone) if isinstance(part, ImagePart) else AudioPart(gone) if isinstance(part, AudioPart) else part

@@ -1,0 +1,115 @@
+"""Whether a LearningTask trains an adapter and lets it serve."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from smallai_assistant.errors import Cancelled, NotEnoughData
+from smallai_assistant.feedback import Adapter
+from smallai_assistant.task import Training
+from smallai_assistant.testing.learning import LearningTrial
+from smallai_assistant.testing.report import Skip
+from smallai_assistant.testing.trial import needing_models
+from smallai_assistant.types import Message
+
+
+class TrainingTrial:
+    """One training of a LearningTask. Each method says what is wrong, nothing where all is well.
+
+    Attributes:
+        folders: where it was to write.
+    """
+
+    def __init__(self, trial: LearningTrial, *, is_wanted: bool) -> None:
+        self.trial, self.task, self.is_wanted = trial, trial.task, is_wanted
+        self.assistant = trial.assistant
+        self.folders: list[Path] = []
+        self._adapter: Adapter | None = None
+
+    def failed_training(self) -> str:
+        """Trains on all examples: whether that makes it better is for the gate to say."""
+        if not self.is_wanted:
+            raise Skip("it may take long, so it was not tried", "give train=True")
+        with self._training() as training, needing_models():
+            try:
+                kind = self.task.train(training)
+            except NotEnoughData as error:
+                raise Skip(f"too few corrections: {error.message}", "give more of them") from error
+            if not isinstance(kind, str) or not kind.strip():
+                return f"it returns {kind!r:.60}, not the adapter's kind"
+            if not any(path.is_file() for path in training.folder.rglob("*")):
+                return "it wrote no file"
+            ids = dict.fromkeys(each for example in self.trial.examples for each in example.feedback_ids)
+            self._adapter = self.assistant.adapters.add(
+                training.folder, task=self.task.name, kind=kind, base=self.task.base(), feedback_ids=list(ids)
+            )
+        return ""
+
+    def ignored_cancel(self) -> str:
+        with self._training() as training:
+            training.cancel.set()
+            try:
+                self.task.train(training)
+            except Cancelled:
+                return ""
+        return "it trained to the end although it was cancelled before it began"
+
+    def ignored_deadline(self) -> str:
+        """A budget that is spent at once still ends in an adapter, or in nothing to learn from."""
+        with self._training() as training:
+            training.deadline = time.monotonic() - 1.0
+            try:
+                kind = self.task.train(training)
+            except NotEnoughData:
+                return ""
+            return "" if kind and any(training.folder.iterdir()) else "it wrote no file"
+
+    def bad_scores(self) -> str:
+        return self.trial.bad_scores(self._adapter)
+
+    def unserved(self) -> str:
+        """A promotion is known to the next answer, and so is a rollback."""
+        assert self._adapter is not None
+        before = self.assistant.adapters.champion_id(self.task.name)
+        self.assistant.promote(self._adapter.id, force=True)
+        try:
+            promoted = self._serving()
+        finally:
+            self.assistant.rollback(self.task.name, to=before or "none")
+        if promoted != self._adapter.id:
+            return f"after the promotion the answer's adapter is {promoted!r}, not {self._adapter.id!r}"
+        now = self._serving()
+        return "" if now != promoted else "after the rollback the answer's adapter is still the one that was taken back"
+
+    def clean_up(self) -> None:
+        """Removes the adapter."""
+        if self._adapter is not None:
+            self.assistant.adapters.remove(self._adapter.id)
+
+    def _serving(self) -> object:
+        message = Message.of(self.trial.lessons.corrections[0][0])
+        return self.assistant.ask(message, task=self.task.name).details.get("adapter")
+
+    @contextmanager
+    def _training(self) -> Iterator[Training]:
+        checkpoints = Path(tempfile.mkdtemp(prefix="check-", dir=self.assistant.config.data_dir))
+        try:
+            with self.assistant.adapters.work_folder() as folder:
+                self.folders += [folder, checkpoints]
+                yield Training(
+                    examples=self.trial.examples,
+                    replay=(),
+                    folder=folder,
+                    work_folder=checkpoints,
+                    parent=None,
+                    models=self.assistant.models,
+                    cancel=threading.Event(),
+                )
+        finally:
+            shutil.rmtree(checkpoints, ignore_errors=True)

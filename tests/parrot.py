@@ -1,0 +1,124 @@
+"""A scripted task that learns, pictures included: a fake whose every step a test decides."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from scripted import ScriptedPlugin
+
+from smallai_assistant import (
+    Adapter,
+    Assistant,
+    AssistantConfig,
+    Details,
+    Example,
+    LearningTask,
+    Lesson,
+    Request,
+    Score,
+    TextPart,
+    Training,
+)
+
+OWN_PLUGINS = ("chat", "image", "speech", "recommend")
+N_STEPS = 8
+PIXEL = b"\x89PNG\r\n\x1a\n"
+
+
+class Parrot(LearningTask):
+    """Says what it hears. It can learn to shout: `say 1` -> `SAY 1`; what it was corrected in it knows at once.
+
+    Args:
+        learns: False trains an adapter that does nothing.
+        at_step: called at each step of the training with its number.
+    """
+
+    name: ClassVar[str] = "parrot"
+    title: ClassVar[str] = "says what it hears"
+    accepts: ClassVar[Any] = (frozenset({"text"}), frozenset({"image"}))
+    primary_metric: ClassVar[str] = "right words"
+
+    def __init__(self, *, learns: bool = True, at_step: Callable[[int], None] = lambda step: None) -> None:
+        self.learns = learns
+        self.at_step = at_step
+        self.begun_at: list[int] = []
+        self._memory: dict[str, str] = {}
+
+    def run(self, request: Request, models: Any) -> Iterator[Any]:
+        adapter = self.context.adapters.champion(self.name)
+        heard = _heard(request.message.parts)
+        yield Details({"adapter": adapter.id if adapter else None})
+        yield TextPart(self._memory.get(heard) or self._answer(heard, adapter))
+
+    def learn_now(self, lesson: Lesson) -> str:
+        if lesson.feedback.correction is None:
+            return ""
+        if lesson.feedback.correction == "crash":
+            raise RuntimeError("boom")
+        self._memory[_heard(lesson.turn.request.parts)] = lesson.feedback.correction
+        return f"{_heard(lesson.turn.request.parts)!r} is answered with {lesson.feedback.correction!r} from now on"
+
+    def recall(self, lessons: Sequence[Lesson]) -> None:
+        self._memory = {}
+        for each in lessons:
+            if each.feedback.correction not in (None, "crash"):
+                self.learn_now(each)
+
+    def base(self) -> Mapping[str, Any]:
+        return {"model": "parrot-1"}
+
+    def examples(self, lessons: Sequence[Lesson]) -> list[Example]:
+        return [
+            Example(
+                id=each.feedback.id,
+                prompt=each.turn.request.text,
+                expected=each.feedback.correction,
+                split_key=each.turn.request.text,
+                feedback_ids=(each.feedback.id,),
+            )
+            for each in lessons
+            if each.feedback.correction and each.turn.request.text
+        ]
+
+    def train(self, training: Training) -> str:
+        checkpoint = training.work_folder / "step"
+        first = int(checkpoint.read_text()) if checkpoint.exists() else 0
+        self.begun_at.append(first)
+        for step in range(first, N_STEPS):
+            training.breathe()
+            checkpoint.write_text(str(step))
+            training.progress("training", step / N_STEPS, loss=1 / (step + 1))
+            self.at_step(step)
+        wants = sum(each.expected == each.prompt.upper() for each in training.examples)
+        shout = self.learns and wants > len(training.examples) / 2
+        (training.folder / "voice.json").write_text(json.dumps({"shout": shout}))
+        return "voice"
+
+    def evaluate(self, examples: Sequence[Example], adapter: Adapter | None, models: Any) -> list[Score]:
+        answers = [self._answer(each.prompt, adapter) for each in examples]
+        return [Score(float(a == each.expected), a) for a, each in zip(answers, examples, strict=True)]
+
+    def _answer(self, heard: str, adapter: Adapter | None) -> str:
+        shout = adapter is not None and json.loads((adapter.folder / "voice.json").read_text())["shout"]
+        return heard.upper() if shout else heard
+
+
+def _heard(parts: Sequence[Any]) -> str:
+    return "".join(each.text if isinstance(each, TextPart) else f"picture {len(each.read())}" for each in parts)
+
+
+def open_parrot(folder: Path, *tasks: Any) -> Assistant:
+    config = AssistantConfig(data_dir=folder, device="cpu", disabled_plugins=OWN_PLUGINS)
+    return Assistant(config, plugins=[ScriptedPlugin(*(tasks or (Parrot(),)))])
+
+
+def correct(assistant: Assistant, n: int = 40, *, source: str = "local", first: int = 0) -> list[str]:
+    """`n` corrections that ask it to shout. Returns their ids."""
+    ids = []
+    for number in range(first, first + n):
+        response = assistant.ask(f"say {number}", task="parrot", user_id=source)
+        ids.append(response.rate(correction=f"SAY {number}").feedback.id)
+    return ids

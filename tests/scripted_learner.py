@@ -1,0 +1,202 @@
+"""A small learning task without a model: a dictionary by the last word of the question. Every fault is a knob."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from scripted import ScriptedPlugin
+
+from smallai_assistant import (
+    Adapter,
+    Assistant,
+    Details,
+    Example,
+    LearningTask,
+    Lesson,
+    ModelRuntime,
+    Request,
+    Score,
+    TextPart,
+    Training,
+    errors,
+)
+from smallai_assistant.evaluation import is_held_out
+
+NAME = "dictionary"
+BUILT_IN_PLUGINS = ("chat", "image", "recommend", "speech")
+N_PROTECTED = 100
+UNKNOWN = "I do not know"
+WAYS = ("what is", "tell me of", "describe", "explain", "say more of", "what about", "define", "and now")
+
+
+@dataclass(slots=True)
+class Knobs:
+    """How the task misbehaves, and how slow it is.
+
+    Attributes:
+        nan_at: the step of the training whose loss is NaN.
+        step_s: seconds a step of the training takes.
+        word_s: seconds between two words of an answer.
+        n_forgotten: how many of the 100 protected questions an adapter gets wrong.
+        raises: the adapter raises when it serves, though not when it is evaluated.
+        hangs: it does not answer at all.
+        is_deaf: the training changes nothing.
+    """
+
+    nan_at: int | None = None
+    step_s: float = 0.0
+    word_s: float = 0.0
+    n_forgotten: int = 0
+    raises: BaseException | None = None
+    hangs: bool = False
+    is_deaf: bool = False
+
+
+def last_word(text: str) -> str:
+    """What a question is about."""
+    words = text.casefold().split()
+    return words[-1] if words else ""
+
+
+@dataclass(eq=False)
+class Dictionary(LearningTask):
+    """Answers what was taught about the last word of a question.
+
+    Attributes:
+        steps: of the last training, the ones really run: what was resumed is not among them.
+        memory: the fast memory, word -> answer.
+    """
+
+    name: ClassVar[str] = NAME
+    title: ClassVar[str] = "looks words up"
+    primary_metric: ClassVar[str] = "exact answers"
+
+    knobs: Knobs = field(default_factory=Knobs)
+    version: int = 1
+    steps: list[int] = field(default_factory=list)
+    parents: list[str | None] = field(default_factory=list)
+    memory: dict[str, str] = field(default_factory=dict)
+
+    def run(self, request: Request, models: ModelRuntime) -> Iterator[Any]:
+        adapter = self.context.adapters.champion(self.name)
+        yield Details({"adapter": adapter.id if adapter is not None else None, "model": "paper"})
+        if adapter is not None and self.knobs.raises is not None:
+            raise self.knobs.raises
+        if adapter is not None and self.knobs.hangs:
+            request.cancel.wait(60)
+        word = last_word(request.message.text)
+        answer = self.memory.get(word) or self.look_up(word, adapter)
+        for part in answer.split(" "):
+            if request.cancel.wait(self.knobs.word_s):
+                return
+            yield TextPart(f"{part} ")
+
+    def learn_now(self, lesson: Lesson) -> str:
+        if lesson.feedback.correction is None:
+            return ""
+        word = last_word(lesson.turn.request.text)
+        self.memory[word] = lesson.feedback.correction
+        return f"{word} means {lesson.feedback.correction!r} from now on."
+
+    def recall(self, lessons: Sequence[Lesson]) -> None:
+        self.memory.clear()
+        for lesson in lessons:
+            self.learn_now(lesson)
+
+    def base(self) -> Mapping[str, Any]:
+        return {"model": "paper", "version": self.version}
+
+    def examples(self, lessons: Sequence[Lesson]) -> list[Example]:
+        return [
+            Example(
+                id=lesson.feedback.id,
+                prompt=lesson.turn.request.text,
+                expected=lesson.feedback.correction,
+                split_key=lesson.turn.request.text,
+                feedback_ids=(lesson.feedback.id,),
+            )
+            for lesson in lessons
+            if lesson.feedback.correction is not None
+        ]
+
+    def protected(self, lessons: Sequence[Lesson]) -> Mapping[str, Sequence[Example]]:
+        return {
+            "numbers": [Example(f"n{n}", f"what number is n{n}", str(n), f"number {n}") for n in range(N_PROTECTED)]
+        }
+
+    def train(self, training: Training) -> str:
+        examples = [*training.replay, *training.examples]
+        if len({each.expected for each in examples}) < 2:
+            raise errors.NotEnoughData("all lessons have one answer")
+        self.parents.append(training.parent.id if training.parent is not None else None)
+        checkpoint = training.work_folder / "checkpoint.json"
+        state = json.loads(checkpoint.read_bytes()) if checkpoint.is_file() else {"done": 0, "votes": {}}
+        votes: dict[str, dict[str, float]] = defaultdict(dict, state["votes"])
+        self.steps.clear()
+        for step, each in enumerate(examples):
+            if step < state["done"]:
+                continue
+            training.breathe()
+            if training.is_out_of_time:
+                break
+            time.sleep(self.knobs.step_s)
+            word = last_word(each.prompt)
+            votes[word][each.expected] = votes[word].get(each.expected, 0.0) + each.weight
+            self.steps.append(step)
+            write_json(checkpoint, {"done": step + 1, "votes": votes})
+            loss = float("nan") if step == self.knobs.nan_at else 1.0 / (step + 1)
+            training.progress(f"step {step + 1} of {len(examples)}", (step + 1) / len(examples), loss=loss)
+        table = {word: max(said, key=said.__getitem__) for word, said in votes.items()}
+        table |= {f"n{n}": "gone" for n in range(self.knobs.n_forgotten)}
+        write_json(training.folder / "table.json", {} if self.knobs.is_deaf else table)
+        return "table"
+
+    def evaluate(self, examples: Sequence[Example], adapter: Adapter | None, models: ModelRuntime) -> list[Score]:
+        answers = [self.look_up(last_word(each.prompt), adapter) for each in examples]
+        return [Score(float(answer == each.expected), answer) for each, answer in zip(examples, answers, strict=True)]
+
+    def look_up(self, word: str, adapter: Adapter | None) -> str:
+        """The adapter's answer, or what the base knows."""
+        table = {} if adapter is None else json.loads((adapter.folder / "table.json").read_bytes())
+        return str(table.get(word) or (word[1:] if word[:1] == "n" and word[1:].isdigit() else UNKNOWN))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """So that a kill leaves the old file or the new one."""
+    temporary = path.with_suffix(".new")
+    temporary.write_text(json.dumps(value))
+    temporary.replace(path)
+
+
+def open_assistant(folder: Path, task: Dictionary | None = None, *plugins: object) -> Assistant:
+    """An assistant with that task alone."""
+    return Assistant(
+        plugins=[ScriptedPlugin(task or Dictionary()), *plugins],
+        disabled_plugins=BUILT_IN_PLUGINS,
+        data_dir=folder / "data",
+        models_dir=folder / "models",
+        device="cpu",
+    )
+
+
+def questions(word: str) -> list[str]:
+    """Ways to ask for a word, of which at least one is held out and three are not."""
+    asked = [f"{way} {word}" for way in WAYS]
+    if not 1 <= sum(is_held_out(each) for each in asked) <= len(asked) - 3:
+        return [f"{way} {word}" for way in (*WAYS, *(f"{way} the word" for way in WAYS))]
+    return asked
+
+
+def teach(assistant: Assistant, words: Mapping[str, str], *, source: str = "local") -> list[str]:
+    """Teaches every word in all ways to ask for it. Returns the ids of the feedback."""
+    return [
+        assistant.teach(NAME, question, answer, source=source).feedback.id
+        for word, answer in words.items()
+        for question in questions(word)
+    ]
