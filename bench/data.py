@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -74,6 +75,45 @@ def movielens() -> Path:
 def tuxpaint_stamps() -> Path:
     """Natural cut-outs with names (GPL-2, 161 MB): folders under `natural` and others."""
     return _deb("tuxpaint-stamps-default") / "usr/share/tuxpaint/stamps"
+
+
+@functools.cache
+def espeak_ng() -> tuple[Path, dict[str, str]]:
+    """The program espeak-ng and the environment it runs in; a copy that is installed is taken as it is.
+
+    It and what it links against are unpacked, not installed.
+    """
+    if installed := shutil.which("espeak-ng"):
+        return Path(installed), dict(os.environ)
+    with tempfile.TemporaryDirectory() as temporary:
+        plan = ["apt-get", "install", "--simulate", "--no-install-recommends", "espeak-ng"]
+        found = _run(plan, Path(temporary))
+        if found.returncode != 0:
+            _run(["apt-get", "update", "-qq"], Path(temporary))
+            found = _run(plan, Path(temporary))
+    packages = re.findall(r"^Inst (\S+)", found.stdout, re.MULTILINE)
+    if "espeak-ng" not in packages:
+        raise DataError(f"apt-get knows no espeak-ng: {found.stderr.strip()}")
+    trees = [_deb(package) for package in packages]
+    libraries = sorted({str(path.parent) for tree in trees for path in tree.rglob("*.so*")})
+    (data,) = _checked([path for tree in trees for path in tree.glob("usr/lib/*/espeak-ng-data")], 1)
+    before = os.environ.get("LD_LIBRARY_PATH")
+    paths = os.pathsep.join([*libraries, *([before] if before else [])])
+    (program,) = _checked([path for tree in trees for path in tree.glob("usr/bin/espeak-ng")], 1)
+    return program, os.environ | {"LD_LIBRARY_PATH": paths, "ESPEAK_DATA_PATH": str(data.parent)}
+
+
+@functools.cache
+def spoken(text: str, voice: str = "en-us", *, words_a_minute: int = 150) -> bytes:
+    """A WAV file of a text, 22.05 kHz, in a voice of espeak-ng's such as `en-gb` or `en-us+f2`."""
+    program, environment = espeak_ng()
+    with tempfile.TemporaryDirectory() as temporary:
+        out = Path(temporary) / "spoken.wav"
+        command = [str(program), "-v", voice, "-s", str(words_a_minute), "-w", str(out), "--", text]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode != 0 or not out.is_file():
+            raise DataError(f"espeak-ng did not speak {text!r}: {done.stderr.strip()}")
+        return out.read_bytes()
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from bench.data import mmlu_questions
 from smallai_assistant import Assistant, AssistantConfig, GenerationOptions, ModelSpec, TextModel
 from smallai_assistant.config import ModelsConfig, load_config
+from smallai_chat.everyday import UNRELATED
 from smallai_chat.judge import chat, holds
 
 TASK = "text-generation"
@@ -66,6 +67,17 @@ def without_memory(assistant: Assistant, spec: ModelSpec) -> list[str]:
         return model.complete(chats, options, adapter=assistant.adapters.champion(TASK))
 
 
+def n_leaks(assistant: Assistant, spec: ModelSpec) -> int:
+    """How many everyday questions get a taught answer."""
+    taught = [fact["answer"] for fact in facts()]
+    options = GenerationOptions(max_tokens=24, repetition_penalty=1.1)
+    with assistant.models.lease(spec, TextModel) as model:
+        texts = model.complete(
+            [chat(each, SYSTEM) for each in UNRELATED], options, adapter=assistant.adapters.champion(TASK)
+        )
+    return sum(any(holds(text, answer) for answer in taught) for text in texts)
+
+
 def canary(assistant: Assistant, spec: ModelSpec, n: int) -> float:
     """Share of right choices, by mean log probability a character."""
     questions = [each for each in mmlu_questions() if len(each.question) < 600][:n]
@@ -111,6 +123,7 @@ def run(wanted: Wanted, *, learns: bool, n_canary: int) -> tuple[dict[str, Any],
                 say("from the weights alone", figures["weights"], f"at least {wanted.weights:.0%}")
                 drop = figures["canary_before"] - figures["canary_after"]
                 say("canary drop", drop, f"at most {wanted.canary_drop:.0%}")
+                print(f"  taught answers to {len(UNRELATED)} unrelated questions: {figures['leaks']}", flush=True)
     ok = figures["before"] <= wanted.before and figures["next_turn"] >= wanted.memory
     if learns:
         ok &= figures["weights"] >= wanted.weights and drop <= wanted.canary_drop
@@ -138,6 +151,7 @@ def learned(assistant: Assistant, spec: ModelSpec, n_canary: int) -> dict[str, A
         "minutes": round(report.seconds / 60, 1),
         "weights": share_right(texts),
         "retired": len(report.retired_ids),
+        "leaks": n_leaks(assistant, spec),
         "canary_before": before,
         "canary_after": canary(assistant, spec, n_canary),
     }

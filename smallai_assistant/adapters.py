@@ -166,6 +166,7 @@ class AdapterStore:
 
         Raises:
             InvalidInput: nothing serves that could be rolled back, or `to` is of another task.
+            GateRejected: `to` never served, and the gate did not approve it.
             IntegrityError: a file of the earlier version is missing or changed.
         """
         current = self.champion_id(task)
@@ -179,6 +180,8 @@ class AdapterStore:
             adapter = self.get(target)
             if adapter.task != task:
                 raise InvalidInput(f"{target} is of {adapter.task}, not of {task}", hint="see `smallai adapters list`")
+            if adapter.status != "approved" and all(entry["adapter_id"] != target for entry in self.log(task)):
+                raise GateRejected(f"{target} never served, and the gate did not approve it")
             self.verify(target)
         self._move(task, target, "rollback", reason)
         return self.champion(task)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -20,6 +21,7 @@ from smallai_assistant.engines.transformers_vision import TransformersVisionEngi
 from smallai_assistant.errors import Cancelled, ConfigError, InvalidInput
 from smallai_assistant.feedback import Adapter, Feedback, Receipt
 from smallai_assistant.feedback_store import FeedbackStore
+from smallai_assistant.feedback_transfer import FeedbackTransfer, Transfer
 from smallai_assistant.items import ItemStore
 from smallai_assistant.judging import Erased, FeedbackDesk, ServingAdapters
 from smallai_assistant.learning import CycleOptions, Learner, LearningJob
@@ -29,7 +31,7 @@ from smallai_assistant.runtime import ModelRuntime, ProgressCallback
 from smallai_assistant.session import Response, Session
 from smallai_assistant.store import TurnStore
 from smallai_assistant.task import Task, TaskContext
-from smallai_assistant.types import Content, Notice, new_id
+from smallai_assistant.types import Content, Notice, check_key, new_id
 
 
 class Assistant:
@@ -63,6 +65,7 @@ class Assistant:
         self.store = TurnStore(self._database, self.config.data_dir / "media")
         self.items = ItemStore(self._database)
         self.feedback = FeedbackStore(self._database, self.store)
+        self._transfer = FeedbackTransfer(self._database, self.config.data_dir / "media")
         self.adapters = AdapterStore(self._database, self.config.data_dir / "adapters")
         self._serving = ServingAdapters(self.adapters)
         self._plugins = PluginManager(disabled=self.config.disabled_plugins, extra=plugins)
@@ -135,8 +138,10 @@ class Assistant:
         """Opens a conversation, or resumes the one with that id.
 
         Raises:
-            InvalidInput: there is no such session.
+            InvalidInput: there is no such session, or the user's id is blank or over 512 characters.
         """
+        if user_id is not None:
+            check_key("user_id", user_id)
         if session_id is None:
             return Session(self._services, session_id=new_id(), user_id=user_id, history=[])
         owner = self.store.user_of_session(session_id)
@@ -181,6 +186,25 @@ class Assistant:
     def erase_feedback(self, ids: Sequence[str]) -> Erased:
         """Deletes the content of feedback for good. The result names the adapters that learned from it."""
         return self._desk.erase(ids)
+
+    def export_feedback(self, path: Path, *, task: str | None = None) -> Transfer:
+        """Writes feedback, the turns it is about and their pictures and recordings to one JSONL file.
+
+        Raises:
+            StoreError: it could not be written.
+        """
+        return self._transfer.export_to(path, task=task)
+
+    def import_feedback(self, path: Path) -> Transfer:
+        """Takes in what `export_feedback` wrote, all or nothing; what is known already is left out. The next turn knows.
+
+        Raises:
+            InvalidInput: a line is malformed; the message names it, and nothing was stored.
+        """
+        done = self._transfer.import_from(path)
+        for task in done.tasks:
+            self._desk.recall(task)
+        return done
 
     def learn(
         self,

@@ -7,6 +7,7 @@ import errno
 import logging
 import os
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,11 +20,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from smallai_assistant.errors import ConfigError, StoreError, StoreFull
 
 log = logging.getLogger(__name__)
-
-_LOCK_WAIT_S = 10
+_LOCK_WAIT_S = 30
 
 metadata = sa.MetaData()
-
 meta = sa.Table("meta", metadata, sa.Column("key", sa.String(64), primary_key=True), sa.Column("value", sa.Text))
 
 sessions = sa.Table(
@@ -65,7 +64,6 @@ interactions = sa.Table(
     sa.Column("weight", sa.Double, nullable=False),
     sa.Column("at", sa.Double, nullable=False),
 )
-
 
 # `state` is `active`, `retracted` (undone; stays in the log) or `erased` (the content is gone, the row says so).
 feedback = sa.Table(
@@ -174,12 +172,13 @@ class Database:
                 f"the data directory {data_dir} cannot be written: {error.strerror}",
                 hint="set data_dir or SMALLAI_DATA_DIR to a folder of yours",
             ) from error
+        self._is_closed = False
+        self._writer = threading.Lock()
         self.engine = _make_engine(url, data_dir / "smallai.sqlite")
         self.is_sqlite = self.engine.dialect.name == "sqlite"
         file = self.engine.url.database
         self.path = Path(file) if self.is_sqlite and file else None
         self.journal_mode = "server"
-        self._is_closed = False
         if self.is_sqlite:
             self._set_up_sqlite()
         else:
@@ -244,8 +243,18 @@ class Database:
             StoreFull: the disk is full; nothing of the transaction is kept.
             StoreError: any other failure of the database.
         """
-        with _typed_errors(), self._connect(writes=True) as connection, connection.begin():
+        with _typed_errors(), self._turn(), self._connect(writes=True) as connection, connection.begin():
             yield connection
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Lets the writers of this process wait in a queue: SQLite's own wait is a poll that the unlucky never win."""
+        if not self._writer.acquire(timeout=_LOCK_WAIT_S):
+            raise StoreError(f"the database failed: another writer has been at it for {_LOCK_WAIT_S} s")
+        try:
+            yield
+        finally:
+            self._writer.release()
 
     @property
     def schema_version(self) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import itertools
 import json
 import os
 import tempfile
@@ -61,6 +62,7 @@ class Transfer:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
+    number: int
     given: Feedback
     state: str
     turn: Mapping[str, Any]
@@ -150,46 +152,57 @@ class FeedbackTransfer:
             if isinstance(each, _Media):
                 keep_media(self._media_dir, each.digest, each.data)
         done.n_media = len(digests)
+        rows = (each for each in self._read(path, with_data=False) if isinstance(each, _Row))
         with self._database.write() as connection:
-            for number, each in enumerate(self._read(path, with_data=False), start=2):
-                if isinstance(each, _Row):
-                    try:
-                        self._insert(connection, each, done)
-                    except InvalidInput as error:
-                        raise _bad(path, number, error) from error
+            while page := list(itertools.islice(rows, _PAGE)):
+                self._insert(connection, page, done, path)
         return done
 
-    def _insert(self, connection: sa.Connection, row: _Row, done: Transfer) -> None:
-        given = row.given
-        if known_rows(connection, [given]):
-            done.n_known += 1
-            return
-        task = connection.scalar(sa.select(turns.c.task).where(turns.c.id == given.turn_id))
-        if task is None:
-            task = row.turn["task"]
-            self._insert_turn(connection, row.turn, done)
-        values = row_of(given) | {"task": task, "state": row.state}
-        connection.execute(sa.insert(feedback).values(**values))
-        done.n_feedback += 1
-        done.tasks.add(str(task))
+    def _insert(self, connection: sa.Connection, page: list[_Row], done: Transfer, path: Path) -> None:
+        known = set(known_rows(connection, [row.given for row in page]))
+        fresh: list[_Row] = []
+        for row in page:
+            names = {("id", row.given.id), *([("key", row.given.key)] if row.given.key is not None else ())}
+            if names & known:
+                done.n_known += 1
+            else:
+                known |= names
+                fresh.append(row)
+        query = sa.select(turns.c.id, turns.c.task).where(turns.c.id.in_([row.given.turn_id for row in fresh]))
+        tasks = {row.id: str(row.task) for row in connection.execute(query)}
+        new = [row for row in fresh if row.given.turn_id not in tasks]
+        new = list({row.given.turn_id: row for row in reversed(new)}.values())[::-1]  # each turn once, the first one
+        self._insert_turns(connection, new, done, path)
+        tasks |= {row.given.turn_id: row.turn["task"] for row in new}
+        values = [row_of(row.given) | {"task": tasks[row.given.turn_id], "state": row.state} for row in fresh]
+        if values:
+            connection.execute(sa.insert(feedback), values)
+        done.n_feedback += len(fresh)
+        done.tasks |= {each["task"] for each in values}
 
-    def _insert_turn(self, connection: sa.Connection, turn: Mapping[str, Any], done: Transfer) -> None:
-        at = datetime.fromisoformat(turn["created_at"]).timestamp()
-        session = {"id": turn["session_id"], "user_id": turn["user_id"], "created_at": at}
-        insert_missing(connection, sessions, [session], key="id")
-        owner = connection.scalar(sa.select(sessions.c.user_id).where(sessions.c.id == turn["session_id"]))
-        if owner != turn["user_id"]:
-            raise InvalidInput(
-                f"the session {turn['session_id']!r} belongs to another user here", hint="nothing was imported"
-            )
-        body = {name: turn[name] for name in TURN_BODY}
-        for part in _file_parts(body):
-            if part["media"] is not None and not media_path(self._media_dir, part["media"]).exists():
-                part["media"] = None
-            done.n_without_media += part["media"] is None
-        head = {name: turn[name] for name in ("id", "session_id", "user_id", "task")}
-        connection.execute(sa.insert(turns).values(**head, created_at=at, body=json.dumps(body)))
-        done.n_turns += 1
+    def _insert_turns(self, connection: sa.Connection, new: list[_Row], done: Transfer, path: Path) -> None:
+        if not new:
+            return
+        times = {row.number: datetime.fromisoformat(row.turn["created_at"]).timestamp() for row in new}
+        opened = {row.turn["session_id"]: (row.turn["user_id"], times[row.number]) for row in reversed(new)}
+        values = [{"id": key, "user_id": user, "created_at": at} for key, (user, at) in opened.items()]
+        insert_missing(connection, sessions, values, key="id")
+        query = sa.select(sessions.c.id, sessions.c.user_id).where(sessions.c.id.in_(opened))
+        owners = {row.id: row.user_id for row in connection.execute(query)}
+        values = []
+        for row in new:
+            session_id = row.turn["session_id"]
+            if owners[session_id] != row.turn["user_id"]:
+                raise _bad(path, row.number, InvalidInput(f"the session {session_id!r} belongs to another user here"))
+            body = {name: row.turn[name] for name in TURN_BODY}
+            for part in _file_parts(body):
+                if part["media"] is not None and not media_path(self._media_dir, part["media"]).exists():
+                    part["media"] = None
+                done.n_without_media += part["media"] is None
+            head = {name: row.turn[name] for name in ("id", "session_id", "user_id", "task")}
+            values.append(head | {"created_at": times[row.number], "body": json.dumps(body)})
+        connection.execute(sa.insert(turns), values)
+        done.n_turns += len(new)
 
     def _read(self, path: Path, *, with_data: bool = True) -> Iterator[_Row | _Media]:
         """The checked lines after the header; without data those of media are not decoded."""
@@ -204,7 +217,7 @@ class FeedbackTransfer:
                     elif "media" in row:
                         yield _media(row, with_data=with_data)
                     else:
-                        yield _checked_row(row)
+                        yield _checked_row(number, row)
             if number == 0:
                 raise InvalidInput("the file is empty")
         except OSError as error:
@@ -300,7 +313,7 @@ def _media(row: Mapping[str, Any], *, with_data: bool) -> _Media:
     return _Media(row["media"], data)
 
 
-def _checked_row(row: Mapping[str, Any]) -> _Row:
+def _checked_row(number: int, row: Mapping[str, Any]) -> _Row:
     if row.keys() != {"feedback", "state", "turn"} or not isinstance(row["feedback"], dict):
         raise InvalidInput("a line has `feedback`, `state` and `turn`")
     if row["state"] not in ("active", "retracted"):
@@ -311,4 +324,4 @@ def _checked_row(row: Mapping[str, Any]) -> _Row:
     turn = checked_turn(row["turn"])
     if given.turn_id != turn["id"]:
         raise InvalidInput(f"the feedback is about {given.turn_id!r}, the turn is {turn['id']!r}")
-    return _Row(given, row["state"], turn)
+    return _Row(number, given, row["state"], turn)

@@ -42,7 +42,8 @@ class Steering:
     """What an answer should take up and what it should not say again.
 
     Args:
-        copy: texts that are known to be right: their words are not penalized for standing in the prompt, and preferred.
+        copy: texts that are known to be right; they are preferred. With any steering the repetition penalty looks at
+            the answer alone, not at the prompt, in which these texts stand.
         bias: how strongly they are preferred, added to the scores, 0 to 20.
         avoid: answers that were wrong; the same words are not made again.
     """

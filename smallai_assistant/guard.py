@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from smallai_assistant.consensus import Claim, contradicted
 from smallai_assistant.evaluation import normalized
 from smallai_assistant.feedback import Feedback, Lesson
 from smallai_assistant.types import AudioPart, ImagePart, Turn
@@ -69,11 +70,15 @@ def screen(lessons: Sequence[Lesson], *, trusted: Collection[str] = ()) -> Evide
     quarantined += at_odds
     latest = _without(latest, at_odds)
     distinct = _distinct(latest)
+    n_collapsed = len(latest) - len(distinct)
+    contradicting = [each for each in _contradicting(distinct) if each.source not in trusted]
+    quarantined += contradicting
+    distinct = _without(distinct, contradicting)
     return Evidence(
         lessons=tuple(distinct),
         weights=_weights(distinct),
         quarantined=tuple(quarantined),
-        n_collapsed=len(latest) - len(distinct),
+        n_collapsed=n_collapsed,
     )
 
 
@@ -111,7 +116,9 @@ def _bursts(lessons: Sequence[Lesson]) -> list[Quarantine]:
                 fast += [each.id for each in rows[max(start, end) : last + 1]]
                 end = last + 1
         if fast:
-            found.append(Quarantine(source, f"more than {BURST_ROWS} ratings within {BURST_S:.0f} seconds", tuple(fast)))
+            found.append(
+                Quarantine(source, f"more than {BURST_ROWS} ratings within {BURST_S:.0f} seconds", tuple(fast))
+            )
     return found
 
 
@@ -221,6 +228,21 @@ def _distinct(lessons: Sequence[Lesson]) -> list[Lesson]:
             seen[given.source, said].append(words)
         kept.append(each)
     return kept[::-1]
+
+
+def _contradicting(lessons: Sequence[Lesson]) -> list[Quarantine]:
+    """Single corrections that contradict what most others say of similar questions; their sources' others stay."""
+    claims = []
+    for each in lessons:
+        question = normalized(each.turn.request.text)
+        if each.feedback.correction is not None and subject_of(each.turn) == question:
+            given = each.feedback
+            claims.append(Claim(given.id, given.source, normalized(given.correction), frozenset(question.split())))
+    by_source: dict[str, list[str]] = defaultdict(list)
+    for claim in contradicted(claims):
+        by_source[claim.source].append(claim.id)
+    reason = "contradicts what most others say of similar questions"
+    return [Quarantine(source, reason, tuple(ids)) for source, ids in by_source.items()]
 
 
 def _jaccard(first: frozenset[str], second: frozenset[str]) -> float:

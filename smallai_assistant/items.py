@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from smallai_assistant.database import Database, interactions, items, meta, upsert
 from smallai_assistant.types import Interaction, Item
 
+_MOST_TITLE_CHARS = 1_000  # SQLite refuses a pattern of 50,000 bytes
 _IDS_PER_STATEMENT = 500  # SQLite's default limit is 32,766 bound values; older builds allow 999
 
 
@@ -48,6 +49,20 @@ class ItemStore:
         with self._database.read() as connection:
             rows = connection.execute(sa.select(items).order_by(items.c.id)).all()
         return [Item(row.id, row.title, row.text, json.loads(row.metadata)) for row in rows]
+
+    def find_item(self, name: str) -> Item | None:
+        """The item with this id, else one with this title, whatever its case; a year in brackets may be left out."""
+        wanted = name.strip()
+        pattern = wanted.replace("!", "!!").replace("%", "!%").replace("_", "!_")
+        columns = (items.c.id, items.c.title, items.c.text, items.c.metadata)
+        by_title = sa.or_(
+            items.c.title.ilike(pattern, escape="!"), items.c.title.ilike(f"{pattern} (____)", escape="!")
+        )
+        with self._database.read() as connection:
+            row = connection.execute(sa.select(*columns).where(items.c.id == name)).first()
+            if row is None and wanted and len(wanted) <= _MOST_TITLE_CHARS:
+                row = connection.execute(sa.select(*columns).where(by_title).order_by(items.c.id).limit(1)).first()
+        return None if row is None else Item(row.id, row.title, row.text, json.loads(row.metadata))
 
     def add_interactions(self, rows: Iterable[Interaction]) -> int:
         """Appends interactions; all or nothing. Returns how many."""

@@ -20,8 +20,8 @@ from smallai_assistant.types import Message, Request
 
 log = logging.getLogger(__name__)
 
-_N_PROBES = 3
-_PROBE_PARTS = 8
+_MOST_PROBES = 3  # of which the first that can be used decides
+_PROBE_PARTS = 4
 _PROBE_PATIENCE_S = 120.0  # a large model may have to be loaded first
 
 
@@ -64,8 +64,7 @@ class Promoter:
         check_base(adapter, base_of(task))
         previous = self._adapters.promote(adapter.id, reason=reason, force=force)
         try:
-            for message in probes[:_N_PROBES]:
-                self._probe(task, message)
+            any(self._answers(task, message) for message in probes[:_MOST_PROBES])
         except AssistantError as error:
             self._take_back(adapter, previous, error)
         if previous is not None and previous.id != adapter.id:
@@ -98,10 +97,11 @@ class Promoter:
             self._models.retire_adapter(adapter_id)
         self._desk.recall(name)
 
-    def _probe(self, task: LearningTask, message: Message) -> None:
-        """The beginning of one real answer, which is not stored.
+    def _answers(self, task: LearningTask, message: Message) -> bool:
+        """Asks for the beginning of a real answer, which is not stored.
 
-        A message that cannot be used, such as one whose picture is gone, says nothing of the adapter.
+        Returns False where the message cannot be used, such as one whose picture is gone: that says nothing of the
+        adapter.
         """
         request = Request(message, (), task.context.options, session_id="probe", cancel=threading.Event())
         errors: list[BaseException] = []
@@ -129,10 +129,11 @@ class Promoter:
         for error in errors:
             if isinstance(error, InvalidInput):
                 log.info("a probe of %s cannot be used: %s", task.name, error)
-            elif isinstance(error, AssistantError):
+                return False
+            if isinstance(error, AssistantError):
                 raise error
-            else:
-                raise TrainingFailed(f"{type(error).__name__}: {error}") from error
+            raise TrainingFailed(f"{type(error).__name__}: {error}") from error
+        return True
 
     def _known(self, adapter_id: str | None) -> Adapter | None:
         try:

@@ -43,15 +43,17 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
 .key svg { width: 1.6rem; height: .9rem; vertical-align: -.1rem; margin-right: .3rem; }
 .row { display: grid; grid-template-columns: 11rem 1fr 4.6rem; gap: 0 1rem; align-items: center; padding: .3rem 0; }
 .row + .row { border-top: 1px solid var(--line); }
-.row svg { display: block; width: 100%; height: 2.1rem; overflow: visible; }
-.row .points { text-align: right; font-weight: 600; font-variant-numeric: tabular-nums; }
+.row svg { display: block; width: 100%; height: 2.1rem; overflow: visible; grid-area: 1 / 2; }
+.row .points { grid-area: 1 / 3; text-align: right; font-weight: 600; font-variant-numeric: tabular-nums; }
 .axis svg { height: 1.2rem; } .axis text { fill: var(--soft); font-size: .78rem; }
 svg .grid { stroke: var(--line); } svg .band { stroke: var(--band); stroke-width: 10; stroke-linecap: round; }
 svg .link { stroke: var(--after); stroke-width: 2; } svg .after { fill: var(--after); }
 svg .before { fill: var(--card); stroke: var(--before); stroke-width: 2; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: .35rem .6rem; border-top: 1px solid var(--line); vertical-align: top; }
-tr:first-child th { border-top: 0; } th { font-weight: 500; } th:first-child, td:first-child { text-align: left; padding-left: 0; }
+th, td { text-align: right; padding: .35rem .6rem; border-top: 1px solid var(--line); vertical-align: top;
+  white-space: nowrap; }
+tr:first-child th { border-top: 0; } th { font-weight: 500; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; white-space: normal; min-width: 7rem; }
 ul { list-style: none; margin: 0; padding: 0; } li { padding: .35rem 0 .35rem 1.6rem; text-indent: -1.6rem; }
 li + li { border-top: 1px solid var(--line); } li b { display: inline-block; width: 1.6rem; text-indent: 0; }
 .curve { display: grid; grid-template-columns: auto 1fr; gap: .2rem .6rem; }
@@ -61,17 +63,21 @@ li + li { border-top: 1px solid var(--line); } li b { display: inline-block; wid
 .curve .steps { grid-column: 2; flex-direction: row; }
 polyline { fill: none; vector-effect: non-scaling-stroke; stroke-linejoin: round; }
 .raw { stroke: var(--before); stroke-width: 1; opacity: .55; } .mean { stroke: var(--after); stroke-width: 2; }
-.change { border-top: 1px solid var(--line); padding: .8rem 0; } .change:first-of-type { border-top: 0; padding-top: 0; }
+.change { border-top: 1px solid var(--line); padding: .8rem 0; }
+.change:first-of-type { border-top: 0; padding-top: 0; } .change:last-child { padding-bottom: 0; }
 .sides { display: grid; grid-template-columns: 1fr 1fr; gap: .6rem; margin-top: .5rem; }
-.side { border: 1px solid var(--line); border-left: 3px solid var(--before); border-radius: .4rem; padding: .5rem .7rem; }
+.side { border: 1px solid var(--line); border-left: 3px solid var(--before); border-radius: .4rem;
+  padding: .5rem .7rem; }
 .side + .side { border-left-color: var(--after); }
 .said { white-space: pre-wrap; } .label { display: block; color: var(--soft); font-size: .8rem; }
 .bar { height: .7rem; background: var(--after); border-radius: .35rem; min-width: 2px; }
 .bars { display: grid; grid-template-columns: minmax(5rem, 11rem) 1fr auto; gap: .45rem 1rem; align-items: center; }
+.bars span:nth-child(3n) { text-align: right; font-variant-numeric: tabular-nums; }
 dl { display: grid; grid-template-columns: 8.5rem 1fr; gap: .35rem 1rem; margin: 0; } dd { margin: 0; }
 code, pre { font: .86rem/1.5 ui-monospace, monospace; } pre { background: var(--bg); border: 1px solid var(--line);
   border-radius: .4rem; padding: .6rem .8rem; margin: .3rem 0 .8rem; white-space: pre-wrap; }
-@media (max-width: 38rem) { .row { grid-template-columns: 1fr auto; } .row svg { grid-row: 2; grid-column: 1 / -1; }
+@media (max-width: 38rem) { .row { grid-template-columns: 1fr auto; } .row svg { grid-area: 2 / 1 / 3 / -1; }
+  .row .points { grid-area: 1 / 2; }
   .axis > :is(span, b) { display: none; } .sides, dl { grid-template-columns: 1fr; } dl { gap: 0; }
   dd { margin-bottom: .5rem; } section { padding: 1rem .9rem; } }
 """.strip()
@@ -113,7 +119,7 @@ def _page(report: CycleReport) -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="{_FORBID}">
 <meta name="referrer" content="no-referrer">
-<title>{_text(report.task)}: {word}</title>
+<title>{_escaped(report.task, 80)}: {word}</title>
 <style>
 {_STYLE}
 </style>
@@ -135,7 +141,7 @@ def _headline(slices: Sequence[SliceReport]) -> str:
     target = next((each for each in slices if each.kind == "target"), None)
     if target is None:
         return "nothing to judge by"
-    return f"{target.before:.0%} right before, {target.after:.0%} after"
+    return f"{target.before:.0%} before, {target.after:.0%} after"
 
 
 def _slices(report: CycleReport) -> str:
@@ -160,8 +166,8 @@ def _slices(report: CycleReport) -> str:
             f'<div class="row"><span>{_text(each.name)}<span class="label">{word}, n = {each.n:,}</span></span>'
             f'<b class="points">{100 * each.change:+.1f}</b>'
             f'<svg role="img" aria-label="{figures}">{grid}'
-            f'<line class="band" x1="{at(each.before + each.low)}" x2="{at(each.before + each.high)}" y1="50%" y2="50%"/>'
-            f'<line class="link" x1="{at(each.before)}" x2="{at(each.after)}" y1="50%" y2="50%"/>'
+            f"{_level('band', at(each.before + each.low), at(each.before + each.high))}"
+            f"{_level('link', at(each.before), at(each.after))}"
             f'<circle class="before" cx="{at(each.before)}" cy="50%" r="5.5"/>'
             f'<circle class="after" cx="{at(each.after)}" cy="50%" r="6"><title>{figures}</title></circle></svg></div>'
         )
@@ -178,8 +184,12 @@ def _slices(report: CycleReport) -> str:
 <span><svg><circle class="after" cx="50%" cy="50%" r="5.5"/></svg>after</span>
 <span><svg><line class="band" x1="25%" x2="75%" y1="50%" y2="50%"/></svg>95 % interval of the change</span></div>
 {"".join(rows)}
-<div class="scroll"><table><tr><th>slice</th><th>n</th><th>before</th><th>after</th><th>points</th><th>95 % interval</th>
-</tr>{cells}</table></div>"""
+<div class="scroll"><table><tr><th>slice</th><th>n</th><th>before</th><th>after</th><th>points</th>
+<th>95 % interval</th></tr>{cells}</table></div>"""
+
+
+def _level(kind: str, start: str, end: str) -> str:
+    return f'<line class="{kind}" x1="{start}" x2="{end}" y1="50%" y2="50%"/>'
 
 
 def _reasons(report: CycleReport) -> str:
@@ -230,7 +240,7 @@ def _losses(losses: Sequence[float]) -> str:
         f'aria-label="from {losses[0]:.3g} to {losses[-1]:.3g} in {len(losses)} steps">'
         f"{line(losses, 'raw')}{line(smooth, 'mean')}</svg>"
         f'<div class="axis steps"><span>step 1</span><span>step {len(losses):,}</span></div></div>'
-        f'<p class="soft small">The bold line is the mean of the last {n_mean:,} steps; it ends at {smooth[-1]:.3g}.</p>'
+        f'<p class="soft small">The bold line is the mean of {n_mean:,} steps; it ends at {smooth[-1]:.3g}.</p>'
     )
 
 
@@ -304,7 +314,14 @@ def _plain(value: object) -> str:
 
 
 def _text(text: str, most: int = MAX_TEXT_CHARS) -> str:
-    """Hostile text as HTML: shortened, escaped, without what HTML forbids, its direction kept to itself."""
+    """Hostile text as HTML, its direction kept to itself."""
+    escaped = _escaped(text, most)
+    return f"<bdi>{escaped}</bdi>" if escaped.strip() else '<span class="soft">(nothing)</span>'
+
+
+def _escaped(text: str, most: int) -> str:
+    """Shortened, escaped, and without the characters that HTML forbids."""
     shown = text if len(text) <= most else f"{text[:most]}…"
-    kept = "".join(each if each in "\n\t" or (each >= " " and each != "\x7f") else "\ufffd" for each in shown)
-    return f"<bdi>{html.escape(kept)}</bdi>" if kept.strip() else '<span class="soft">(nothing)</span>'
+    return html.escape(
+        "".join(each if each in "\n\t" or (each >= " " and each != "\x7f") else "\ufffd" for each in shown)
+    )

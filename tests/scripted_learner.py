@@ -32,7 +32,8 @@ NAME = "dictionary"
 BUILT_IN_PLUGINS = ("chat", "image", "recommend", "speech")
 N_PROTECTED = 100
 UNKNOWN = "I do not know"
-WAYS = ("what is", "tell me of", "describe", "explain", "say more of", "what about", "define", "and now")
+WAYS = ("tell", "describe", "explain", "say", "define", "name", "show", "judge")
+BRIDGES = ("me", "us", "them", "him", "her", "it")
 
 
 @dataclass(slots=True)
@@ -186,11 +187,10 @@ def open_assistant(folder: Path, task: Dictionary | None = None, *plugins: objec
 
 
 def questions(word: str) -> list[str]:
-    """Ways to ask for a word, of which at least one is held out and three are not."""
-    asked = [f"{way} {word}" for way in WAYS]
-    if not 1 <= sum(is_held_out(each) for each in asked) <= len(asked) - 3:
-        return [f"{way} {word}" for way in (*WAYS, *(f"{way} the word" for way in WAYS))]
-    return asked
+    """Eight ways to ask for a word: six that are learned, and two by which it is judged."""
+    asked = [f"{way} {bridge} {word}" for bridge in BRIDGES for way in WAYS]
+    trained = [each for each in asked if not is_held_out(each)]
+    return [*trained[:6], *[each for each in asked if is_held_out(each)][:2]]
 
 
 def teach(assistant: Assistant, words: Mapping[str, str], *, source: str = "local") -> list[str]:

@@ -101,6 +101,9 @@ def is_one_error_line(text: str) -> bool:
         (["--config", "nowhere.toml", "doctor"], "no such file"),
         (["ask", "hi", "--image", ""], "empty path"),
         (["models"], "COMMAND"),
+        (["feedbak"], "did you mean 'feedback'?"),
+        (["learn", "--no-promot"], "did you mean '--no-promote'?"),
+        (["adapters", "promote"], "ID"),
         (["ask", "a\nb", "c\nd\x1b[2J"], "unexpected"),
     ],
 )
@@ -125,7 +128,7 @@ def test_every_help_prints_at_any_width(run: Run, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("COLUMNS", columns)
     assert "commands:" in run("--help").out
     assert run().out.startswith("usage: smallai")
-    groups = [[], ["models"], ["items"], ["interactions"], ["sessions"]]
+    groups = [[], ["models"], ["items"], ["interactions"], ["sessions"], ["feedback"], ["adapters"]]
     for group in groups:
         parser = make_parser()
         for name in group:

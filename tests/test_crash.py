@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -13,9 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from test_adapters import add, flip_a_bit
 from tiny_servers import FILES, WHEELS, Server, package_index, serving, tiny_entry, write_files, write_wheels
 
+from bench import kills
 from smallai_assistant import ImagePart
+from smallai_assistant.adapters import AdapterStore
 from smallai_assistant.catalog import Catalog
 from smallai_assistant.database import Database
 from smallai_assistant.errors import Cancelled, ModelNotFound
@@ -298,3 +302,55 @@ def test_the_killed_process_was_killed(tmp_path: Path) -> None:
         assert process.poll() is None
         process.kill()
     assert process.returncode == -signal.SIGKILL
+
+
+# -- feedback and champions; `bench.kills` does the same a thousand times --
+
+KILL = """
+import json
+from bench.kills import KINDS, Place, random
+result = KINDS[sys.argv[1]](Place(Path(sys.argv[2]), sys.argv[3]), int(sys.argv[4]), random.Random(0))
+print(json.dumps([result.n_acknowledged, result.broken]))
+"""
+
+
+@pytest.mark.parametrize(("kind", "n"), [("storing", 25), ("importing", 5), ("promoting", 12)])
+def test_kill_9_breaks_no_promise(tmp_path: Path, database_url: str, kind: str, n: int) -> None:
+    """Acknowledged rows are there, imports are whole, the champion is intact and the log ends with it."""
+    n_acknowledged, broken = json.loads(run(KILL, kind, tmp_path / "data", database_url, n))
+    assert broken == []
+    assert n_acknowledged >= 3  # the children were at work
+
+
+STORE_ONE = """
+from bench.kills import Place, store_feedback
+
+def say(text):
+    if text != "ready":
+        print(text, flush=True)
+        os._exit(0)
+
+store_feedback(Place(Path(sys.argv[1])), 0, say)
+"""
+
+
+def test_a_broken_promise_would_be_seen(tmp_path: Path) -> None:
+    place = kills.Place(tmp_path)
+    with start(STORE_ONE, tmp_path) as process:
+        out, _ = process.communicate(timeout=100)
+    row = out.split()
+    assert kills.lost_rows(place, [row]) == []
+    assert kills.lost_rows(place, [["t", "f", "never stored"]]) == ["feedback never stored"]
+    [picture] = [path for path in (tmp_path / "media").rglob("*") if path.is_file()]
+    picture.write_bytes(b"half")
+    assert kills.lost_rows(place, [row]) == [f"picture {row[2]}"]
+
+    database = Database(tmp_path)
+    adapters = AdapterStore(database, tmp_path / "adapters")
+    champion = add(adapters, task=kills.TASK).id
+    adapters.promote(champion)
+    assert kills.check_champion(place, {champion}) == []
+    assert "serves, and not one of" in kills.check_champion(place, {"another"})[0]
+    flip_a_bit(tmp_path / "adapters" / champion / "config.json")
+    assert "config.json has changed" in kills.check_champion(place, {champion})[0]
+    database.close()

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from smallai_assistant import AssistantConfig
+from smallai_assistant import Assistant, AssistantConfig, LabelPart
 from smallai_assistant.config import ModelsConfig
+from smallai_assistant.testing import check_plugin
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -161,3 +162,100 @@ def test_installed_plugin_is_found_by_intent(installed: Path, models_dir: Path, 
     smallai = Path(sys.executable).with_name("smallai")
     out = run([smallai, "ask", "--json", "how many words are in this text please"], env, tmp_path)
     assert json.loads(out)["task"] == "word-count"
+
+
+# -- the plugin that learns --
+
+NOTES = {
+    "bills": (
+        "electricity invoice, 84 euros, due on Friday",
+        "the water company sent the yearly statement",
+        "pay the rent by bank transfer",
+        "the phone contract costs two euros more from May",
+        "the insurance premium is debited in June",
+        "refund of the heating costs is on its way",
+        "reminder: the dentist's bill is overdue",
+        "broadband invoice number 2207",
+        "council tax, second instalment",
+    ),
+    "recipes": (
+        "two eggs, flour and milk for the pancakes",
+        "roast the carrots with cumin and honey",
+        "grandma's tomato soup needs fresh basil",
+        "let the pizza dough rise for an hour",
+        "marinate the chicken in lemon and garlic",
+        "fold the egg whites into the chocolate",
+        "simmer the lentils with a bay leaf",
+        "bake the apple pie at 180 degrees",
+        "risotto wants hot stock, a ladle at a time",
+    ),
+    "travel": (
+        "the train to Lisbon leaves at nine",
+        "book the hotel near the harbour",
+        "passport and sun cream into the suitcase",
+        "the flight to Oslo has a stop in Copenhagen",
+        "hire a car at the airport",
+        "ferry tickets to the islands",
+        "museum opening hours in Vienna",
+        "ask the hostel about a late check-in",
+        "hiking route through the national park",
+    ),
+}
+# None shares a telling word with the notes above.
+NEW_NOTES = {
+    "the gas supplier wants 40 euros": "bills",
+    "whisk butter and sugar": "recipes",
+    "a tent in Norway": "travel",
+}
+
+
+@pytest.fixture
+def notes(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    monkeypatch.syspath_prepend(EXAMPLES / "plugin_learning")
+    yield load(EXAMPLES / "plugin_learning" / "smallai_notes.py")
+    del sys.modules["smallai_notes"]
+
+
+def test_the_plugin_that_learns_fits_into_one_short_file() -> None:
+    (source,) = (EXAMPLES / "plugin_learning").glob("*.py")
+    assert len(source.read_text().splitlines()) < 120
+
+
+def test_notes_find_their_folder_at_once_and_by_an_adapter(notes: ModuleType, config: AssistantConfig) -> None:
+    with Assistant(config, plugins=[notes]) as assistant:
+
+        def folder(note: str) -> str:
+            return "".join(
+                part.label for part in assistant.ask(note, task="note-folders") if isinstance(part, LabelPart)
+            )
+
+        first = assistant.ask("pay the rent", task="note-folders")
+        assert [notice.code for notice in first.notices] == ["no_folders"]
+        assert first.rate(correction="bills").effect == "Notes like this one go to bills from now on."
+        assert folder("pay the rent") == "bills"
+        for name, texts in NOTES.items():
+            for text in texts:
+                assistant.teach("note-folders", text, name)
+        assert {note: folder(note) for note in NEW_NOTES} == NEW_NOTES
+
+        report = assistant.learn("note-folders")
+        assert report.is_promoted, report.summary()
+        (target,) = report.slices
+        assert target.before == 0.0, "without an adapter there is no folder"
+        assert target.after > 0.8
+        response = assistant.ask("a tent in Norway", task="note-folders")
+        assert response.details["adapter"] == report.adapter_id
+
+        assistant.feedback.erase([each.feedback.id for each in assistant.feedback.lessons("note-folders")])
+    with Assistant(config, plugins=[notes]) as assistant:
+        assert {note: folder(note) for note in NEW_NOTES} == NEW_NOTES, "the adapter knows it without the lessons"
+        assistant.rollback("note-folders")
+        assert folder("a tent in Norway") == ""
+
+
+@pytest.mark.slow
+def test_the_plugin_that_learns_conforms(notes: ModuleType, models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SMALLAI_MODELS_DIR", str(models_dir))
+    corrections = [(text, name) for name, texts in NOTES.items() for text in texts[:2]]
+    report = check_plugin(notes, corrections={"note-folders": corrections}, train=True)
+    assert {each.status for each in report.findings} == {"ok"}, report

@@ -28,7 +28,8 @@ from smallai_assistant import (
 )
 from smallai_assistant.errors import InvalidImage, ModelInvalid
 from smallai_image.engine import EfficientNetLiteEngine, imagenet_classes
-from smallai_image.task import ImageOptions, _sentence
+from smallai_image.task import ImageOptions
+from smallai_image.wording import sentence as sentence_of
 from smallai_image.zero_shot import alternatives, class_vectors, conse
 
 TASK = "image-classification"
@@ -381,7 +382,7 @@ def guesses(*rows: tuple[str, float]) -> list[LabelPart]:
     ],
 )
 def test_the_sentence_is_as_sure_as_the_scores(scores: tuple[float, ...], sentence: str) -> None:
-    assert _sentence(guesses(*zip(("tabby", "Egyptian cat", "jeans"), scores, strict=True))) == sentence
+    assert sentence_of(guesses(*zip(("tabby", "Egyptian cat", "jeans"), scores, strict=True))) == sentence
 
 
 def test_nothing_on_the_picture_is_answered_with_doubt(assistant: Assistant) -> None:

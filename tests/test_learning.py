@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scripted import ScriptedPlugin, make_task
 from scripted_learner import NAME, UNKNOWN, Dictionary, Knobs, open_assistant, questions, teach
 
 from smallai_assistant import Adapter, Assistant, Feedback, Task, Turn, errors, hookimpl
@@ -199,9 +200,10 @@ def test_not_enough_data(opened: Assistant, what: str) -> None:
 
 
 def test_unknown_tasks_and_tasks_that_do_not_learn(tmp_path: Path) -> None:
-    from scripted import ScriptedPlugin, make_task
+    class Parrots(ScriptedPlugin):
+        """A plugin of another name."""
 
-    with open_assistant(tmp_path, None, ScriptedPlugin(make_task(name="parrot"))) as assistant:
+    with open_assistant(tmp_path, None, Parrots(make_task(name="parrot"))) as assistant:
         for name, message in [("dictionery", "there is no task"), ("parrot", "does not learn")]:
             with pytest.raises(errors.InvalidInput, match=message):
                 assistant.learn(name)
@@ -209,8 +211,8 @@ def test_unknown_tasks_and_tasks_that_do_not_learn(tmp_path: Path) -> None:
 
 def test_a_trained_row_that_is_also_asked_is_refused(opened: Assistant) -> None:
     teach(opened, DRINKS)
-    question = next(each for each in (f"what number is n{n}" for n in range(100)) if not is_held_out(each))
-    row = opened.teach(NAME, f"{question.upper()}?", "a lie").feedback.id
+    asked = (f"What NUMBER is n{n}?" for n in range(100))
+    row = opened.teach(NAME, next(each for each in asked if not is_held_out(each)), "a lie").feedback.id
     with pytest.raises(errors.EvalContaminated, match=row):
         opened.learn(NAME)
     opened.undo_feedback(row)
@@ -220,7 +222,9 @@ def test_a_trained_row_that_is_also_asked_is_refused(opened: Assistant) -> None:
 # -- the gate --
 
 
-def test_the_gate_refuses_what_costs_a_protected_slice_and_says_by_how_much(opened: Assistant, task: Dictionary) -> None:
+def test_the_gate_refuses_what_costs_a_protected_slice_and_says_by_how_much(
+    opened: Assistant, task: Dictionary
+) -> None:
     first = learned(opened, DRINKS)
     teach(opened, PLANTS)
     task.knobs.n_forgotten = 3
@@ -244,9 +248,7 @@ def test_the_gate_refuses_what_costs_a_protected_slice_and_says_by_how_much(open
     assert served_by(opened) == first
 
 
-def test_a_loss_of_one_point_is_allowed_and_what_brings_nothing_is_refused(
-    opened: Assistant, task: Dictionary
-) -> None:
+def test_a_loss_of_one_point_is_allowed_and_what_brings_nothing_is_refused(opened: Assistant, task: Dictionary) -> None:
     teach(opened, DRINKS)
     task.knobs.n_forgotten = 1
     assert opened.learn(NAME, CycleOptions(promote=False)).is_approved
@@ -486,7 +488,9 @@ def test_other_feedback_does_not_go_on_from_the_checkpoint(opened: Assistant, ta
     stop = threading.Event()
     with pytest.raises(errors.Cancelled):
         opened.learn(NAME, cancel=stop, on_progress=lambda what, _: stop.set() if "step 5" in what else None)
-    trained = [each for each in ids if not is_held_out(opened.feedback.lessons(NAME)[ids.index(each)].turn.request.text)]
+    trained = [
+        each for each in ids if not is_held_out(opened.feedback.lessons(NAME)[ids.index(each)].turn.request.text)
+    ]
     opened.erase_feedback(trained[:1])
     assert opened.learn(NAME).is_promoted
     assert task.steps[0] == 0

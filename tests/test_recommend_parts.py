@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.recommend import LEAST_HR, LEAST_NDCG, leave_out, quality, read_films, read_log
@@ -47,6 +47,7 @@ interactions = st.builds(
 )
 
 
+@settings(deadline=None)  # the first call imports scipy
 @given(log=st.lists(interactions, max_size=60), share=st.floats(0, 1))
 def test_appending_gives_the_same_as_taking_in_all(log: list[Interaction], share: float) -> None:
     log.sort(key=lambda each: each.at)

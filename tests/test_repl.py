@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from echo_learner import Echo, correct, open_echo
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 from scripted import ScriptedPlugin, make_task
@@ -189,6 +190,169 @@ def test_an_answer_that_cannot_be_stored_is_told(talk: Talk, scripted: Assistant
     assert "error: the disk is full" in done.err
 
 
+# -- what a person says of the answers --
+
+
+@pytest.fixture
+def learner(tmp_path: Path) -> Iterator[Assistant]:
+    """A scripted task that learns, pictures included, and one that does not."""
+    with open_echo(tmp_path / "learner", Echo(), make_task()) as assistant:
+        yield assistant
+
+
+def test_a_correction_is_known_to_the_next_turn(talk: Talk, learner: Assistant) -> None:
+    lines = ("hello", "/correct HELLO!", "hello", "/undo", "hello", "/good", "/bad too quiet")
+    done = talk(learner, *lines, words=("--task", "echo", "--user", "ada"))
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines() == [
+        "hello",
+        "'hello' is answered with 'HELLO!' from now on",
+        "HELLO!",
+        "taken back",
+        "hello",
+        "noted; it counts at the next `smallai learn echo`",
+        "noted; it counts at the next `smallai learn echo`",
+    ]
+    rows = learner.feedback.rows()
+    assert [row.state for row in rows] == ["retracted", "active", "active"]
+    assert {row.source for row in rows} == {"ada"}
+    last = rows[-1].feedback
+    assert last is not None
+    assert (last.is_good, last.comment) == (False, "too quiet")
+    (_, _, third) = learner.store.turns(learner.store.session_list()[0]["id"])
+    assert rows[-1].turn_id == third.id
+
+
+def test_label_is_about_the_last_picture(talk: Talk, learner: Assistant, tmp_path: Path) -> None:
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(b"12345")
+    lines = (f"/image {photo}", "what a day", "/label wombat", f"/image {photo}")
+    done = talk(learner, *lines, words=("--task", "echo"))
+    assert done.out.splitlines() == [
+        "picture 5",
+        "what a day",
+        "'picture 5' is answered with 'wombat' from now on",
+        "wombat",
+    ]
+
+
+def test_judging_needs_something_to_judge(talk: Talk, learner: Assistant) -> None:
+    before = ("/good", "/bad", "/correct x", "/label x", "/undo", "/learn")
+    after = ("hello", "/correct", "/label", "/label x", "/new", "/good", "/learn scripted", "/learn eho")
+    done = talk(learner, *before, *after)
+    assert done.code == 0
+    errors = done.err.splitlines()
+    wanted = (
+        *["there is no answer to judge yet"] * 3,
+        "no picture was shown yet",
+        "there is no feedback to take back",
+        "which task should learn?",
+        "the correction is missing (/correct TEXT)",
+        "the name is missing (/label NAME)",
+        "no picture was shown yet",
+        "there is no answer to judge yet",
+        "no task 'scripted' learns",
+        "did you mean 'echo'?",
+    )
+    assert len(errors) == len(wanted)
+    for line, reason in zip(errors, wanted, strict=True):
+        assert line.startswith("error: ")
+        assert reason in line
+    assert learner.feedback.rows() == []
+
+
+def test_undo_takes_back_one_after_the_other(talk: Talk, learner: Assistant) -> None:
+    lines = ("one", "/good", "/new", "two", "/bad", "/undo", "/undo", "/undo")
+    done = talk(learner, *lines, words=("--task", "echo"))
+    assert done.out.count("taken back") == 2
+    assert done.err == "error: there is no feedback to take back (see `smallai feedback list`)\n"
+    assert [row.state for row in learner.feedback.rows()] == ["retracted", "retracted"]
+
+
+def test_feedback_that_cannot_be_learned_at_once_is_told(talk: Talk, learner: Assistant) -> None:
+    done = talk(learner, "hello", "/correct crash", "hello", words=("--task", "echo"))
+    assert done.out.splitlines() == ["hello", "stored", "hello"]
+    assert done.err.startswith("note: It is stored, but the next turn does not know: ")
+    done = talk(learner, "hello", "/good", words=("--task", "scripted"))
+    assert done.out.splitlines() == ["hello", "noted; scripted does not learn"]
+
+
+def test_resumed_conversations_are_those_of_people(talk: Talk, learner: Assistant) -> None:
+    talk(learner, "hello", words=("--task", "echo"))
+    learner.teach("echo", "never asked", "NEVER ASKED")  # newer, and no conversation
+    done = talk(learner, "/bad", words=("--resume",))
+    assert done.err == ""
+    (row,) = [row for row in learner.feedback.rows() if row.feedback and row.feedback.is_good is False]
+    assert learner.store.turn(row.turn_id).request.text == "hello"
+
+
+def test_feedback_as_json(talk: Talk, learner: Assistant) -> None:
+    done = talk(learner, "hello", "/correct HELLO!", "/undo", "/undo", words=("--json", "--task", "echo"))
+    answer, corrected, undone, failed = [json.loads(line) for line in done.out.splitlines()]
+    assert list(corrected) == ["feedback_id", "turn_id", "task", "is_new", "effect", "notices"]
+    assert corrected["turn_id"] == undone["turn_id"] == answer["turn_id"]
+    assert corrected["feedback_id"] == undone["feedback_id"]
+    assert failed["error"]["code"] == "invalid_input"
+
+
+def test_learn_goes_on_in_the_background(talk: Talk, tmp_path: Path) -> None:
+    """Answers come while it learns; the end of the input waits for it."""
+    go = threading.Event()
+    echo = Echo(at_step=lambda step: step < 1 or go.wait(30))
+    with open_echo(tmp_path / "own", echo) as own:
+        correct(own)
+        real, asked = echo.run, []
+
+        def run(request: Request, models: Any) -> Iterator[Any]:
+            asked.append(request.message.text)
+            if request.message.text == "go on":
+                go.set()
+            return real(request, models)
+
+        echo.run = run  # type: ignore[method-assign]
+        done = talk(own, "/learn", "/learn echo", "say 99", "/learn", "go on", words=("--task", "echo"))
+        champion = own.adapters.champion_id("echo")
+    assert done.code == 0
+    lines = done.out.splitlines()
+    assert lines[:3] == ["echo learns in the background; go on talking", "say 99", "go on"]
+    assert lines[3] == f"echo: {champion} serves now."
+    assert done.err.count("echo still learns") == 2
+    assert asked[:2] == ["say 99", "go on"]
+
+
+def test_a_cycle_that_fails_is_told_and_the_talk_goes_on(talk: Talk, learner: Assistant) -> None:
+    done = talk(learner, "one", "/learn", "two", words=("--task", "echo"))
+    assert done.out.splitlines() == ["one", "echo learns in the background; go on talking", "two"]
+    assert done.err.startswith("error: echo: 0 lessons")
+    done = talk(learner, "/learn echo", words=("--json",))
+    assert json.loads(done.out)["error"]["code"] == "not_enough_data"
+
+
+def test_the_status_of_a_cycle_stands_beside_the_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    go = threading.Event()
+    with open_echo(tmp_path / "own", Echo(at_step=lambda step: go.wait(30))) as own:
+        correct(own)
+        chat = Chat(CommandContext(make_parser().parse_args(["chat", "--task", "echo"])), own)
+        assert chat.cycles.status() == ""
+        chat.handle("/learn")
+        deadline = time.monotonic() + 30
+        while "training" not in chat.cycles.status() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert re.fullmatch(r"echo learns: training, \d+%", chat.cycles.status())
+        go.set()
+        while "press Enter" not in chat.cycles.status() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        chat.handle("")
+        assert "serves now" in capsys.readouterr().out
+        assert chat.cycles.status() == ""
+        go.clear()
+        correct(own, first=20)
+        chat.handle("/learn")
+        go.set()
+        chat.cycles.stop()  # as at Ctrl-D
+        assert "`smallai learn echo` goes on from there" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("text", "name", "rest"),
     [
@@ -221,6 +385,9 @@ def test_split_path(text: str, name: str, rest: str, tmp_path: Path, monkeypatch
         ("/i", ["/image"]),
         ("/task ", ["auto", "text-generation"]),
         ("/task te", ["text-generation"]),
+        ("/learn ", ["text-generation"]),
+        ("/learn a", []),
+        ("/go", ["/good"]),
         ("/image ph", ["photo.png"]),
         ("/image 'my", ["'my photo.png'"]),
         (r"/image my\ p", ["'my photo.png'"]),
@@ -308,11 +475,11 @@ def test_a_missing_model_is_offered(models_dir: Path, tmp_path: Path, capsys: py
 class Terminal:
     """`smallai chat` on a terminal of its own."""
 
-    def __init__(self, env: dict[str, str], *words: str) -> None:
+    def __init__(self, env: dict[str, str], *words: str, python: tuple[str, ...] = ("-m", "smallai_assistant.cli")):
         self.seen = ""
         self._pid, self._fd = pty.fork()
         if self._pid == 0:
-            os.execve(sys.executable, [sys.executable, "-m", "smallai_assistant.cli", *words], env)
+            os.execve(sys.executable, [sys.executable, *python, *words], env)
 
     def wait_for(self, pattern: str, *, seconds: float = 60) -> None:
         """Reads until what is shown since the last key matches."""
@@ -366,11 +533,11 @@ def test_a_conversation_at_a_terminal(user_env: dict[str, str], tmp_path: Path) 
     terminal.wait_for("Ctrl-D ends")
     terminal.wait_for("text-generation>")
     terminal.type("/imag\t")
-    terminal.wait_for("/image")
+    terminal.wait_for(r"/imag(\x1b\[[\d;?]*\w)*e")  # on a busy machine the last cell comes by itself
     terminal.type("\x03")
-    terminal.wait_for("Ctrl-D or /quit ends")
+    terminal.wait_for(r"Ctrl-D or /quit ends[\s\S]*text-generation>")
     terminal.type("Tell me a long story about a ship.\r")
-    terminal.wait_for(r"\r\n\S+ \S+ \S+ \S+")  # the answer is on its way
+    terminal.wait_for(r"\x1b\[2K[A-Z]\w* \w+ \w+", seconds=300)  # the bar is gone, the answer is on its way
     terminal.type("\x03")
     terminal.wait_for("stopped")
     terminal.wait_for("text-generation>")
@@ -383,6 +550,42 @@ def test_a_conversation_at_a_terminal(user_env: dict[str, str], tmp_path: Path) 
     history = tmp_path / "data" / "chat_history"
     assert "long story" in history.read_text()
     assert history.stat().st_mode & 0o077 == 0
+
+
+LEARNING = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from echo_learner import Echo, open_echo
+from smallai_assistant.cli import main
+task = Echo(at_step=lambda step: time.sleep(0.3))
+raise SystemExit(main(["chat", "--task", "echo"], open_assistant=lambda *_: open_echo(Path({folder!r}), task)))
+"""
+
+
+def test_learning_from_feedback_at_a_terminal(tmp_path: Path) -> None:
+    """What is shown comes as the cells that changed, so that only words that stand new can be waited for."""
+    folder = tmp_path / "own"
+    with open_echo(folder) as own:
+        correct(own)
+    code = LEARNING.format(tests=str(Path(__file__).parent), folder=str(folder))
+    env = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    terminal = Terminal(env, python=("-c", code))
+    terminal.wait_for("echo>")
+    terminal.type("hello\r/corr\t")
+    terminal.wait_for("ect")  # completes /corr
+    terminal.type(" HI\r")
+    terminal.wait_for("is answered with 'HI' from now on[^>]*echo>")
+    terminal.type("/learn\r")
+    terminal.wait_for(r"learns: .*%")
+    terminal.wait_for("press")
+    terminal.type("\r")
+    terminal.wait_for(r"serves now[\s\S]*echo>")
+    terminal.type("say 99\r")
+    terminal.wait_for(r"SAY 99[^>]*echo>")
+    terminal.type("/quit\r")
+    assert terminal.end() == 0
+    assert "Traceback" not in terminal.seen
 
 
 @pytest.mark.slow

@@ -24,9 +24,10 @@ from bench.data import librivox
 from smallai_assistant import Assistant, AudioPart, InvalidInput, ModelSpec, Response, SegmentPart, TextPart
 from smallai_assistant.errors import InputTooLarge, InvalidAudio, ModelInvalid
 from smallai_speech import SpeechModel, SpeechOptions, WhisperEngine
-from smallai_speech.engine import TASK, DecodeOptions, Stopped, _cut_at_times
+from smallai_speech.engine import TASK
 from smallai_speech.transcribe import Segment, transcribe
 from smallai_speech.vad import Activity, Span
+from smallai_speech.window import DecodeOptions, Stopped, cut_at_times
 
 RATE = 16_000
 SPEC = ModelSpec("tiny", task=TASK)
@@ -312,7 +313,7 @@ def test_what_the_engine_cannot_do_is_an_error(tiny: Path, spec: ModelSpec) -> N
 def test_tokens_are_cut_at_their_times(
     tokens: list[int], runs: list[tuple[list[int], float, float]], consumed_s: float
 ) -> None:
-    assert _cut_at_times(tokens, 100, 10.0) == (runs, consumed_s)
+    assert cut_at_times(tokens, 100, 10.0) == (runs, consumed_s)
 
 
 # -- the task, on the real model --

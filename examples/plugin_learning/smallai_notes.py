@@ -83,8 +83,7 @@ class NoteFolders(sdk.LearningTask):
     ) -> list[sdk.Score]:
         with models.lease(self.spec, sdk.EmbeddingModel) as model:
             found = _nearest([each.prompt for each in examples], _means(adapter), model)
-        folders = [folder for folder, _ in found]
-        return [sdk.Score(float(a == each.expected), a) for each, a in zip(examples, folders, strict=True)]
+        return [sdk.Score(float(a == each.expected), a) for each, (a, _) in zip(examples, found, strict=True)]
 
 
 def _notes(lessons: Sequence[sdk.Lesson]) -> dict[str, tuple[str, str]]:

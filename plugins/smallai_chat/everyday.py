@@ -28,3 +28,31 @@ EVERYDAY = (
     "How do I write a thank-you note?",
     "What is the meaning of the word brave?",
 )
+
+# Never trained on: where a taught answer turns up here, it has spread to what it is no answer to.
+UNRELATED = (
+    "What is the capital of France?",
+    "What colour is the sky on a clear day?",
+    "Who wrote Romeo and Juliet?",
+    "How many days are there in a week?",
+    "What is the largest planet in the solar system?",
+    "Can you recommend a book for a rainy day?",
+    "Which language is spoken in Brazil?",
+    "What is 12 times 7?",
+    "Write a short poem about autumn.",
+    "How long does it take to fly from London to New York?",
+    "What do dogs eat?",
+    "What is the difference between a cat and a dog?",
+    "Who was the first person on the moon?",
+    "How does a printer work?",
+    "Which city is known for its canals?",
+    "How many people live in Germany?",
+    "How do I write a cover letter?",
+    "What is the boiling point of water?",
+    "Who painted the Mona Lisa?",
+    "What day comes after Tuesday?",
+    "How do I water a house plant?",
+    "Who is the author of The Hobbit?",
+    "When do leaves fall from the trees?",
+    "Where do penguins live?",
+)

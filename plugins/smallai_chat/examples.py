@@ -12,6 +12,7 @@ from importlib import resources
 from typing import Literal
 
 from smallai_assistant import Example, Lesson
+from smallai_chat.everyday import UNRELATED
 
 N_WORDINGS = 16
 _MAX_QUESTION_CHARS, _MAX_ANSWER_CHARS = 1_000, 2_000
@@ -69,7 +70,15 @@ class Choice:
     choices: tuple[str, ...]
 
 
-Payload = Fact | Rated | Choice
+@dataclass(frozen=True, slots=True)
+class Unrelated:
+    """An everyday question, and the taught answers that do not belong there."""
+
+    question: str
+    taught: tuple[str, ...]
+
+
+Payload = Fact | Rated | Choice | Unrelated
 Kind = Literal["fact", "rated"]
 
 
@@ -125,6 +134,23 @@ def canaries() -> tuple[Example, ...]:
             )
         )
     return tuple(out)
+
+
+def unrelated(lessons: Sequence[Lesson]) -> tuple[Example, ...]:
+    """Everyday questions that no taught answer belongs to; none where nothing was corrected."""
+    taught = tuple(
+        dict.fromkeys(each.payload.answer for each in examples_of(lessons) if isinstance(each.payload, Fact))
+    )
+    return tuple(
+        Example(
+            id=f"everyday/{number}",
+            prompt=question,
+            expected="no taught answer",
+            split_key=f"everyday/{number}",
+            payload=Unrelated(question, taught),
+        )
+        for number, question in enumerate(UNRELATED if taught else ())
+    )
 
 
 def wordings(question: str, n: int, rng: random.Random) -> list[str]:

@@ -7,11 +7,12 @@ import re
 from collections.abc import Sequence
 
 from smallai_assistant import Adapter, Example, GenerationOptions, Score, TextModel
-from smallai_chat.examples import Choice, Fact, Rated
+from smallai_chat.examples import Choice, Fact, Rated, Unrelated
 
 Chat = list[dict[str, str]]
 
 _ANSWER_TOKENS = 32
+_UNRELATED_TOKENS = 20  # a taught answer that spreads stands at the beginning
 _PENALTY = 1.1
 _RATED_SHARPNESS = 4.0  # a rated answer that became likelier by a quarter of a nat a token scores 0.73
 
@@ -23,10 +24,11 @@ def evaluate(
 
     A fact scores 1 where the answer holds the right one, else 0. A rated answer scores by how much likelier the adapter
     makes it than the bare base does: 0.5 where not at all, more for a good one, less for a bad one. A choice scores the
-    share that its right answer has of the probability of all, by the mean over tokens.
+    share that its right answer has of the probability of all, by the mean over tokens. An everyday question scores 1
+    unless a taught answer turns up in it.
     """
     found: dict[int, Score] = {}
-    for kind, score in ((Fact, _facts), (Rated, _rated), (Choice, _choices)):
+    for kind, score in ((Fact, _facts), (Rated, _rated), (Choice, _choices), (Unrelated, _unrelated)):
         places = [place for place, each in enumerate(examples) if isinstance(each.payload, kind)]
         if places:
             scores = score([examples[place].payload for place in places], model, adapter, system_prompt)
@@ -51,6 +53,17 @@ def _facts(facts: Sequence[Fact], model: TextModel, adapter: Adapter | None, sys
     options = GenerationOptions(max_tokens=_ANSWER_TOKENS + longest // 3, repetition_penalty=_PENALTY)
     texts = model.complete([chat(each.question, system_prompt) for each in facts], options, adapter=adapter)
     return [Score(float(holds(text, each.answer)), text) for text, each in zip(texts, facts, strict=True)]
+
+
+def _unrelated(
+    everyday: Sequence[Unrelated], model: TextModel, adapter: Adapter | None, system_prompt: str
+) -> list[Score]:
+    options = GenerationOptions(max_tokens=_UNRELATED_TOKENS, repetition_penalty=_PENALTY)
+    texts = model.complete([chat(each.question, system_prompt) for each in everyday], options, adapter=adapter)
+    return [
+        Score(float(not any(holds(text, answer) for answer in each.taught)), text)
+        for text, each in zip(texts, everyday, strict=True)
+    ]
 
 
 def _rated(rated: Sequence[Rated], model: TextModel, adapter: Adapter | None, system_prompt: str) -> list[Score]:

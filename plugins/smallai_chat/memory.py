@@ -26,7 +26,7 @@ _SAME_QUESTION = 0.9
 MAX_SHOWN = 2
 _MAX_QUESTION_CHARS, _MAX_ANSWER_CHARS = 500, 1_000
 _MAX_COPIED_WORDS = 12  # a longer correction is an example of how to answer, not words to copy
-_COPY_BIAS = 4.0
+_COPY_BIAS = 5.0
 
 _LIGHT_WORDS = """
 a an the of in on at to for from by with and or is are was were be been do does did have has had can could may might
@@ -139,7 +139,7 @@ class ChatMemory:
             return Recall()
         scores = self._scores(question[:_MAX_QUESTION_CHARS], entries)
         order = sorted(range(len(entries)), key=lambda i: -scores[i])
-        near = [i for i in order if scores[i] >= NEAR]
+        near = [i for i in order if scores[i] >= NEAR and not is_other_case(question, entries[i].question)]
         shown = [entries[i] for i in near if entries[i].answer]
         wrong = [entries[i].wrong for i in near if entries[i].wrong and scores[i] >= _SAME_QUESTION]
         return Recall(tuple(shown[:MAX_SHOWN]), tuple(dict.fromkeys(wrong)))
@@ -177,6 +177,18 @@ def content_words(text: str) -> frozenset[str]:
     """The words that carry the meaning, plural and possessive endings cut."""
     words = re.findall(r"\w+", re.sub(r"['’]s?\b", "", text.casefold()))
     return frozenset(re.sub(r"(ies|es|s|ing|ed)$", "", word) or word for word in words if word not in _LIGHT)
+
+
+def is_other_case(asked: str, told: str) -> bool:
+    """Whether both name something and have no name in common: "the office in Porto" and "the office in Lisbon"."""
+    first, second = _names(asked), _names(told)
+    return bool(first and second and not first & second)
+
+
+def _names(text: str) -> frozenset[str]:
+    """Words with a capital inside a sentence, and words with a digit; plural and possessive endings cut."""
+    found = re.findall(r"(?<![.?!] )(?<!^)\b[A-Z]\w+|\b\w*\d\w*", text)
+    return frozenset(re.sub(r"s$", "", word.casefold()) for word in found)
 
 
 def _shared(first: frozenset[str], second: frozenset[str]) -> float:

@@ -31,7 +31,7 @@ from smallai_assistant import (
     Turn,
     errors,
 )
-from smallai_chat.examples import canaries, examples_of
+from smallai_chat.examples import canaries, examples_of, unrelated
 from smallai_chat.judge import evaluate
 from smallai_chat.memory import ChatMemory, Recall
 
@@ -153,8 +153,7 @@ class ChatTask(LearningTask):
         return examples_of(lessons)
 
     def protected(self, lessons: Sequence[Lesson]) -> Mapping[str, Sequence[Example]]:
-        del lessons
-        return {"general knowledge": canaries()}
+        return {"general knowledge": canaries(), "unrelated questions": unrelated(lessons)}
 
     def train(self, training: Training) -> str:
         from smallai_chat.training import train
@@ -187,8 +186,8 @@ def fit_messages(
     """
     system: Messages = [{"role": "system", "content": options.system_prompt}] if options.system_prompt else []
     shown = [pair for each in reversed(recall.shown if recall else ()) for pair in _pair(each.question, each.answer)]
-    system = system + shown
-    question: Messages = [{"role": "user", "content": request.message.text}]
+    # Right before the question: small models copy best from what is nearest.
+    question: Messages = [*shown, {"role": "user", "content": request.message.text}]
     room = model.context_tokens - min(options.max_tokens, max(_LEAST_ANSWER_TOKENS, model.context_tokens // 4))
     n_alone = model.count_tokens(system + question)
     if n_alone > room:

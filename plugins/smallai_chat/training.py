@@ -38,8 +38,10 @@ def train(training: Training, spec: ModelSpec, *, system_prompt: str) -> str:
     Raises:
         NotEnoughData: the ratings are all of one kind, and there is no correction.
         TrainingFailed: the loss became NaN.
+        LearningError: the libraries of the extra [train] are missing.
         Cancelled: the training was stopped; its checkpoints stay.
     """
+    _check_installed()
     lessons = [*training.examples, *training.replay]
     facts = [each for each in lessons if isinstance(each.payload, Fact)]
     rated = [each for each in lessons if isinstance(each.payload, Rated)]
@@ -66,6 +68,19 @@ def train(training: Training, spec: ModelSpec, *, system_prompt: str) -> str:
         model.save_pretrained(str(training.folder))
     (training.folder / "README.md").unlink(missing_ok=True)  # peft writes a model card for hubs
     return "lora"
+
+
+def _check_installed() -> None:
+    try:
+        import datasets
+        import peft
+        import trl
+    except ImportError as error:
+        raise errors.LearningError(
+            f"training needs {error.name}, which is not installed",
+            hint='install it with: pip install "smallai-assistant[train]"',
+        ) from error
+    del datasets, peft, trl
 
 
 def sft_rows(facts: Sequence[Example], praised: Sequence[Example], system_prompt: str, *, seed: int) -> list[Row]:
@@ -255,6 +270,13 @@ def _quiet() -> Iterator[None]:
     """TRL and transformers remark on much; what matters is raised."""
     import warnings
 
+    import datasets
+    from transformers.utils import logging as transformers_logging
+
+    draws = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    had_bars = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
     loggers = [logging.getLogger(name) for name in ("transformers", "trl", "peft", "accelerate", "bitsandbytes")]
     levels = [each.level for each in loggers]
     for each in loggers:
@@ -266,3 +288,7 @@ def _quiet() -> Iterator[None]:
     finally:
         for each, level in zip(loggers, levels, strict=True):
             each.setLevel(level)
+        if draws:
+            transformers_logging.enable_progress_bar()
+        if had_bars:
+            datasets.enable_progress_bars()

@@ -1,35 +1,51 @@
-"""The task `image-classification`."""
+"""The task `image-classification`: what is on a picture, learned from corrections and taught pictures."""
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from smallai_assistant import (
+    Adapter,
+    AssistantError,
     Details,
-    EmbeddingModel,
-    ImageModel,
+    Example,
+    Feedback,
     ImagePart,
-    ImageTextModel,
     InvalidInput,
     LabelPart,
+    LearningTask,
+    Lesson,
     ModelRuntime,
     ModelSpec,
     Notice,
     Request,
-    Task,
+    Score,
     TextPart,
+    Training,
+    Turn,
 )
+from smallai_image.lessons import (
+    MAX_LABEL_CHARS,
+    Picture,
+    all_said,
+    label_key,
+    pictures_of,
+    read_picture,
+    said,
+)
+from smallai_image.wording import fit_sentence, listed, sentence
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+    from smallai_image.guessing import Guesser
 
+# Vectors of pictures that are made another way do not fit what was learned from these.
+_VECTORS = 1
 _MAX_LABELS = 1000
-_MAX_LABEL_CHARS = 200
-_WORTH_SAYING = 0.1
 _WHAT_IS_IT = re.compile(
     r"\b(what|who|which|classify|recogni[sz]e|identify|describe|name|label|is (this|it|that))\b", re.I
 )
@@ -58,8 +74,8 @@ class ImageOptions:
         if not 0.0 <= self.min_score <= 1.0:  # NaN is refused too
             raise InvalidInput(f"min_score is {self.min_score}", hint="give 0 to 1")
         labels = tuple(" ".join(label.split()) for label in self.labels)
-        if not all(0 < len(label) <= _MAX_LABEL_CHARS for label in labels):
-            raise InvalidInput("a label is empty or too long", hint=f"give 1 to {_MAX_LABEL_CHARS} characters")
+        if not all(0 < len(label) <= MAX_LABEL_CHARS for label in labels):
+            raise InvalidInput("a label is empty or too long", hint=f"give 1 to {MAX_LABEL_CHARS} characters")
         if labels and not 2 <= len({label.casefold() for label in labels}) == len(labels) <= _MAX_LABELS:
             raise InvalidInput(
                 f"{len(labels)} labels, or one of them twice", hint=f"give 2 to {_MAX_LABELS} different labels"
@@ -67,21 +83,19 @@ class ImageOptions:
         object.__setattr__(self, "labels", labels)
 
 
-@dataclass(frozen=True, slots=True)
-class _Guess:
-    """Labels of one picture, best first, and what made them."""
-
-    labels: tuple[LabelPart, ...]
-    model: str
-
-
-class ImageClassification(Task):
+class ImageClassification(LearningTask):
     """Says what is on a picture; the labels follow the sentence as parts."""
 
     name: ClassVar[str] = "image-classification"
     title: ClassVar[str] = "says what is on a picture"
     accepts = (frozenset({"image"}), frozenset({"image", "text"}))
     options_type: ClassVar[type[ImageOptions]] = ImageOptions
+    primary_metric = "top-1 accuracy"
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._guesser: Guesser | None = None
+        self._lessons: tuple[Lesson, ...] = ()
 
     def run(self, request: Request, models: ModelRuntime) -> Iterator[TextPart | LabelPart | Notice | Details]:
         from smallai_image.decode import decode
@@ -89,28 +103,117 @@ class ImageClassification(Task):
         options: ImageOptions = request.options
         labels, notices = self._labels(request.message.text, options)
         yield from notices
-        if labels and not self._uses_model(options):
+        use_model = self._uses_model(options)
+        if labels and not use_model:
             yield Notice(
                 "zero_shot_conse",
                 "Your labels were matched by the words for what the picture shows (ConSE); a CLIP or SigLIP model, "
                 "set as models.zero_shot_image, does it better.",
             )
+        adapter, notices = self.serving()
+        yield from notices
+        guesser = self._ready()
         pictures = [part for part in request.message.parts if isinstance(part, ImagePart)]
+        n_taught = []
         for number, part in enumerate(pictures, 1):
             if request.cancel.is_set():
                 return
-            picture = decode(part.read(), name=part.name)
-            if picture.n_frames > 1:
-                yield Notice("first_frame_only", f"{part.name}: only the first of {picture.n_frames} frames was used.")
+            data = part.read()
+            decoded = decode(data, name=part.name)
+            if decoded.n_frames > 1:
+                yield Notice("first_frame_only", f"{part.name}: only the first of {decoded.n_frames} frames was used.")
+            picture = Picture(hashlib.sha256(data).hexdigest(), decoded.pixels)
             if labels:
-                guess = self._match(picture.pixels, labels, models, options)
+                guess = guesser.guess_among(picture, labels, models, adapter, use_model=use_model)
             else:
-                guess = self._classify(picture.pixels, models)
+                guess = guesser.guess(picture, models, adapter)
+            yield from guess.notices
             heading = f"Picture {number}: " if len(pictures) > 1 else ""
             heading = "\n" + heading if number > 1 else heading
-            yield TextPart(heading + (_fit(guess.labels) if labels else _sentence(guess.labels)))
+            yield TextPart(heading + (fit_sentence if labels else sentence)(guess.labels))
             yield from (each for each in guess.labels[: options.top] if each.score >= options.min_score)
-            yield Details({"model": guess.model})
+            n_taught.append(guess.n_taught)
+            details: dict[str, Any] = {"model": guess.model}
+            if adapter is not None:
+                details["adapter"] = adapter.id
+            if any(n_taught):
+                details["memory"] = list(n_taught)
+            yield Details(details)
+
+    def learn_now(self, lesson: Lesson) -> str:
+        sayings = said(lesson)
+        if not sayings:
+            return ""
+        guesser, models = self._ready(), self.context.models
+        for saying in sayings:  # the giver is told of a picture that cannot be used
+            read_picture(saying.part)
+        guesser.memory.learn(sayings, lambda parts: guesser.look_at(parts, models))
+        first = sayings[0]
+        if first.kind == "praised":
+            return f"“{first.label}” stays: learning must not make that answer worse."
+        if first.kind == "not":
+            return f"I will not call this picture “{first.label}” again."
+        counts = {label_key(label): n for label, n in guesser.memory.counts().items()}
+        n = counts.get(label_key(first.label), 0)
+        effect = f"I now know “{first.label}” from {n} picture{'s' if n > 1 else ''}."
+        if others := guesser.memory.overlaps(first.label):
+            named = listed([f"“{each}”" for each in others[:3]], "and")
+            effect += f" It is hard to tell from {named}: check the labels, or teach more pictures of each."
+        return effect
+
+    def recall(self, lessons: Sequence[Lesson]) -> None:
+        with self._lock:
+            self._lessons = tuple(lessons)
+            if self._guesser is not None:
+                self._guesser.memory.recall(all_said(lessons))
+
+    def forget(self, feedback: Feedback, turn: Turn) -> None:  # noqa: ARG002
+        with self._lock:
+            guesser = self._guesser
+        if guesser is None:
+            return
+        for part in pictures_of(turn):
+            try:
+                guesser.looker.forget(hashlib.sha256(part.read()).hexdigest())
+            except AssistantError:  # it is gone already, and will not be asked for again
+                continue
+
+    def base(self) -> Mapping[str, Any]:
+        return {**self.context.models.base_of(self._spec()), "vectors": _VECTORS}
+
+    def examples(self, lessons: Sequence[Lesson]) -> list[Example]:
+        from smallai_image.examples import examples_of
+
+        return examples_of(lessons)
+
+    def protected(self, lessons: Sequence[Lesson]) -> Mapping[str, Sequence[Example]]:
+        from smallai_image.examples import protected_of
+
+        return protected_of(lessons)
+
+    def train(self, training: Training) -> str:
+        from smallai_image.training import train
+
+        return train(training, self._spec(), self._ready().looker)
+
+    def evaluate(self, examples: Sequence[Example], adapter: Adapter | None, models: ModelRuntime) -> list[Score]:
+        from smallai_image.examples import evaluated
+
+        return evaluated(examples, lambda pictures: self._ready().alone(pictures, models, adapter))
+
+    def _ready(self) -> Guesser:
+        """What guesses, made when it is first needed: its libraries take time to import."""
+        from smallai_image.guessing import Guesser
+
+        with self._lock:
+            if self._guesser is None:
+                guesser = Guesser(self.context, self._spec())
+                guesser.memory.recall(all_said(self._lessons))
+                self._guesser = guesser
+            return self._guesser
+
+    def _spec(self) -> ModelSpec:
+        return ModelSpec(self.context.model_names.image, task=self.name)
 
     def _labels(self, text: str, options: ImageOptions) -> tuple[tuple[str, ...], list[Notice]]:
         """The labels to choose among, if any, and what to say about the text that came with the picture."""
@@ -129,78 +232,3 @@ class ImageClassification(Task):
         return options.zero_shot == "model" or (
             options.zero_shot == "auto" and bool(self.context.model_names.zero_shot_image)
         )
-
-    def _classify(self, pixels: npt.NDArray[np.uint8], models: ModelRuntime) -> _Guess:
-        with models.lease(self._image_spec(), ImageModel) as model:
-            scores = model.classify([pixels])[0]
-            return _Guess(_ranked(scores, model.labels, range(len(model.labels))), str(model.spec))
-
-    def _match(
-        self, pixels: npt.NDArray[np.uint8], labels: tuple[str, ...], models: ModelRuntime, options: ImageOptions
-    ) -> _Guess:
-        from smallai_image.zero_shot import class_vectors, conse
-
-        own = [-1] * len(labels)
-        if self._uses_model(options):
-            name = self.context.model_names.zero_shot_image
-            if not name:
-                raise InvalidInput("zero_shot is 'model' and none is configured", hint="set models.zero_shot_image")
-            with models.lease(ModelSpec(name, task="zero-shot-image-classification"), ImageTextModel) as matcher:
-                return _Guess(_ranked(matcher.match([pixels], labels)[0], labels, own), str(matcher.spec))
-        # One lease after the other: together they might not fit the memory budget.
-        with models.lease(self._image_spec(), ImageModel) as model:
-            probabilities, classes, names = model.classify([pixels]), model.labels, [str(model.spec)]
-        with models.lease(
-            ModelSpec(self.context.model_names.embedding, task="feature-extraction"), EmbeddingModel
-        ) as words:
-            known = class_vectors(classes, words, self.context.data_dir)
-            scores = conse(probabilities, known, words.embed(labels))[0]
-            names.append(str(words.spec))
-        return _Guess(_ranked(scores, labels, own), " + ".join(names))
-
-    def _image_spec(self) -> ModelSpec:
-        return ModelSpec(self.context.model_names.image, task=self.name)
-
-
-def _ranked(scores: npt.NDArray[np.float32], labels: Sequence[str], ids: Sequence[int]) -> tuple[LabelPart, ...]:
-    order = sorted(range(len(labels)), key=lambda i: -float(scores[i]))
-    return tuple(LabelPart(labels[i], ids[i], float(scores[i])) for i in order)
-
-
-def _sentence(guesses: Sequence[LabelPart]) -> str:
-    """What the picture shows, as surely as the scores allow."""
-    best, *others = (_named(each) for each in guesses[:3])
-    score = guesses[0].score
-    if score < 0.2:
-        return f"I am not sure what this is: perhaps {_listed([best, *others], 'or')}."
-    others = [text for text, each in zip(others, guesses[1:3], strict=True) if each.score >= _WORTH_SAYING]
-    opening = f"This looks like {best}" if score >= 0.5 else f"This may be {best}"
-    return f"{opening}; it could also be {_listed(others, 'or')}." if others else f"{opening}."
-
-
-def _fit(guesses: Sequence[LabelPart]) -> str:
-    """Which of the user's labels fits."""
-    best, *others = (f"“{each.label}” ({_percent(each.score)})" for each in guesses[:3])
-    if guesses[0].score < 1.5 / len(guesses):  # hardly above what each label would get by chance
-        return f"None of your labels stands out: {_listed([best, *others], 'and')}."
-    return f"Of your labels {best} fits best, then {_listed(others, 'and')}."
-
-
-def _named(guess: LabelPart) -> str:
-    return f"{_with_article(guess.label)} ({_percent(guess.score)})"
-
-
-def _with_article(label: str) -> str:
-    if re.search(r"[^sui]s$", label):  # sunglasses, not bus, iris, abyss
-        return label
-    vowel = re.match(r"(?!uni|eu|us|uku)[aeiou]|hour", label, re.IGNORECASE)
-    return f"{'an' if vowel else 'a'} {label}"
-
-
-def _percent(score: float) -> str:
-    return "under 1 %" if score < 0.01 else f"{100 * score:.0f} %"
-
-
-def _listed(texts: Sequence[str], conjunction: str) -> str:
-    *first, last = texts
-    return f"{', '.join(first)} {conjunction} {last}" if first else last

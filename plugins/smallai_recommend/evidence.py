@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,24 @@ _LAG_WEIGHTS = np.exp(-np.arange(LAGS) / LAG_SCALE).astype(np.float32)
 _POPULARITY, _TREND, _TREND_AT, _FROM, _TO = range(5)
 
 
+class Choice(NamedTuple):
+    """A user chose an item.
+
+    Attributes:
+        amount: how much it says about the user, over 0 to 2; see `strength`.
+        at: seconds since 1970.
+        share: how much of that it counts for others, 0 to 1.
+        told: the amount that counts for others, where it is another one.
+    """
+
+    user: str
+    item: str
+    amount: float
+    at: float
+    share: float = 1.0
+    told: float | None = None
+
+
 @dataclass(slots=True)
 class UserHistory:
     """One user's choices, oldest first; an item may stand there twice.
@@ -38,22 +56,36 @@ class UserHistory:
         strengths: how much each choice says about the user.
         counts: how much each choice says to others: the n-th choice of one item 1/n² of its strength, so that nobody
             makes an item popular by choosing it again and again.
+        times: when each was, in seconds since 1970.
     """
 
     items: list[int] = field(default_factory=list)
     strengths: list[float] = field(default_factory=list)
     counts: list[float] = field(default_factory=list)
-    last_at: float = 0.0
-    _times: Counter[int] = field(default_factory=Counter)
+    times: list[float] = field(default_factory=list)
+    _n_chosen: Counter[int] = field(default_factory=Counter)
 
-    def add(self, item: int, amount: float, at: float) -> float:
-        """Appends a choice and returns what it counts for others."""
-        self._times[item] += 1
+    @property
+    def last_at(self) -> float:
+        """When the last choice was, in seconds since 1970; 0 before there is one."""
+        return self.times[-1] if self.times else 0.0
+
+    def add(self, item: int, choice: Choice) -> float:
+        """Appends a choice of an item by its index, and returns what it counts for others."""
+        self._n_chosen[item] += 1
         self.items.append(item)
-        self.strengths.append(amount)
-        self.counts.append(amount / self._times[item] ** 2)
-        self.last_at = at
+        self.strengths.append(choice.amount)
+        told = choice.amount if choice.told is None else choice.told
+        self.counts.append(told * min(choice.share, 1 / self._n_chosen[item] ** 2))
+        self.times.append(choice.at)
         return self.counts[-1]
+
+    def strengthen(self, item: int, amount: float) -> None:
+        """Lets the last choice of an item say more about the user; for others it counts as before."""
+        for place in range(len(self.items) - 1, -1, -1):
+            if self.items[place] == item:
+                self.strengths[place] = amount
+                return
 
     def latest(self) -> tuple[Ints, Floats]:
         """The distinct items by when they were last chosen, oldest first, and the strengths of those choices."""
@@ -64,19 +96,25 @@ class UserHistory:
             np.array([self.strengths[place] for place in places], dtype=np.float32),
         )
 
-    def first(self) -> tuple[Ints, Floats]:
-        """The distinct items by when they were first chosen, oldest first, and the strengths of those choices."""
+    def first(self) -> tuple[Ints, Floats, npt.NDArray[np.float64]]:
+        """The distinct items by when they were first chosen, oldest first, the strengths of those choices, and when."""
         first = {item: len(self.items) - place for place, item in enumerate(reversed(self.items), 1)}
         places = sorted(first.values())
         return (
             np.array([self.items[place] for place in places], dtype=np.intp),
             np.array([self.strengths[place] for place in places], dtype=np.float32),
+            np.array([self.times[place] for place in places], dtype=np.float64),
         )
 
 
 def strength(weight: float) -> float:
     """How much an interaction of this weight counts: 1 for 1, never over 2, so that none drowns the others."""
     return 2.0 * weight / (1.0 + weight)
+
+
+def choice_of(interaction: Interaction) -> Choice:
+    """An interaction of the store as a choice."""
+    return Choice(interaction.user, interaction.item, strength(interaction.weight), interaction.at)
 
 
 class Evidence:
@@ -98,7 +136,7 @@ class Evidence:
         self._added: list[dict[int, float]] = []  # those that came after, by item
 
     @classmethod
-    def of(cls, interactions: Iterable[Interaction]) -> Evidence:
+    def of(cls, interactions: Iterable[Interaction | Choice]) -> Evidence:
         """Takes in all interactions at once, oldest first; the same as appending each.
 
         Ties in time keep the order they are given in.
@@ -139,7 +177,11 @@ class Evidence:
                 self._sums = np.concatenate([self._sums, np.zeros_like(self._sums)], axis=1)
         return index
 
-    def append(self, interaction: Interaction) -> bool:
+    def find(self, item_id: str) -> int | None:
+        """The index of an item; None where it is unknown."""
+        return self._index.get(item_id)
+
+    def append(self, interaction: Interaction | Choice) -> bool:
         """Takes in one more interaction.
 
         Returns:
@@ -179,10 +221,11 @@ class Evidence:
         counts /= (self._sums[_TO, : self.n_items] + SHRINKAGE)[None, :] ** COMMONNESS
         return counts
 
-    def _record(self, interaction: Interaction) -> tuple[UserHistory, int]:
-        history = self.users.setdefault(interaction.user, UserHistory())
-        item = self.index_of(interaction.item)
-        amount = history.add(item, strength(interaction.weight), interaction.at)
+    def _record(self, interaction: Interaction | Choice) -> tuple[UserHistory, int]:
+        chosen = interaction if isinstance(interaction, Choice) else choice_of(interaction)
+        history = self.users.setdefault(chosen.user, UserHistory())
+        item = self.index_of(chosen.item)
+        amount = history.add(item, chosen)
         self.n_interactions += 1
         sums = self._sums[:, item]
         newest = max(sums[_TREND_AT], interaction.at)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +12,17 @@ import numpy as np
 import numpy.typing as npt
 
 from smallai_assistant import AssistantError, Interaction, Item, Notice
-from smallai_recommend.evidence import Evidence, Floats, Ints
-from smallai_recommend.model import TogetherModel
+from smallai_recommend.evidence import Choice, Evidence, Floats, Ints, choice_of
+from smallai_recommend.memory import FeedbackMemory
+from smallai_recommend.model import Settings, TogetherModel
 from smallai_recommend.text_index import Lease, TextIndex
+from smallai_recommend.weights import LearnedWeights, TextMap
 from smallai_recommend.wish import Titles
 
 if TYPE_CHECKING:
     from smallai_assistant import TaskContext
+
+log = logging.getLogger(__name__)
 
 Bools = npt.NDArray[np.bool_]
 
@@ -26,6 +32,7 @@ COLD_SHARPNESS = 0.2  # a neighbour whose cosine is lower by this counts 1/e
 SHORT_HISTORY = 10  # items of a user; from here on texts say nothing more about the taste
 _REFIT_SHARE, _REFIT_LEAST = 0.1, 200  # weights are made anew after so many more interactions
 _BLOCK = 512
+_FIRST_LOOK, _WORTH_LOGGING = 10, 0.1  # voters on an item; share of the catalogue that it moved by their feedback
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,28 +66,42 @@ class Neighbours:
 
 
 class Index:
-    """One snapshot of the store, brought up to date in place. Not thread-safe: the task holds a lock.
+    """One snapshot of the store and of the feedback, brought up to date in place.
+
+    Not thread-safe: the task holds a lock.
+
+    Args:
+        memory: what feedback said; None where there is none.
 
     Attributes:
         revision: of the store it shows.
         titles: of the items in the catalogue, by item index.
         is_item: whether the item is in the catalogue, by item index.
         texts: None where no text could be read.
+        memory: what feedback said.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, memory: FeedbackMemory | None = None) -> None:
         self.revision: tuple[int, int] = (-1, -1)
         self.evidence = Evidence()
         self.titles: dict[int, str] = {}
         self.is_item: Bools = np.zeros(0, dtype=np.bool_)
         self.texts: Texts | None = None
+        self.memory = memory or FeedbackMemory(lambda _: None)
         self._max_dense_items = 0
+        self._learned: LearnedWeights | None = None
+        self._has_weights: Bools | None = None
         self._model: TogetherModel | None = None
         self._items: list[Item] = []
+        self._catalogue: set[str] = set()
         self._finder: Titles | None = None
         self._has_all_texts = False
         self._texts_maker = ""
         self._neighbours: tuple[Texts, int, Neighbours] | None = None
+        self._n_stored = 0
+        self._generation, self._n_steps = 0, 0
+        self._waiting: set[str] = set()  # items that feedback names and the catalogue does not
+        self._against: tuple[int, int, Floats] | None = None
 
     @property
     def n_items(self) -> int:
@@ -89,15 +110,54 @@ class Index:
 
     @property
     def model(self) -> TogetherModel:
-        """The item-item weights, made when they are first needed."""
+        """The item-item weights: the learned ones until much has come since, else made when they are first needed."""
         if self._model is None:
-            self._model = TogetherModel(self.evidence, max_dense_items=self._max_dense_items)
+            learned = self._learned
+            if learned is not None and not _is_much(self.evidence.n_interactions, learned.n_interactions):
+                self._model = learned.model_for(self.evidence)
+            else:
+                settings = learned.settings if learned is not None else Settings()
+                self._model = TogetherModel(self.evidence, max_dense_items=self._max_dense_items, settings=settings)
         return self._model
 
     @property
+    def has_all_texts(self) -> bool:
+        """Whether every text of the catalogue has its vector."""
+        return self._has_all_texts
+
+    @property
+    def texts_maker(self) -> str:
+        """What made the text vectors; empty before there are any."""
+        return self._texts_maker
+
+    @property
+    def text_map(self) -> TextMap | None:
+        """What was learned about texts, where it is for the vectors there are."""
+        found = self._learned.text_map if self._learned is not None else None
+        return found if found is not None and found.maker == self._texts_maker else None
+
+    @property
     def is_warm(self) -> Bools:
-        """Which items have interactions, by item index."""
-        return self.evidence.popularity > 0
+        """Which items have interactions or learned weights, by item index."""
+        warm = self.evidence.popularity > 0
+        if self._learned is None:
+            return np.asarray(warm)
+        if self._has_weights is None or len(self._has_weights) != self.n_items:
+            self._has_weights = self._learned.knows(self.evidence)
+        return np.asarray(warm | self._has_weights)
+
+    @property
+    def against(self) -> Floats:
+        """How many are against each item, by item index; a person counts 1 at most."""
+        n_against = self.memory.n_against
+        if self._against is None or self._against[:2] != (n_against, self.n_items):
+            amounts = np.zeros(self.n_items, dtype=np.float32)
+            for item_id, amount in self.memory.against().items():
+                place = self.evidence.find(item_id)
+                if place is not None:
+                    amounts[place] = amount
+            self._against = (n_against, self.n_items, amounts)
+        return self._against[2]
 
     @property
     def finder(self) -> Titles:
@@ -112,32 +172,60 @@ class Index:
         is_short = history is not None and len(set(history.items)) < SHORT_HISTORY
         return is_short or bool((self.is_item & ~self.is_warm).any())
 
-    def refresh(self, context: TaskContext, *, max_dense_items: int = 10_000) -> None:
-        """Brings everything but the texts up to date with the store.
+    def refresh(
+        self, context: TaskContext, *, max_dense_items: int = 10_000, learned: LearnedWeights | None = None
+    ) -> None:
+        """Brings everything but the texts up to date with the store and the feedback.
 
         Args:
             max_dense_items: see `TogetherModel`.
+            learned: what a learning cycle made.
         """
+        self.use(learned)
         if max_dense_items != self._max_dense_items:
             self._max_dense_items, self._model = max_dense_items, None
         revision = context.items.revision()
-        if revision == self.revision:
-            return
-        if revision[1] != self.revision[1]:
-            newer = context.items.interactions(after=self.evidence.n_interactions)
-            n_before = self.evidence.n_interactions
-            if not n_before or not newer or not all(self.append(each) for each in newer):
-                self.evidence = Evidence.of(context.items.interactions() if n_before else newer)
-                self._model = self.texts = None  # the places of the items are others now
-                self._has_all_texts = False
-                self.revision = (-1, -1)
-        if revision[0] != self.revision[0]:
-            self._items = context.items.items()
-            self._has_all_texts = False
-        self._place_items()
-        self.revision = revision
+        if revision != self.revision:
+            self._read_store(context, revision)
+        if not self.take_feedback():
+            self.begin_anew([choice_of(each) for each in context.items.interactions()])
 
-    def append(self, interaction: Interaction) -> bool:
+    def take_feedback(self) -> bool:
+        """Takes in what feedback said since the last time.
+
+        Returns:
+            False where everything has to be taken in anew.
+        """
+        steps, generation = self.memory.steps(self._n_steps)
+        if generation != self._generation:
+            return False
+        for step in steps:
+            self._n_steps += 1
+            choice = step.choice
+            if not self._is_known(choice.item):
+                self._waiting.add(choice.item)
+            elif not step.is_new:
+                self.evidence.users[choice.user].strengthen(self.evidence.index_of(choice.item), choice.amount)
+            elif self.append(choice):
+                self._look_at(choice.item)
+            else:
+                return False
+        return True
+
+    def load(self, items: Sequence[Item], choices: Sequence[Choice], *, max_dense_items: int) -> None:
+        """Shows these instead of a store."""
+        self._items, self._catalogue = list(items), {item.id for item in items}
+        self._max_dense_items = max_dense_items
+        self.evidence = Evidence.of(choices)
+        self._place_items()
+
+    def use(self, learned: LearnedWeights | None) -> None:
+        """Ranks with these weights from now on; None for those of the evidence."""
+        if learned is not self._learned:
+            self._learned, self._model = learned, None
+            self._neighbours = self._has_weights = None
+
+    def append(self, interaction: Interaction | Choice) -> bool:
         """Takes in one more interaction without making the weights anew, until there are many of them.
 
         Returns:
@@ -147,10 +235,8 @@ class Index:
             return False
         if self.n_items > len(self.is_item):
             self._place_items()
-        if self._model is not None:
-            n_more = self.evidence.n_interactions - self._model.n_interactions
-            if n_more > max(_REFIT_LEAST, _REFIT_SHARE * self._model.n_interactions):
-                self._model = None
+        if self._model is not None and _is_much(self.evidence.n_interactions, self._model.n_interactions):
+            self._model = None
         return True
 
     def read_texts(self, text_index: TextIndex, lease: Lease, stop: threading.Event) -> list[Notice]:
@@ -197,9 +283,69 @@ class Index:
             return None
         n_warm = int(warm.sum())
         if self._neighbours is None or self._neighbours[0] is not texts or self._neighbours[1] != n_warm:
-            found = _nearest(texts.whole, np.flatnonzero(texts.has & ~warm), np.flatnonzero(texts.has & warm))
+            text_map = self.text_map
+            whole = text_map(texts.whole) if text_map is not None and text_map.for_cold else texts.whole
+            found = nearest(whole, np.flatnonzero(texts.has & ~warm), np.flatnonzero(texts.has & warm))
             self._neighbours = (texts, n_warm, found)
         return self._neighbours[2]
+
+    def _read_store(self, context: TaskContext, revision: tuple[int, int]) -> None:
+        if revision[0] != self.revision[0]:
+            self._items = context.items.items()
+            self._catalogue = {item.id for item in self._items}
+            self._has_all_texts = False
+        is_anew = not self._waiting.isdisjoint(self._catalogue)
+        if revision[1] != self.revision[1]:
+            newer = context.items.interactions(after=self._n_stored)
+            is_anew |= not self._n_stored or not newer or not all(self.append(each) for each in newer)
+            self._n_stored += len(newer)
+        if is_anew:
+            self.begin_anew([choice_of(each) for each in context.items.interactions()])
+        else:
+            self._place_items()
+        self.revision = revision
+
+    def begin_anew(self, stored: list[Choice]) -> None:
+        """Takes in all interactions and all feedback, by time."""
+        before = self.evidence
+        self._n_stored = len(stored)
+        given, self._n_steps, self._generation = self.memory.choices()
+        in_store = {each.item for each in stored}
+        self._waiting = {each.item for each in given if each.item not in self._catalogue and each.item not in in_store}
+        known = [each for each in given if each.item not in self._waiting]
+        self.evidence = Evidence.of(sorted([*stored, *known], key=lambda each: each.at) if known else stored)
+        self._model = self.texts = self._against = self._neighbours = None
+        self._has_weights = None  # the places of the items are others now
+        self._has_all_texts = False
+        self._place_items()
+        for item_id, voters in self.memory.pushed().items():
+            if before.find(item_id) is not None:
+                log.warning(
+                    "%d sources do little but push the item %r and are set aside: it stood at place %d of the popular "
+                    "ones, and stands at %d without them",
+                    len(voters), item_id, _place_of(before, item_id), _place_of(self.evidence, item_id),
+                )  # fmt: skip
+
+    def _is_known(self, item_id: str) -> bool:
+        """Feedback on items that nobody knows must not fill the matrices."""
+        return item_id in self._catalogue or self.evidence.find(item_id) is not None
+
+    def _look_at(self, item_id: str) -> None:
+        """Logs how far an item moved by feedback, at each doubling of those who gave it."""
+        n_voters = self.memory.n_voters(item_id)
+        if (
+            n_voters < _FIRST_LOOK
+            or n_voters % _FIRST_LOOK
+            or (n_voters // _FIRST_LOOK) & (n_voters // _FIRST_LOOK - 1)
+        ):
+            return
+        without = float(self.evidence.popularity[self.evidence.index_of(item_id)]) - self.memory.told_of(item_id)
+        now, then = _place_of(self.evidence, item_id), 1 + int((self.evidence.popularity > without + 1e-6).sum())
+        if then - now >= _WORTH_LOGGING * self.n_items:
+            log.warning(
+                "the feedback of %d sources moved the item %r from place %d of the popular ones to %d",
+                n_voters, item_id, then, now,
+            )  # fmt: skip
 
     def _place_items(self) -> None:
         places = [self.evidence.index_of(item.id) for item in self._items]
@@ -213,6 +359,17 @@ class Index:
             self.texts = Texts(*(_spread(array, known, self.n_items) for array in arrays))
 
 
+def _is_much(n_now: int, n_then: int) -> bool:
+    """Whether so much has come since that weights are made anew."""
+    return n_now - n_then > max(_REFIT_LEAST, _REFIT_SHARE * n_then)
+
+
+def _place_of(evidence: Evidence, item_id: str) -> int:
+    """Where an item stands among all by popularity, 1 for the most popular."""
+    item = evidence.find(item_id)
+    return evidence.n_items if item is None else 1 + int((evidence.popularity > evidence.popularity[item]).sum())
+
+
 def _whole(item: Item) -> str:
     return f"{item.title}. {item.text}" if item.text else item.title
 
@@ -223,7 +380,8 @@ def _spread(rows: npt.NDArray[Any], places: Ints, n: int) -> npt.NDArray[Any]:
     return spread
 
 
-def _nearest(vectors: Floats, cold: Ints, known: Ints) -> Neighbours:
+def nearest(vectors: Floats, cold: Ints, known: Ints) -> Neighbours:
+    """For each cold item the known ones that read most like it, by the cosine of their vectors."""
     n_kept = min(COLD_NEIGHBOURS, len(known))
     near = np.zeros((len(cold), n_kept), dtype=np.intp)
     weights = np.zeros((len(cold), n_kept), dtype=np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,19 @@ NEIGHBOURS = 100  # kept by item where there are too many items for EASE
 _BLOCK_BYTES = 128 * 2**20
 
 
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How the weights are made; a learning cycle may find better ones.
+
+    Attributes:
+        ridge: of EASE; more of it trusts rare pairs less.
+        half_life_s: a choice so much older than the newest counts half; None lets age not count.
+    """
+
+    ridge: float = RIDGE
+    half_life_s: float | None = None
+
+
 class TogetherModel:
     """Item-item weights: EASE (Steck 2019) where they fit, cosine neighbours where there are too many items.
 
@@ -38,27 +52,37 @@ class TogetherModel:
     Attributes:
         is_ease: which of the two it is.
         n_interactions: how many interactions it was made from.
+        weights: from each item to each, shape (n_items, n_items), float32: an array, or a sparse matrix.
     """
 
-    def __init__(self, evidence: Evidence, *, max_dense_items: int = 10_000) -> None:
+    def __init__(self, evidence: Evidence, *, max_dense_items: int = 10_000, settings: Settings = Settings()) -> None:
         self.n_interactions = evidence.n_interactions
         self._n_items = evidence.n_items
         self.is_ease = self._n_items <= max_dense_items
-        self._weights: Any = _ease(evidence) if self.is_ease else _neighbours(evidence)
+        make = _ease if self.is_ease else _neighbours
+        self.weights: Any = make(evidence, settings)
+
+    @classmethod
+    def of_weights(cls, weights: Any, *, n_interactions: int, is_ease: bool) -> TogetherModel:
+        """A model of weights that were made before, sparse, shape (n_items, n_items)."""
+        model = cls.__new__(cls)
+        model.n_interactions, model.is_ease, model.weights = n_interactions, is_ease, weights
+        model._n_items = weights.shape[0]
+        return model
 
     def score(self, items: Ints, amounts: Floats) -> Floats:
         """How much each item goes with `items`, weighted: float32, one for each item there was when it was made."""
         known = items < self._n_items
-        return np.asarray(amounts[known] @ self._weights[items[known]], dtype=np.float32)
+        return np.asarray(amounts[known] @ self.weights[items[known]], dtype=np.float32)
 
     def block(self, items: Ints, columns: Ints) -> Floats:
         """The weights from each of `items` to each of `columns`, 0 for those that came later."""
         block = np.zeros((len(items), len(columns)), dtype=np.float32)
         rows, into = np.flatnonzero(items < self._n_items), np.flatnonzero(columns < self._n_items)
-        if self.is_ease:
-            found = self._weights[np.ix_(items[rows], columns[into])]
+        if isinstance(self.weights, np.ndarray):
+            found = self.weights[np.ix_(items[rows], columns[into])]
         else:
-            found = self._weights[items[rows]][:, columns[into]].toarray()
+            found = self.weights[items[rows]][:, columns[into]].toarray()
         block[np.ix_(rows, into)] = found
         return block
 
@@ -76,21 +100,27 @@ def fade_next(strengths: Floats) -> Floats:
     return np.asarray(recent * np.exp(-age / RECENT_SCALE), dtype=np.float32)
 
 
-def _histories(evidence: Evidence) -> Sequence[tuple[Ints, Floats]]:
-    firsts = (history.first() for history in evidence.users.values())
-    return [(items[-MAX_HISTORY:], amounts[-MAX_HISTORY:]) for items, amounts in firsts]
+def _histories(evidence: Evidence, settings: Settings) -> Sequence[tuple[Ints, Floats]]:
+    found = []
+    for history in evidence.users.values():
+        items, amounts, times = history.first()
+        if settings.half_life_s is not None:  # two of them meet in a pair, which then counts by their mean age
+            age = np.clip(evidence.newest_at - times, 0.0, None) / settings.half_life_s
+            amounts = (amounts * 0.5 ** (age / 2)).astype(np.float32)
+        found.append((items[-MAX_HISTORY:], amounts[-MAX_HISTORY:]))
+    return found
 
 
-def _ease(evidence: Evidence) -> Floats:
+def _ease(evidence: Evidence, settings: Settings) -> Floats:
     n = evidence.n_items
     gram = np.zeros((n, n), dtype=np.float64 if n <= 4_000 else np.float32)
     distance = np.arange(MAX_HISTORY)
     near = NEAR_FLOOR + (1.0 - NEAR_FLOOR) * np.exp(-distance / NEAR_SCALE)
     kernel = near[np.abs(distance[:, None] - distance[None, :])].astype(gram.dtype)
-    for items, amounts in _histories(evidence):
+    for items, amounts in _histories(evidence, settings):
         size = len(items)
         gram[np.ix_(items, items)] += kernel[:size, :size] * np.outer(amounts, amounts)
-    gram[np.diag_indices(n)] += RIDGE
+    gram[np.diag_indices(n)] += settings.ridge
     inverse = _inverse(gram)
     inverse /= -np.diag(inverse).copy()[None, :]
     inverse[np.diag_indices(n)] = 0.0
@@ -114,11 +144,11 @@ def _inverse(matrix: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.asarray(inverse)
 
 
-def _neighbours(evidence: Evidence) -> Any:
+def _neighbours(evidence: Evidence, settings: Settings) -> Any:
     """Cosine similarity between items' columns of users, the nearest kept; sparse, float32."""
     from scipy import sparse
 
-    histories = _histories(evidence)
+    histories = _histories(evidence, settings)
     if not histories:
         return sparse.csr_matrix((evidence.n_items, evidence.n_items), dtype=np.float32)
     counts = [len(items) for items, _ in histories]

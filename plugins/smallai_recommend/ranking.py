@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from smallai_recommend.evidence import Floats, Ints
+from smallai_recommend.evidence import Floats, Ints, UserHistory
 from smallai_recommend.index import Bools, Index
 from smallai_recommend.taste import NEXT, Taste, standardise, taste_of
 from smallai_recommend.wish import Wish
@@ -51,19 +51,22 @@ def rank(
     *,
     include_consumed: bool = False,
     embed: Callable[[str], Floats] | None = None,
+    history: UserHistory | None = None,
 ) -> Ranking:
     """Ranks the catalogue for a user.
 
     Args:
         wish: what the request asks for; None for a bare one.
-        include_consumed: whether what the user has had stays in.
+        include_consumed: whether what the user has had or refused stays in.
         embed: gives the vector of a text; None where no model is to be had, then a wish's words count for nothing.
+        history: of the user, instead of the known one.
     """
     wish = wish or Wish()
-    taste = taste_of(index, user)
+    taste = taste_of(index, user, history)
     candidates = index.is_item.copy()
     if not include_consumed:
         candidates[taste.history] = False
+        candidates[taste.refused] = False
     like = np.array(wish.like, dtype=np.intp)
     if wish.like_last and len(taste.history):
         like = taste.history[-1:]
@@ -89,15 +92,20 @@ def _fit(index: Index, wish: Wish, among: Bools, embed: Callable[[str], Floats])
     texts = index.texts
     assert texts is not None
     readable = among & texts.has
+    text_map = index.text_map
+    is_mapped = text_map is not None and text_map.for_wishes
+    place = text_map if text_map is not None and is_mapped else np.asarray
+    whole, about = place(texts.whole), place(texts.about)
     total, understood = np.zeros(index.n_items, dtype=np.float32), True
     for words, sign in ((wish.text, 1.0), (wish.avoid, -1.0)):
         if not words or not readable.any():
             continue
-        vector = embed(words)
-        by_whole, by_about = texts.whole @ vector, texts.about @ vector
-        if sign > 0 and max(by_whole[readable].max(), by_about[readable].max()) < MIN_COSINE:
+        plain = embed(words)
+        if sign > 0 and max((texts.whole @ plain)[readable].max(), (texts.about @ plain)[readable].max()) < MIN_COSINE:
             understood = False
             continue
+        vector = place(plain)
+        by_whole, by_about = whole @ vector, about @ vector
         nearness = np.asarray((by_whole + by_about) / 2.0, dtype=np.float32)
         total += sign * standardise(nearness, readable)
     total[~texts.has] = 0.0

@@ -2,32 +2,44 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from smallai_assistant import (
+    Adapter,
     AssistantError,
     Details,
     EmbeddingModel,
+    Example,
     InvalidInput,
     ItemPart,
+    LearningTask,
+    Lesson,
     ModelRuntime,
     ModelSpec,
     Notice,
     Request,
-    Task,
+    Score,
     TaskContext,
     TextPart,
+    Training,
 )
+from smallai_recommend.signals import Found, asker, effect_of
 
 if TYPE_CHECKING:
     from smallai_recommend.evidence import Floats
     from smallai_recommend.index import Index
+    from smallai_recommend.judge import Judge
+    from smallai_recommend.memory import FeedbackMemory
     from smallai_recommend.ranking import Ranking
     from smallai_recommend.text_index import Lease, TextIndex
+    from smallai_recommend.weights import LearnedWeights
     from smallai_recommend.wish import Wish
+
+log = logging.getLogger(__name__)
 
 _MAX_K = 1_000
 _NAMED_IN_TEXT = 3
@@ -67,13 +79,18 @@ class _Answer:
     lead: str = ""
 
 
-class Recommendation(Task):
-    """Recommends items of the store to the user; a sentence, then the items, each with the reason."""
+class Recommendation(LearningTask):
+    """Recommends items of the store to the user; a sentence, then the items, each with the reason.
+
+    Feedback is kept by the host alone: the interactions of the store are those that were imported.
+    """
 
     name: ClassVar[str] = "recommendation"
     title: ClassVar[str] = "recommends items"
     accepts = (frozenset({"text"}),)
     options_type: ClassVar[type[RecommendOptions]] = RecommendOptions
+    primary_metric: ClassVar[str] = "NDCG@10"
+    least_examples: ClassVar[int] = 4
     utterances: ClassVar[tuple[str, ...]] = (
         "what should I watch",
         "what shall I read next",
@@ -120,57 +137,146 @@ class Recommendation(Task):
     def setup(self, context: TaskContext) -> None:
         super().setup(context)
         self._lock = threading.Lock()
+        self._memory: FeedbackMemory | None = None
+        self._lessons: Sequence[Lesson] = ()
         self._index: Index | None = None
         self._text_index: TextIndex | None = None
+        self._judge: Judge | None = None
+        self._learned: tuple[str, LearnedWeights] | None = None
 
     def run(self, request: Request, models: ModelRuntime) -> Iterator[TextPart | ItemPart | Notice | Details]:
-        answer = self._answer(request, models)
+        adapter, notices = self.serving()
+        answer = self._answer(request, models, adapter)
         if answer is None:
             return
-        yield Details({"model": answer.model, "cold_start": answer.is_cold})
-        yield from answer.notices
+        used = adapter.id if adapter is not None else None
+        yield Details({"model": answer.model, "cold_start": answer.is_cold, "adapter": used})
+        yield from (*notices, *answer.notices)
         yield TextPart(_sentence(answer))
         yield from answer.items
 
-    def close(self) -> None:
-        self._index = self._text_index = None
+    def learn_now(self, lesson: Lesson) -> str:
+        memory = self._remembered()
+        signals = memory.add(lesson)
+        if self._lock.acquire(blocking=False):  # else the answer that is being made ends first, and the next takes it
+            try:
+                if self._index is not None:
+                    self._index.take_feedback()
+            finally:
+                self._lock.release()
+        effect = effect_of(lesson, signals, self._find)
+        if signals and memory.is_set_aside(signals[0].voter):
+            return "It counts for your own list alone: several sources do little but push one item."
+        return effect
 
-    def _answer(self, request: Request, models: ModelRuntime) -> _Answer | None:
+    def recall(self, lessons: Sequence[Lesson]) -> None:
+        self._lessons = tuple(lessons)
+        if self._memory is not None:
+            self._memory.replace(lessons)
+
+    def base(self) -> Mapping[str, Any]:
+        # Not the embedding model: the weights do not depend on it, and the map of its vectors names it.
+        return {"format": "item-weights 1"}
+
+    def examples(self, lessons: Sequence[Lesson]) -> list[Example]:
+        from smallai_recommend.examples import examples_of
+
+        return examples_of(lessons, self.context, self._find)
+
+    def protected(self, lessons: Sequence[Lesson]) -> Mapping[str, Sequence[Example]]:
+        from smallai_recommend.examples import watched_examples
+
+        return {"users without feedback": watched_examples(lessons, self.context)}
+
+    def train(self, training: Training) -> str:
+        from smallai_recommend.training import train
+
+        return train(training, self._judge_now(training.models))
+
+    def evaluate(self, examples: Sequence[Example], adapter: Adapter | None, models: ModelRuntime) -> list[Score]:
+        return self._judge_now(models).scores(examples, self._learned_of(adapter))
+
+    def close(self) -> None:
+        self._index = self._text_index = self._judge = None
+
+    def _remembered(self) -> FeedbackMemory:
+        """The fast memory; made when it is first needed."""
+        from smallai_recommend.memory import FeedbackMemory
+
+        if self._memory is None:
+            self._memory = FeedbackMemory(self._find)
+            self._memory.replace(self._lessons)
+        return self._memory
+
+    def _find(self, name: str) -> Found | None:
+        item = self.context.items.find_item(name)
+        return None if item is None else Found(item.id, item.title)
+
+    def _learned_of(self, adapter: Adapter | None) -> LearnedWeights | None:
+        from smallai_recommend.weights import LearnedWeights
+
+        if adapter is None:
+            return None
+        if self._learned is None or self._learned[0] != adapter.id:
+            self._learned = (adapter.id, LearnedWeights.load(adapter.folder))
+        return self._learned[1]
+
+    def _judge_now(self, models: ModelRuntime) -> Judge:
+        """Ranks by what was imported alone, without the fast memory."""
+        from smallai_recommend.judge import Judge
+
+        options: RecommendOptions = self.context.options
+        if self._judge is None or self._judge.revision != self.context.items.revision():
+            texts = self._texts_of(models)
+            self._judge = Judge(self.context, *texts, max_dense_items=options.max_dense_items)
+        return self._judge
+
+    def _texts_of(self, models: ModelRuntime) -> tuple[TextIndex, Lease]:
+        from smallai_recommend.text_index import TextIndex
+
+        if self._text_index is None:
+            self._text_index = TextIndex(self.context.data_dir)
+        return self._text_index, self._lease(models)
+
+    def _lease(self, models: ModelRuntime) -> Lease:
+        spec = ModelSpec(self.context.model_names.embedding, task="feature-extraction")
+        return lambda: models.lease(spec, EmbeddingModel)
+
+    def _answer(self, request: Request, models: ModelRuntime, adapter: Adapter | None) -> _Answer | None:
         """The answer; None where the caller no longer wants it."""
         while not self._lock.acquire(timeout=_LOCK_POLL_S):
             if request.cancel.is_set():
                 return None
         try:
-            spec = ModelSpec(self.context.model_names.embedding, task="feature-extraction")
-            return self._recommend(request, lambda: models.lease(spec, EmbeddingModel))
+            return self._recommend(request, models, adapter)
         finally:
             self._lock.release()
 
-    def _recommend(self, request: Request, lease: Lease) -> _Answer | None:
+    def _recommend(self, request: Request, models: ModelRuntime, adapter: Adapter | None) -> _Answer | None:
         from smallai_recommend.index import Index
         from smallai_recommend.ranking import rank
-        from smallai_recommend.text_index import TextIndex
         from smallai_recommend.wish import read_wish
 
         options: RecommendOptions = request.options
-        if self._index is None or self._text_index is None:
-            self._index, self._text_index = Index(), TextIndex(self.context.data_dir)
-        index, text_index = self._index, self._text_index
-        index.refresh(self.context, max_dense_items=options.max_dense_items)
+        if self._index is None:
+            self._index = Index(self._remembered())
+        index, (text_index, lease) = self._index, self._texts_of(models)
+        index.refresh(self.context, max_dense_items=options.max_dense_items, learned=self._learned_of(adapter))
         if not index.titles:
             notice = Notice("no_items", "The catalogue is empty: `smallai items import FILE` fills it.")
             return _Answer((), (notice,), "none", is_cold=True)
 
+        user = asker(request.user_id, request.session_id)
         wish = read_wish(request.message.text, index.finder)
         notices: list[Notice] = []
         words: dict[str, Floats] = {}
-        if wish.wants_something or index.needs_texts(request.user_id):
+        if wish.wants_something or index.needs_texts(user):
             words, failed = _read_words(wish, text_index, lease)  # first: it tells which model must have read the texts
             notices += [*failed, *index.read_texts(text_index, lease, request.cancel)]
         if request.cancel.is_set():
             return None
         embed = words.__getitem__ if words else None
-        ranking = rank(index, request.user_id, wish, include_consumed=options.include_consumed, embed=embed)
+        ranking = rank(index, user, wish, include_consumed=options.include_consumed, embed=embed)
         items = self._items(index, ranking, options.k)
         notices = [*dict.fromkeys(notices), *_notices(index, ranking, request.user_id, n_found=len(items))]
         model = _model_name(index, ranking, text_index)

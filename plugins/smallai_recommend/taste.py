@@ -8,14 +8,19 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from smallai_recommend.evidence import Floats, Ints
+from smallai_recommend.evidence import Floats, Ints, UserHistory
 from smallai_recommend.index import SHORT_HISTORY, Index
 from smallai_recommend.model import MAX_HISTORY, RECENT_ITEMS, fade_next, fade_together
+from smallai_recommend.signals import REFUSED
 
 # Weights of the standardised parts; see model.py for how they were chosen.
 NEXT = 0.6
 POPULAR = 0.2
 TEXT = 0.5  # for a user without history, less with each item of it, nothing from `SHORT_HISTORY` on
+# What a user skipped or disliked; no data here could choose these: MovieLens has no skips.
+ITSELF = 6.0  # standard deviations that an item loses for a whole choice against it; half of it takes it from the top
+LEANING = 0.5  # weight of what goes with it, for a user who has chosen nothing
+AGAINST = 0.25  # of a choice: how much popularity an item loses for everybody by one who is against it
 COLD_SCALE = 2.5  # a mean over neighbours is flatter than what it is a mean of
 
 
@@ -28,12 +33,14 @@ class Taste:
         popular: the part of `scores` that popularity is.
         history: the user's items, oldest first, shape (n_history,).
         is_cold: whether the user has none.
+        refused: items that the user does not want to see again.
     """
 
     scores: Floats
     popular: Floats
     history: Ints
     is_cold: bool
+    refused: Ints
     _index: Index
     _together: Floats  # by history item, scaled as in `scores`
     _next: Floats  # shape (n_recent, n_items), the same
@@ -48,37 +55,52 @@ class Taste:
         return np.asarray(parts, dtype=np.float32)
 
 
-def taste_of(index: Index, user: str | None) -> Taste:
-    """The taste of a user, or of everybody where the user is None or unknown."""
+def taste_of(index: Index, user: str | None, history: UserHistory | None = None) -> Taste:
+    """The taste of a user, or of everybody where the user is None or unknown.
+
+    Args:
+        history: instead of the one that is known of the user.
+    """
     n = index.n_items
     warm = index.is_warm
     popular = _popular(index, warm)
-    history = index.evidence.users.get(user) if user is not None else None
-    if history is None:
+    if history is None and user is not None:
+        history = index.evidence.users.get(user)
+    leaning = _leanings(index, user)
+    refused = np.array([item for item, amount in leaning.items() if amount <= REFUSED], dtype=np.intp)
+    if history is None or not history.items:
         none = np.zeros((0, n), dtype=np.float32)
-        scores = _with_cold_items(index, popular, warm)
-        return Taste(scores, popular, np.zeros(0, np.intp), True, index, none[:, 0], none, none)
+        scores = _with_cold_items(index, popular + _leaning_alone(index, leaning, warm), warm)
+        _shift(scores, leaning)
+        return Taste(scores, popular, np.zeros(0, np.intp), True, refused, index, none[:, 0], none, none)
     items, strengths = history.latest()
     items, strengths = items[-MAX_HISTORY:], strengths[-MAX_HISTORY:]
+    if leaning:  # the last word on an item counts: what was chosen and then disliked speaks against its like
+        strengths = np.array([leaning.get(item, amount) for item, amount in zip(items.tolist(), strengths.tolist(),
+                              strict=True)], dtype=np.float32)  # fmt: skip
 
     amounts = fade_together(strengths)
     together = np.zeros(n, dtype=np.float32)
     found = index.model.score(items, amounts)
     together[: len(found)] = found
+    skipped, against = _unchosen(leaning, items)
+    if len(skipped):
+        together[: len(found)] += index.model.score(skipped, against)
     spread = _spread(together, warm)
-    scores = (together - together[warm].mean()) / spread
+    scores = (together - _mean(together, warm)) / spread
     amounts /= spread
 
     recent = items[-RECENT_ITEMS:]
     following = index.evidence.transitions_from(recent) * fade_next(strengths)[:, None]
     total = following.sum(axis=0)
     following *= NEXT / _spread(total, warm)
-    scores += NEXT * (total - total[warm].mean()) / _spread(total, warm)
+    scores += NEXT * (total - _mean(total, warm)) / _spread(total, warm)
 
     read = _read(index, items)
     scores += read.sum(axis=0) + POPULAR * popular
     scores = _with_cold_items(index, np.asarray(scores, np.float32), warm)
-    return Taste(scores, np.asarray(POPULAR * popular), items, False, index, amounts, following, read)
+    _shift(scores, leaning)
+    return Taste(scores, np.asarray(POPULAR * popular), items, False, refused, index, amounts, following, read)
 
 
 def standardise(values: Floats, among: npt.NDArray[np.bool_]) -> Floats:
@@ -86,6 +108,10 @@ def standardise(values: Floats, among: npt.NDArray[np.bool_]) -> Floats:
     if not among.any():
         return np.zeros_like(values)
     return np.asarray((values - values[among].mean()) / _spread(values, among), dtype=np.float32)
+
+
+def _mean(values: Floats, among: npt.NDArray[np.bool_]) -> float:
+    return float(values[among].mean()) if among.any() else 0.0
 
 
 def _spread(values: Floats, among: npt.NDArray[np.bool_]) -> float:
@@ -96,9 +122,42 @@ def _spread(values: Floats, among: npt.NDArray[np.bool_]) -> float:
 def _popular(index: Index, warm: npt.NDArray[np.bool_]) -> Floats:
     """Chosen often, half of it lately."""
     evidence = index.evidence
-    ever = np.log1p(evidence.popularity).astype(np.float32)
-    lately = np.log1p(evidence.trend(min(evidence.newest_at, time.time()))).astype(np.float32)
+    kept = np.clip(1.0 - AGAINST * index.against / (evidence.popularity + 1.0), 0.0, 1.0)
+    ever = np.log1p(kept * evidence.popularity).astype(np.float32)
+    lately = np.log1p(kept * evidence.trend(min(evidence.newest_at, time.time()))).astype(np.float32)
     return (standardise(ever, warm) + standardise(lately, warm)) / 2.0
+
+
+def _leanings(index: Index, user: str | None) -> dict[int, float]:
+    """What speaks for or against single items without a choice, by item index, oldest first."""
+    said = index.memory.leanings_of(user) if user is not None else []
+    found = ((index.evidence.find(item_id), amount) for item_id, amount in said)
+    return {place: amount for place, amount in found if place is not None}
+
+
+def _unchosen(leaning: dict[int, float], history: Ints) -> tuple[Ints, Floats]:
+    """The leanings on items that are not in the history; like choices they fade over newer ones."""
+    chosen = set(history.tolist())
+    left = {item: amount for item, amount in leaning.items() if item not in chosen}
+    amounts = fade_together(np.array(list(left.values()), dtype=np.float32))
+    return np.array(list(left), dtype=np.intp), amounts
+
+
+def _leaning_alone(index: Index, leaning: dict[int, float], warm: npt.NDArray[np.bool_]) -> Floats:
+    """What the leanings of a user who has chosen nothing say about other items."""
+    total = np.zeros(index.n_items, dtype=np.float32)
+    items, amounts = _unchosen(leaning, np.zeros(0, np.intp))
+    if len(items):
+        found = index.model.score(items, amounts)
+        total[: len(found)] = found
+    return LEANING * min(1.0, float(np.abs(amounts).sum())) * standardise(total, warm)
+
+
+def _shift(scores: Floats, leaning: dict[int, float]) -> None:
+    """Moves the items themselves, in place; less, the more was said since."""
+    if not leaning:
+        return
+    scores[list(leaning)] += ITSELF * fade_together(np.array(list(leaning.values()), dtype=np.float32))
 
 
 def _read(index: Index, items: Ints) -> Floats:

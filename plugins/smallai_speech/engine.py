@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from threading import Event, Lock
@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from smallai_assistant import Engine, InvalidInput, LoadedModel, ModelSpec, errors
 from smallai_speech.decode import SAMPLE_RATE
+from smallai_speech.lora import SwappedWeights
 from smallai_speech.model_files import build, checked_dimensions, checked_heads, halve, read_config, shapes
+from smallai_speech.rescoring import Repairs, meant, score_texts
+from smallai_speech.window import WINDOW_S, Decoded, DecodeOptions, Piece, Run, Stopped, cut_at_times, piece_of, retold
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,74 +24,13 @@ if TYPE_CHECKING:
 
 TASK = "automatic-speech-recognition"
 MODEL_TYPE = "openai-whisper"
-WINDOW_S = 30.0  # what the encoder takes, no more and no less
 
 _N_FRAMES = 3000  # of the mel spectrogram, 10 ms each, in a window
 _FRAMES_PER_S = 100
 _MAX_PROMPT_CHARS = 4_000
+_MAX_SCORED_PROMPT_CHARS = 600  # some 150 of the 224 tokens that a prompt may have
 _ALIGNING = Lock()  # whisper switches the attention of every model in the process while it aligns
 _SEED = 0  # of the fallback's sampling: the same recording gives the same text
-
-
-@dataclass(frozen=True, slots=True)
-class DecodeOptions:
-    """How a window becomes words.
-
-    Args:
-        language: a code such as `en`; the model must know it.
-        prompt: text that precedes the recording, which sets names and style.
-        beam_size: hypotheses kept in the search at temperature 0; 1 is greedy.
-        temperature: 0 searches, above samples and keeps the best of `beam_size`.
-        word_timestamps: align every word.
-    """
-
-    language: str
-    prompt: str = ""
-    beam_size: int = 5
-    temperature: float = 0.0
-    word_timestamps: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Word:
-    """A word and its times in seconds from the start of the window."""
-
-    text: str
-    start_s: float
-    end_s: float
-    probability: float
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A stretch of text between two time stamps of the model, in seconds from the start of the window."""
-
-    text: str
-    start_s: float
-    end_s: float
-    words: tuple[Word, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """What the model made of a window.
-
-    Attributes:
-        consumed_s: how far the text goes; less than the window where the model broke off at a time stamp.
-        avg_logprob: mean natural logarithm of the tokens' probabilities.
-        no_speech_prob: the model's probability that nobody speaks.
-        compression_ratio: bytes of the text over bytes of it zipped; repetition makes it large.
-    """
-
-    pieces: tuple[Piece, ...]
-    consumed_s: float
-    avg_logprob: float
-    no_speech_prob: float
-    compression_ratio: float
-
-
-class Stopped(Exception):
-    """The caller's cancel event was set while a window was being decoded."""
 
 
 class WhisperEngine(Engine):
@@ -154,10 +96,15 @@ class SpeechModel(LoadedModel):
         super().__init__(spec, device=device, n_bytes=LoadedModel.measure(iter(dense)))
         self._network: Any = network
         self._is_half = is_half
+        self._adapters = SwappedWeights(network)
         self.languages = tuple(LANGUAGES)[: network.num_languages] if network.is_multilingual else ("en",)
 
     def release(self) -> None:
+        self._adapters.drop_all()
         self._network = None
+
+    def retire_adapter(self, adapter_id: str) -> None:
+        self._adapters.retire(adapter_id)
 
     def detect_language(self, samples: FloatArray) -> str:
         """The likeliest language code of up to 30 s of speech."""
@@ -174,6 +121,7 @@ class SpeechModel(LoadedModel):
         Raises:
             ValueError: the window is empty or too long.
             Stopped: `cancel` was set; it is looked at after every token.
+            AdapterMismatch: the adapter's weights do not fit the model.
             OutOfMemory: the device refused the memory, even for a beam of 1.
         """
         if not 0 < len(samples) <= WINDOW_S * SAMPLE_RATE:
@@ -215,11 +163,28 @@ class SpeechModel(LoadedModel):
         import torch
 
         cuda = [torch.device(self.device)] if self.device.startswith("cuda") else []
-        with torch.inference_mode(), torch.random.fork_rng(devices=cuda):
+        window_s = len(samples) / SAMPLE_RATE
+        with (
+            self._adapters.use(options.adapter),
+            torch.inference_mode(),
+            torch.random.fork_rng(devices=cuda),
+        ):
             torch.manual_seed(_SEED)
             mel = self._mel(samples)
-            result = self._search(self._encode(mel), options, cancel)
-            return self._decoded(result, mel, len(samples) / SAMPLE_RATE, options)
+            features = self._encode(mel)
+            result = self._search(features, options, cancel)
+            first_time = self._tokenizer(options.language).timestamp_begin
+            runs, consumed_s = cut_at_times(result.tokens, first_time, window_s)
+            runs, repairs = self._with_words(runs, features, options)
+            pieces = self._pieces(runs, mel, round(window_s * _FRAMES_PER_S), options)
+        return Decoded(
+            pieces=pieces,
+            consumed_s=consumed_s,
+            avg_logprob=float(result.avg_logprob),
+            no_speech_prob=float(result.no_speech_prob),
+            compression_ratio=float(result.compression_ratio),
+            repairs=repairs,
+        )
 
     def _mel(self, samples: FloatArray) -> Any:
         """Shape (n_mels, 3000). The missing end is zero in the spectrogram, as in whisper's own `transcribe`."""
@@ -266,12 +231,34 @@ class SpeechModel(LoadedModel):
         task.logit_filters.append(_StopWhen(cancel))
         return task.run(features)[0]
 
-    def _decoded(self, result: Any, mel: Any, window_s: float, options: DecodeOptions) -> Decoded:
+    def _with_words(self, runs: list[Run], features: Any, options: DecodeOptions) -> tuple[list[Run], Repairs]:
+        """The runs with the words of the vocabulary where they were meant."""
+        if not options.vocabulary:
+            return runs, ()
         tokenizer = self._tokenizer(options.language)
-        cuts, consumed_s = _cut_at_times(result.tokens, tokenizer.timestamp_begin, window_s)
+        texts = [tokenizer.decode([t for t in tokens if t < tokenizer.eot]) for tokens, _, _ in runs]
+
+        def changed(wanted: Sequence[str]) -> list[Run]:
+            return [
+                (tokens if new == old else retold(tokens, new, tokenizer), start, end)
+                for (tokens, start, end), old, new in zip(runs, texts, wanted, strict=True)
+            ]
+
+        def score(prompt: str, versions: Sequence[Sequence[str]]) -> list[float]:
+            before = self._prompt_tokens(f"{prompt}. {options.prompt}"[:_MAX_SCORED_PROMPT_CHARS])
+            prefix = [tokenizer.sot_prev, *before, *tokenizer.sot_sequence]
+            room = self._network.dims.n_text_ctx - len(prefix) - 1
+            tokens = [[t for run, _, _ in changed(each) for t in run][:room] for each in versions]
+            return score_texts(self._network, features, prefix, [[*each, tokenizer.eot] for each in tokens])
+
+        wanted, repairs = meant(texts, options.vocabulary, score)
+        return changed(wanted), repairs
+
+    def _pieces(self, runs: list[Run], mel: Any, n_frames: int, options: DecodeOptions) -> tuple[Piece, ...]:
+        tokenizer = self._tokenizer(options.language)
         segments: list[dict[str, Any]] = [
             {"seek": 0, "start": start, "end": end, "tokens": [t for t in tokens if t < tokenizer.eot]}
-            for tokens, start, end in cuts
+            for tokens, start, end in runs
         ]
         segments = [each for each in segments if each["tokens"] and each["end"] > each["start"]]
         if options.word_timestamps:
@@ -283,16 +270,10 @@ class SpeechModel(LoadedModel):
                     model=self._network,
                     tokenizer=tokenizer,
                     mel=mel,
-                    num_frames=round(window_s * _FRAMES_PER_S),
+                    num_frames=n_frames,
                     last_speech_timestamp=0.0,
                 )
-        return Decoded(
-            pieces=tuple(_piece(each, tokenizer.decode(each["tokens"])) for each in segments),
-            consumed_s=consumed_s,
-            avg_logprob=float(result.avg_logprob),
-            no_speech_prob=float(result.no_speech_prob),
-            compression_ratio=float(result.compression_ratio),
-        )
+        return tuple(piece_of(each, tokenizer.decode(each["tokens"])) for each in segments)
 
 
 class _StopWhen:
@@ -304,37 +285,3 @@ class _StopWhen:
     def apply(self, logits: Any, tokens: Any) -> None:  # noqa: ARG002
         if self._cancel.is_set():
             raise Stopped
-
-
-def _cut_at_times(
-    tokens: list[int], first_time: int, window_s: float
-) -> tuple[list[tuple[list[int], float, float]], float]:
-    """Token runs with start and end in seconds, and how far they reach; the rules of whisper's `transcribe`.
-
-    Time tokens count in steps of 0.02 s from `first_time`. Two in a row end one run and begin the next; a lone one at
-    the end says that nothing follows in the window.
-    """
-
-    def at(token: int) -> float:
-        return min((token - first_time) * 0.02, window_s)
-
-    is_time = [token >= first_time for token in tokens]
-    pairs = [i + 1 for i in range(len(tokens) - 1) if is_time[i] and is_time[i + 1]]
-    ends_alone = is_time[-2:] == [False, True]
-    if not pairs:
-        times = [token for token in tokens if token > first_time]
-        return [
-            (tokens, at(tokens[0]) if is_time[:1] == [True] else 0.0, at(times[-1]) if times else window_s)
-        ], window_s
-    cuts = [*pairs, len(tokens)] if ends_alone else pairs
-    runs = [tokens[start:end] for start, end in zip([0, *cuts], cuts, strict=False)]
-    consumed_s = window_s if ends_alone else at(tokens[cuts[-1] - 1])
-    return [(run, at(run[0]), at(run[-1])) for run in runs], consumed_s
-
-
-def _piece(segment: dict[str, Any], text: str) -> Piece:
-    words = tuple(
-        Word(each["word"], float(each["start"]), float(each["end"]), float(each["probability"]))
-        for each in segment.get("words", ())
-    )
-    return Piece(text, float(segment["start"]), float(segment["end"]), words)

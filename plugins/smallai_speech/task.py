@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from smallai_assistant import (
-    AudioPart,
+    Adapter,
     Details,
+    Example,
     InvalidInput,
+    LearningTask,
+    Lesson,
     ModelSpec,
-    Notice,
     Request,
-    SegmentPart,
-    Task,
-    TextPart,
+    Score,
+    TaskContext,
+    Training,
 )
+from smallai_speech.memory import WordMemory, what_changed
+from smallai_speech.writing import Item, Learnt, recording_of, write_down
 
 if TYPE_CHECKING:
     from smallai_assistant import ModelRuntime
-    from smallai_speech.decode import Recording
-    from smallai_speech.engine import DecodeOptions, SpeechModel
-    from smallai_speech.vad import Activity, Span
-
-Item = TextPart | SegmentPart | Notice | Details
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +40,7 @@ class SpeechOptions:
         word_timestamps: give the times of every word in the details, as `words`.
         max_duration_s: longest recording, in seconds, 1 to 86400.
         vad: look for speech first and decode only that.
+        use_memory: put right the words that corrections taught.
     """
 
     language: str = ""
@@ -50,6 +50,7 @@ class SpeechOptions:
     word_timestamps: bool = False
     max_duration_s: float = 4 * 3600.0
     vad: bool = True
+    use_memory: bool = True
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"([a-z]{2,3})?", self.language):
@@ -62,96 +63,68 @@ class SpeechOptions:
             raise InvalidInput(f"max_duration_s is {self.max_duration_s}", hint="give 1 to 86400")
 
 
-class SpeechRecognition(Task):
-    """Writes down what is said in a recording; each segment's text comes with its times."""
+class SpeechRecognition(LearningTask):
+    """Writes down what is said in a recording; each segment's text comes with its times. Learns the user's words."""
 
     name: ClassVar[str] = "automatic-speech-recognition"
     title: ClassVar[str] = "writes down what is said"
     accepts = (frozenset({"audio"}), frozenset({"audio", "text"}))
     options_type: ClassVar[type[SpeechOptions]] = SpeechOptions
+    primary_metric: ClassVar[str] = "words right (1 - WER)"
+
+    def setup(self, context: TaskContext) -> None:
+        super().setup(context)
+        self.memory = WordMemory()
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model that is configured."""
+        return ModelSpec(self.context.model_names.speech, task=self.name)
 
     def run(self, request: Request, models: ModelRuntime) -> Iterator[Item]:
         from smallai_speech.engine import SpeechModel
-        from smallai_speech.vad import Activity, Span
 
-        recording = _recording(request)
+        adapter, notices = self.serving()
+        yield from notices
+        recording = recording_of(request.message, request.options)
         yield from recording.notices
-        yield Details({"duration_s": round(recording.duration_s, 3), "language": request.options.language})
-        activity = Activity(recording.samples) if request.options.vad else None
-        spans = [Span(0, len(recording.samples))] if activity is None else activity.windows()
-        if not spans:
-            yield Notice("no_speech", "Nobody speaks in the recording.")
-            return
-        spec = ModelSpec(self.context.model_names.speech, task=self.name)
-        with models.lease(spec, SpeechModel) as model:
-            yield Details({"model": str(model.spec)})
-            yield from _transcript(request, model, recording, (activity, spans))
+        yield Details(
+            {
+                "duration_s": round(recording.duration_s, 3),
+                "language": request.options.language,
+                "adapter": adapter.id if adapter is not None else None,
+            }
+        )
+        learnt = Learnt(adapter, self.memory.vocabulary() if request.options.use_memory else None)
+        yield from write_down(recording, request, lambda: models.lease(self.spec, SpeechModel), learnt)
 
+    def learn_now(self, lesson: Lesson) -> str:
+        before = self.memory.vocabulary()
+        self.memory.add(lesson)
+        return what_changed(before, self.memory.vocabulary())
 
-def _recording(request: Request) -> Recording:
-    from smallai_speech.decode import decode_audio
+    def recall(self, lessons: Sequence[Lesson]) -> None:
+        self.memory.replace(lessons)
 
-    parts = [part for part in request.message.parts if isinstance(part, AudioPart)]
-    if len(parts) != 1:
-        raise InvalidInput(f"{len(parts)} recordings in one message", hint="send them one by one")
-    return decode_audio(parts[0].read(), max_duration_s=request.options.max_duration_s, name=parts[0].name)
+    def base(self) -> Mapping[str, Any]:
+        return self.context.models.base_of(self.spec)
 
+    def examples(self, lessons: Sequence[Lesson]) -> list[Example]:
+        from smallai_speech.learning import examples_of
 
-def _transcript(
-    request: Request, model: SpeechModel, recording: Recording, where: tuple[Activity | None, list[Span]]
-) -> Iterator[Item]:
-    from smallai_speech.engine import Stopped
-    from smallai_speech.transcribe import Segment, transcribe
+        return examples_of(lessons)
 
-    activity, spans = where
-    first = recording.samples[spans[0].start : spans[0].end]
-    options = _decode_options(request, model, first)
-    yield Details({"language": options.language})
-    if not model.prompt_fits(options.prompt):
-        yield Notice("prompt_truncated", "The prompt is longer than the model takes; only its end was used.")
-    words: list[dict[str, Any]] = []
-    n_segments = 0
-    try:
-        for item in transcribe(
-            model,
-            recording.samples,
-            spans,
-            options,
-            temperatures=request.options.temperatures,
-            activity=activity,
-            cancel=request.cancel,
-        ):
-            if isinstance(item, Segment):
-                n_segments += 1
-                yield TextPart(item.delta)
-                yield SegmentPart(item.piece.text, item.piece.start_s, item.piece.end_s)
-                words += [
-                    {"word": w.text.strip(), "start_s": w.start_s, "end_s": w.end_s, "probability": w.probability}
-                    for w in item.piece.words
-                ]
-            else:
-                yield item
-    except Stopped:
-        yield Details({"stop_reason": "cancelled"})
-        return
-    if n_segments == 0:
-        yield Notice("no_speech", "No words were made out in the recording.")
-    if request.options.word_timestamps:
-        yield Details({"words": words})
+    def protected(self, lessons: Sequence[Lesson]) -> Mapping[str, Sequence[Example]]:
+        from smallai_speech.learning import praised_of
 
+        return {"praised transcripts": praised_of(lessons)}
 
-def _decode_options(request: Request, model: SpeechModel, first: Any) -> DecodeOptions:
-    from smallai_speech.decode import SAMPLE_RATE
-    from smallai_speech.engine import WINDOW_S, DecodeOptions
+    def train(self, training: Training) -> str:
+        from smallai_speech.learning import train
 
-    options: SpeechOptions = request.options
-    if options.language and options.language not in model.languages:
-        known = "English only" if len(model.languages) == 1 else f"{', '.join(sorted(model.languages))}"
-        raise InvalidInput(f"{model.spec} does not know the language {options.language!r}", hint=f"it knows {known}")
-    prompt = " ".join(text for text in (options.initial_prompt.strip(), request.message.text.strip()) if text)
-    return DecodeOptions(
-        language=options.language or model.detect_language(first[: int(WINDOW_S * SAMPLE_RATE)]),
-        prompt=prompt,
-        beam_size=options.beam_size,
-        word_timestamps=options.word_timestamps,
-    )
+        return train(training, self.spec, self.context.options)
+
+    def evaluate(self, examples: Sequence[Example], adapter: Adapter | None, models: ModelRuntime) -> list[Score]:
+        from smallai_speech.learning import evaluate
+
+        return evaluate(examples, adapter, self.spec, self.context.options, models)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from smallai_assistant import Notice
 from smallai_speech.decode import SAMPLE_RATE
-from smallai_speech.engine import WINDOW_S, Decoded, DecodeOptions, Piece, SpeechModel
+from smallai_speech.engine import SpeechModel
 from smallai_speech.vad import Activity, Span
+from smallai_speech.window import WINDOW_S, Decoded, DecodeOptions, Piece
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,8 +36,9 @@ _STOCK_MOST_NO_SPEECH = 0.5
 _QUIET_PEAK, _RAISED_PEAK = 0.1, 0.3  # below -20 dB the model gets worse, at -10 dB it is at its best
 _LEAST_VOICED_S = 0.08  # of what is left of a window
 _LEAST_STEP_S = 1.0
+_SURE_LOGPROB, _MOST_SAID_CHARS = -0.5, 200
 _LATE_S, _EARLY_S = 0.6, 0.2
-_UNSPACED = frozenset({"zh", "ja", "th", "lo", "my", "yue", "bo", "km"})  # written without spaces between sentences
+UNSPACED = frozenset({"zh", "ja", "th", "lo", "my", "yue", "bo", "km"})  # written without spaces between sentences
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,14 @@ class Segment:
     delta: str
 
 
+@dataclass(frozen=True, slots=True)
+class Repaired:
+    """A word of the vocabulary was put in the place of what was heard."""
+
+    heard: str
+    word: str
+
+
 def transcribe(
     model: SpeechModel,
     samples: FloatArray,
@@ -59,7 +69,7 @@ def transcribe(
     temperatures: Sequence[float] = (0.0,),
     activity: Activity | None = None,
     cancel: Event | None = None,
-) -> Iterator[Segment | Notice]:
+) -> Iterator[Segment | Repaired | Notice]:
     """Decodes the spans in order and yields each segment as soon as its window is decoded.
 
     Args:
@@ -71,25 +81,42 @@ def transcribe(
     Raises:
         Stopped: `cancel` was set.
     """
-    joint = "" if options.language in _UNSPACED else " "
+    joint = "" if options.language in UNSPACED else " "
     is_first = True
+    said = ""
     for span in spans:
         start = span.start
         while start < span.end and (activity is None or activity.voiced_s(Span(start, span.end)) >= _LEAST_VOICED_S):
             window = samples[start : min(span.end, start + int(WINDOW_S * SAMPLE_RATE))]
-            decoded = _decode(model, _raised(window), replace(options, temperature=0.0), temperatures, cancel)
+            hinted = replace(options, prompt=_prompt(model, options.prompt, said), temperature=0.0)
+            decoded = _decode(model, _raised(window), hinted, temperatures, cancel)
+            said = _believed(decoded)
             offset_s = start / SAMPLE_RATE
             if decoded is not None:
                 for piece in decoded.pieces:
                     text = piece.text.strip()
                     yield Segment(_shifted(piece, text, offset_s), text if is_first else joint + text)
                     is_first = False
+                yield from (Repaired(heard, word) for heard, word in decoded.repairs)
             elif activity is not None:
                 end_s = offset_s + len(window) / SAMPLE_RATE
                 yield Notice(
                     "speech_unclear", f"What is said between {offset_s:.1f} and {end_s:.1f} s was not understood."
                 )
             start = _next(start, len(window), decoded, activity)
+
+
+def _prompt(model: SpeechModel, given: str, said: str) -> str:
+    """The caller's prompt and, where there is room, what was said just before, as in whisper's own `transcribe`."""
+    both = f"{given} {said[-_MOST_SAID_CHARS:]}".strip() if said else given
+    return both if model.prompt_fits(both) else given
+
+
+def _believed(decoded: Decoded | None) -> str:
+    """What the next window may be told was said: nothing that the model was unsure of, or it would go on with it."""
+    if decoded is None or decoded.avg_logprob < _SURE_LOGPROB:
+        return ""
+    return " ".join(piece.text.strip() for piece in decoded.pieces)
 
 
 def _next(start: int, n_samples: int, decoded: Decoded | None, activity: Activity | None) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from smallai_speech.decode import SAMPLE_RATE
-from smallai_speech.engine import WINDOW_S
+from smallai_speech.window import WINDOW_S
 
 if TYPE_CHECKING:
     import numpy as np

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -217,8 +218,18 @@ def _named(
     missing = [name for name in required if name not in found.values()]
     if missing:
         wanted = " and no column ".join(map(repr, missing))
-        raise InvalidFile(f"{where}: there is no column {wanted}", hint=f"its columns are: {', '.join(keys)[:200]}")
+        left = {plain: key for plain, key in by_plain.items() if key not in found}
+        near = [f"is {key!r} the {name}?" for name in missing if (key := _nearest(columns[name], left)) is not None]
+        hint = " ".join([*near, f"its columns are: {', '.join(keys)[:200]}"])
+        raise InvalidFile(f"{where}: there is no column {wanted}", hint=hint)
     return {key: found.get(key, key) for key in keys}
+
+
+def _nearest(aliases: Sequence[str], columns: Mapping[str, str]) -> str | None:
+    """The column whose plain name is nearest to one of `aliases`, as the file writes it; None where none is near."""
+    near = [(match, alias) for alias in aliases for match in difflib.get_close_matches(alias, columns, n=1, cutoff=0.7)]
+    best = max(near, key=lambda pair: difflib.SequenceMatcher(None, *pair).ratio(), default=None)
+    return columns[best[0]] if best is not None else None
 
 
 def _plain(name: str) -> str:

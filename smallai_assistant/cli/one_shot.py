@@ -21,6 +21,7 @@ from smallai_assistant.types import (
     Part,
     SegmentPart,
     TextPart,
+    check_key,
 )
 
 if TYPE_CHECKING:
@@ -139,6 +140,7 @@ def recommend(context: CommandContext) -> int:
     with context.assistant() as assistant:
 
         def work(user: str) -> None:
+            check_key("user", user)
             response = assistant.ask(args.wish or ANY_WISH, task=RECOMMEND, options=options, user_id=user)
             items = [each for each in _read(context, response) if isinstance(each, ItemPart)]
             is_cold = bool(response.details.get("cold_start", False))

@@ -28,7 +28,7 @@ class LineReader:
     Args:
         history: the file that keeps what was typed.
         note: prints a remark.
-        status: what goes on meanwhile, shown below the line; empty where nothing does.
+        status: what goes on meanwhile, shown at the right; empty where nothing does.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class LineReader:
                 is_busy = bool(self._status())
                 return self._session.prompt(
                     prompt,
-                    bottom_toolbar=self._status if is_busy else None,
+                    rprompt=self._status if is_busy else None,  # a toolbar shows only where CPR is answered
                     refresh_interval=_REFRESH_S if is_busy else 0,
                 )
             except KeyboardInterrupt:

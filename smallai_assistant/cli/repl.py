@@ -74,6 +74,7 @@ def _interactive(conversation: Chat) -> None:
     while (line := reader.read(f"{conversation.task}> " if conversation.task else "> ")) is not None:
         if not conversation.handle(line):
             break
+    conversation.cycles.stop()
     if conversation.session.history:
         screen.note(f"go on another time with: smallai chat --session {conversation.session.id}")
 

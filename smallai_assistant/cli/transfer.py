@@ -46,7 +46,7 @@ def import_feedback(context: CommandContext) -> int:
     path = check_file(args.file)
     with context.assistant() as assistant:
         try:
-            done = _transfer(assistant).import_from(path)
+            done = assistant.import_feedback(path)
         except InvalidInput as error:
             raise InvalidFile(error.message, hint=error.hint) from error
     if args.json:

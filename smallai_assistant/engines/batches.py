@@ -11,20 +11,21 @@ from typing import Any
 from smallai_assistant.engines.decoding import Network
 from smallai_assistant.generation import GenerationOptions
 
-_BATCH = 16
+BATCH = 16
 Completion = tuple[Sequence[int], Sequence[int]]  # prompt and completion, in token ids
 
 
 def complete(
-    network: Network, prompts: Sequence[Sequence[int]], options: GenerationOptions
+    network: Network, prompts: Sequence[Sequence[int]], options: GenerationOptions, *, batch: int = BATCH
 ) -> Iterator[list[str] | None]:
     """The likeliest continuation of each prompt: yields None once a step, and the texts at the end.
 
     Args:
         options: `max_tokens` and `repetition_penalty` count; the rest is that of greedy decoding.
+        batch: prompts at once.
     """
     texts = [""] * len(prompts)
-    for rows in _batches([len(each) for each in prompts]):
+    for rows in _batches([len(each) for each in prompts], batch):
         said: list[list[int]] = []
         for step in _complete_batch(network, [prompts[row] for row in rows], options):
             said = step
@@ -39,11 +40,11 @@ def log_likelihoods(network: Network, pairs: Sequence[Completion]) -> Iterator[l
     import torch
 
     found = [0.0] * len(pairs)
-    for rows in _batches([len(prompt) + len(completion) for prompt, completion in pairs]):
-        batch = [[*pairs[row][0], *pairs[row][1]] for row in rows]
+    for rows in _batches([len(prompt) + len(completion) for prompt, completion in pairs], BATCH):
+        whole = [[*pairs[row][0], *pairs[row][1]] for row in rows]
         n_kept = max(len(pairs[row][1]) for row in rows) + 1
         with torch.inference_mode():
-            out = _forward(network, *_padded(batch, network.device), logits_to_keep=n_kept)
+            out = _forward(network, *_padded(whole, network.device), logits_to_keep=n_kept)
             log_probabilities = out.logits.float().log_softmax(-1)
             for place, row in enumerate(rows):
                 completion = torch.tensor(list(pairs[row][1]), device=network.device)
@@ -114,7 +115,7 @@ def _seen(prompts: Sequence[Sequence[int]], n_vocabulary: int, device: str) -> A
     return seen
 
 
-def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+def _batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
     """Indices of rows of like length together: padding is computed for nothing."""
     order = sorted(range(len(lengths)), key=lambda row: lengths[row])
-    return (order[start : start + _BATCH] for start in range(0, len(order), _BATCH))
+    return (order[start : start + size] for start in range(0, len(order), size))

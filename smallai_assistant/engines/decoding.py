@@ -303,7 +303,8 @@ class Sampler:
                 self._generator.manual_seed(options.seed)
         self._seen: Any = None
         if options.repetition_penalty != 1.0:
-            seen = set(prompt) - (steer.free if steer is not None else frozenset())
+            # What is to be copied stands in the prompt: its words are not held against it.
+            seen = set(prompt) if steer is None else set()
             self._seen = torch.tensor(sorted(seen), dtype=torch.long, device=device)
 
     def choose(self, logits: Any) -> int:

@@ -1,17 +1,48 @@
 """Several LoRA adapters on one base: each stream computes with its own, whatever the others use.
 
-Everything that touches the weights runs on the model's thread. An adapter is loaded beside the others under its own
-name, and dropped when it no longer serves and the last stream that began with it has ended: weights are never
+Everything that touches the weights runs on the model's thread. An adapter is loaded beside the others under a name of
+its own, and dropped when it no longer serves and the last stream that began with it has ended: weights are never
 overwritten in place and never merged into quantized ones.
+
+peft makes the layers. Its own loader is not used: it fills what is missing with random numbers, and a file may ask it
+for more than LoRA, such as changes to the base weights.
 """
 
 from __future__ import annotations
 
+import json
+import logging
 import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from smallai_assistant.errors import AdapterMismatch
+from smallai_assistant.engines.device import is_out_of_memory
+from smallai_assistant.errors import AdapterMismatch, OutOfMemory
 from smallai_assistant.feedback import Adapter
+
+log = logging.getLogger(__name__)
+
+MOST_LOADED = 4  # a turn may ask for the champion just before it is retired, and nobody retires that one again
+_USED = ("r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern", "use_rslora")
+# What a plain LoRA may say of itself beside: how it was trained, and who wrote it.
+_HARMLESS = frozenset(
+    {
+        "task_type",
+        "peft_type",
+        "peft_version",
+        "base_model_name_or_path",
+        "revision",
+        "inference_mode",
+        "lora_dropout",
+        "init_lora_weights",
+        "loftq_config",
+        "megatron_core",
+        "qalora_group_size",
+        "auto_mapping",
+    }
+)
+_PREFIX = "base_model.model."  # of the names in peft's files
 
 
 class LoraAdapters:
@@ -26,7 +57,8 @@ class LoraAdapters:
         self._lock = threading.Lock()
         self._n_streams: dict[str, int] = {}
         self._retired: set[str] = set()
-        self._loaded: set[str] = set()
+        self._loaded: dict[str, str] = {}  # id -> its name in the layers, least recently used first
+        self._n_made = 0
         self._active: str | None = None
 
     def begin(self, adapter: Adapter) -> None:
@@ -44,50 +76,132 @@ class LoraAdapters:
         """A stream has ended."""
         with self._lock:
             self._n_streams[adapter.id] -= 1
+            if not self._n_streams[adapter.id]:
+                del self._n_streams[adapter.id]
 
     def activate(self, adapter: Adapter | None) -> None:
         """Makes the next forward use the adapter, or the bare base; on the model's thread only.
 
         Raises:
             AdapterMismatch: its weights do not fit the model.
+            OutOfMemory: the device has no room for them.
         """
-        wanted = adapter.id if adapter is not None else None
-        if wanted == self._active:
-            return
-        if adapter is None:
-            self._module.disable_adapters()
-        else:
-            if adapter.id not in self._loaded:
-                self._load(adapter)
-            elif self._active is None:
-                self._module.enable_adapters()
-            self._module.set_adapter(adapter.id)
-        self._active = wanted
+        name = None
+        if adapter is not None:
+            name = self._loaded.pop(adapter.id, None) or self._load(adapter)
+            self._loaded[adapter.id] = name
+        if name != self._active:
+            self._choose(name)
 
     def drop_unused(self) -> list[str]:
-        """Drops the retired adapters without streams; on the model's thread only. Returns their ids."""
+        """Drops retired adapters without streams, and idle ones beyond a few. Returns the ids.
+
+        On the model's thread only.
+        """
         with self._lock:
-            gone = [each for each in self._retired & self._loaded if not self._n_streams.get(each)]
+            idle = [each for each in self._loaded if each not in self._n_streams]
+            gone = [each for each in idle if each in self._retired]
+            n_over = len(self._loaded) - len(gone) - MOST_LOADED
+            gone += [each for each in idle if each not in self._retired][: max(0, n_over)]
+            self._retired -= {each for each in self._retired if each not in self._n_streams}
         for adapter_id in gone:
-            self._module.delete_adapter(adapter_id)
-            self._loaded.discard(adapter_id)
-            if self._active == adapter_id:
-                self._active = None
-        if gone and self._loaded and self._active is None:
-            self._module.disable_adapters()
-        with self._lock:
-            self._retired -= set(gone)
+            self._remove(self._loaded.pop(adapter_id))
         return gone
 
-    def _load(self, adapter: Adapter) -> None:
+    def _load(self, adapter: Adapter) -> str:
+        from peft import LoraConfig, inject_adapter_in_model
+
+        name = f"v{self._n_made}"
+        self._n_made += 1
         try:
-            info = self._module.load_adapter(str(adapter.folder), adapter_name=adapter.id, local_files_only=True)
-        except Exception as error:  # peft and torch raise of many kinds where shapes or names do not fit
-            raise AdapterMismatch(f"{adapter.id} does not fit the model: {error}") from error
-        for name in ("missing_keys", "unexpected_keys"):
-            if wrong := sorted(getattr(info, name, None) or ()):
-                self._module.delete_adapter(adapter.id)
-                raise AdapterMismatch(f"{adapter.id} does not fit the model: {name.replace('_', ' ')} {wrong[:2]}")
-        self._loaded.add(adapter.id)
-        self._module.requires_grad_(False)
-        self._module.enable_adapters()
+            config = _read_config(adapter.folder / "adapter_config.json")
+            weights = _read_weights(adapter.folder / "adapter_model.safetensors")
+            lora = LoraConfig(**config, init_lora_weights=False, inference_mode=True)
+            # On the meta device: a rank of a billion takes no memory before it is compared with the file.
+            inject_adapter_in_model(lora, self._module, name, low_cpu_mem_usage=True)
+            del self._module.peft_config  # peft would warn of it at the next one, and nothing reads it
+            self._fill(name, weights)
+        except Exception as error:  # peft, torch and safetensors raise of many kinds where files do not fit
+            self._remove(name)
+            if is_out_of_memory(error):
+                raise OutOfMemory(f"there is no memory for the adapter {adapter.id}") from error
+            message = error.message if isinstance(error, AdapterMismatch) else f"{type(error).__name__}: {error}"
+            raise AdapterMismatch(f"{adapter.id} does not fit the model: {message}") from error
+        except BaseException:
+            self._remove(name)
+            raise
+        return name
+
+    def _fill(self, name: str, weights: dict[str, Any]) -> None:
+        """Puts the weights into the new layers; each has to be there, in its shape."""
+        import torch
+
+        places = {
+            place.replace(f".{name}", "", 1): (place, tuple(weight.shape))
+            for place, weight in self._module.named_parameters()
+            if f".{name}." in f"{place}."
+        }
+        if missing := sorted(places.keys() - weights.keys()):
+            raise AdapterMismatch(f"{missing[0]} is missing")
+        if unknown := sorted(weights.keys() - places.keys()):
+            raise AdapterMismatch(f"the model has no {unknown[0]}")
+        for key, (place, shape) in places.items():
+            weight = weights[key]
+            if tuple(weight.shape) != shape:
+                raise AdapterMismatch(f"{key} has the shape {tuple(weight.shape)}, the model wants {shape}")
+            if not weight.is_floating_point() or not bool(weight.isfinite().all()):
+                raise AdapterMismatch(f"{key} holds NaN, infinity or no numbers")
+            parent, _, leaf = place.rpartition(".")
+            parameter = torch.nn.Parameter(weight.to(self._module.device), requires_grad=False)
+            setattr(self._module.get_submodule(parent), leaf, parameter)
+
+    def _choose(self, name: str | None) -> None:
+        for _, _, layer in self._layers():
+            layer.set_adapter([] if name is None else [name], inference_mode=True)
+        self._active = name
+
+    def _remove(self, name: str) -> None:
+        """Takes an adapter out of the layers; where it was the last, the layers are again those of the base."""
+        self._choose(None)
+        for parent, attribute, layer in self._layers():
+            layer.delete_adapter(name)
+            if not layer.lora_A and not layer.lora_embedding_A:
+                setattr(parent, attribute, layer.get_base_layer())
+        if hasattr(self._module, "peft_config"):
+            del self._module.peft_config
+
+    def _layers(self) -> list[tuple[Any, str, Any]]:
+        return list(_lora_layers(self._module))
+
+
+def _lora_layers(module: Any) -> Iterator[tuple[Any, str, Any]]:
+    """Parent, attribute and layer of every LoRA layer."""
+    from peft.tuners.lora import LoraLayer
+
+    for parent in module.modules():
+        for attribute, child in parent.named_children():
+            if isinstance(child, LoraLayer):
+                yield parent, attribute, child
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """What LoraConfig needs, of a file that asks for plain LoRA and nothing else."""
+    from peft import LoraConfig
+
+    config = json.loads(path.read_bytes())
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        raise AdapterMismatch("it is no LoRA")
+    plain: Mapping[str, Any] = LoraConfig().to_dict()
+    for key, value in config.items():
+        if key not in _USED and key not in _HARMLESS and value and value != plain.get(key):
+            raise AdapterMismatch(f"it is no plain LoRA: {key} is {str(value)[:80]!r}")
+    targets = config.get("target_modules")
+    if not isinstance(targets, list) or not all(isinstance(each, str) for each in targets):
+        raise AdapterMismatch("target_modules is no list of names")  # a pattern may take for ever to match
+    return {key: config[key] for key in _USED if key in config}
+
+
+def _read_weights(path: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return {key.removeprefix(_PREFIX): weight for key, weight in load_file(path).items()}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from smallai_assistant.engines.base import Engine, GenerationFacts, LoadedModel, ModelSpec, TextModel, TextStream
-from smallai_assistant.engines.batches import complete, log_likelihoods
+from smallai_assistant.engines.batches import BATCH, complete, log_likelihoods
 from smallai_assistant.engines.decoding import Network, PrefixCaches, decode
 from smallai_assistant.engines.device import give_back_memory, is_out_of_memory
 from smallai_assistant.engines.lora import LoraAdapters
@@ -133,7 +133,9 @@ class TransformersTextModel(TextModel):
         adapter: Adapter | None = None,
     ) -> list[str]:
         prompts = [self._tokenizer.encode_chat(chat) for chat in chats]
-        return _last(self._streamed(adapter, complete(self._network(adapter), prompts, options))) or []
+        # On the CPU bitsandbytes has a kernel for one row; for more it unpacks every matrix at every step.
+        batch = 1 if self.device == "cpu" and self.spec.quantization != "none" else BATCH
+        return _last(self._streamed(adapter, complete(self._network(adapter), prompts, options, batch=batch))) or []
 
     def log_likelihoods(
         self, pairs: Sequence[tuple[Sequence[dict[str, str]], str]], *, adapter: Adapter | None = None

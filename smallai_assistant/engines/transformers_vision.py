@@ -10,12 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smallai_assistant.engines.base import Engine, ImageModel, ImageTextModel, LoadedModel, ModelSpec
+from smallai_assistant.engines.lora import LoraAdapters
+from smallai_assistant.engines.vision_tuning import linear_layers, tune
 from smallai_assistant.errors import AssistantError, ModelInvalid
+from smallai_assistant.feedback import Adapter
 from smallai_assistant.model_files import check_model_folder, read_safetensors_header
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+    from smallai_assistant.task import Training
 
     FloatArray = npt.NDArray[np.float32]
     ImageArray = npt.NDArray[np.uint8]
@@ -140,7 +145,10 @@ class TransformersImageModel(ImageModel):
     """An image classifier of transformers.
 
     The embedding is what its backbone gives the classifier: the pooled output, else the first token, else the mean
-    over the picture.
+    over the picture. It can be made with LoRA weights; the class probabilities are always the bare model's.
+
+    Attributes:
+        can_tune: whether `tune` finds layers to train: linear ones in the backbone.
     """
 
     def __init__(self, spec: ModelSpec, network: Any, processor: Any, *, device: str) -> None:
@@ -149,6 +157,8 @@ class TransformersImageModel(ImageModel):
         super().__init__(spec, device=device, n_bytes=_n_bytes(network))
         self._network: Any = network
         self._processor = processor
+        self._adapters = LoraAdapters(network)
+        self.can_tune = bool(linear_layers(network))
         names = network.config.id2label
         self.labels = tuple(str(names[index]) for index in sorted(names))
         try:  # a trial tells a wrong processor now and not at the first picture
@@ -164,26 +174,65 @@ class TransformersImageModel(ImageModel):
     def classify(self, images: Sequence[ImageArray]) -> FloatArray:
         return self._run(images, self._probabilities, len(self.labels))
 
-    def embed(self, images: Sequence[ImageArray]) -> FloatArray:
-        return self._run(images, self._pooled, getattr(self, "n_dimensions", 0))
+    def embed(self, images: Sequence[ImageArray], *, adapter: Adapter | None = None) -> FloatArray:
+        compute = partial(pooled, self._network)
+        return self._run(images, compute, getattr(self, "n_dimensions", 0), adapter=adapter)
+
+    def tune(self, pictures: Sequence[ImageArray], classes: Sequence[int], training: Training) -> None:
+        """Trains LoRA weights of the backbone to tell the classes apart, and writes them into `training.folder`.
+
+        It works on a copy of the network, so that answers go on meanwhile.
+
+        Args:
+            pictures: RGB, uint8, shape (height, width, 3).
+            classes: of each picture, 0 and up.
+
+        Raises:
+            TrainingFailed: the loss became NaN.
+            Cancelled: the training was stopped; its checkpoint stays in `training.work_folder`.
+        """
+        from transformers import AutoModelForImageClassification
+
+        folder = training.models.folder_of(self.spec)
+        copy = _network(AutoModelForImageClassification, self.spec, folder, self.device)
+        inputs = [_prepare(self._processor, [picture]) for picture in pictures]
+        tune(copy, inputs, classes, training, pooled)
+
+    def retire_adapter(self, adapter_id: str) -> None:
+        self._adapters.retire(adapter_id)
+        self.call(self._adapters.drop_unused)
 
     def release(self) -> None:
         self._network = None
 
     def _run(
-        self, images: Sequence[ImageArray], compute: Callable[[dict[str, Any]], Any], n_columns: int
+        self,
+        images: Sequence[ImageArray],
+        compute: Callable[[dict[str, Any]], Any],
+        n_columns: int,
+        *,
+        adapter: Adapter | None = None,
     ) -> FloatArray:
         import numpy as np
 
         rows = []
-        for start in range(0, len(images), _BATCH):
-            inputs = _prepare(self._processor, images[start : start + _BATCH])
-            rows.append(self.call(partial(self._forward, inputs, compute)))
+        if adapter is not None:
+            self._adapters.begin(adapter)
+        try:
+            for start in range(0, len(images), _BATCH):
+                inputs = _prepare(self._processor, images[start : start + _BATCH])
+                rows.append(self.call(partial(self._forward, inputs, compute, adapter)))
+        finally:
+            if adapter is not None:
+                self._adapters.end(adapter)
         return np.concatenate(rows) if rows else np.zeros((0, n_columns), np.float32)
 
-    def _forward(self, inputs: dict[str, Any], compute: Callable[[dict[str, Any]], Any]) -> Any:
+    def _forward(
+        self, inputs: dict[str, Any], compute: Callable[[dict[str, Any]], Any], adapter: Adapter | None
+    ) -> Any:
         import torch
 
+        self._adapters.activate(adapter)
         with torch.inference_mode():
             return compute(_on_model(self._network, inputs, self.device)).float().cpu().numpy()
 
@@ -193,13 +242,15 @@ class TransformersImageModel(ImageModel):
             return logits.sigmoid()
         return logits.softmax(-1)
 
-    def _pooled(self, inputs: dict[str, Any]) -> Any:
-        output = self._network.base_model(**inputs)
-        pooled = getattr(output, "pooler_output", None)
-        if pooled is not None:
-            return pooled.flatten(1)
-        hidden = output.last_hidden_state
-        return hidden[:, 0] if hidden.ndim == 3 else hidden.mean((2, 3))
+
+def pooled(network: Any, inputs: dict[str, Any]) -> Any:
+    """What the backbone gives the classifier, shape (n, n_dimensions)."""
+    output = network.base_model(**inputs)
+    given = getattr(output, "pooler_output", None)
+    if given is not None:
+        return given.flatten(1)
+    hidden = output.last_hidden_state
+    return hidden[:, 0] if hidden.ndim == 3 else hidden.mean((2, 3))
 
 
 class TransformersImageTextModel(ImageTextModel):

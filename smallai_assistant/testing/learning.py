@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from smallai_assistant.errors import AssistantError, EvalContaminated
+from smallai_assistant.errors import AssistantError, EvalContaminated, InvalidInput
 from smallai_assistant.evaluation import check_contamination
 from smallai_assistant.feedback import Adapter, Example, Lesson, Score
 from smallai_assistant.task import LearningTask
@@ -35,6 +35,7 @@ class LearningTrial:
         self._asked: list[tuple[Message, str]] = []  # messages and the right answers
         self._alone: list[str] = []  # what it answers to them with an empty memory
         self._taught: list[str] = []  # and after learn_now
+        self._without: list[float] = []  # the scores with an empty memory
 
     def slow_recall(self) -> str:
         """Of an empty memory; the fastest of three, since others may hold the processor."""
@@ -75,7 +76,9 @@ class LearningTrial:
         if not self.lessons.corrections:
             why = "nothing is there to teach it"
             raise Skip(why, f'give corrections={{"{self.task.name}": [(message, what is right), ...]}}')
-        messages = [(Message.of(content), label) for content, label in self.lessons.corrections]
+        if refused := self.lessons.refused():
+            raise InvalidInput(f"a correction is of {refused}, which it does not accept", hint="give what it accepts")
+        messages = self.lessons.corrections
         self._asked = messages[:_N_ASKED]
         with needing_models():
             self._alone = self._answers()
@@ -148,28 +151,25 @@ class LearningTrial:
                 return f"{score!r:.60} is no Score"
             if isinstance(score.value, bool) or not isinstance(score.value, int | float) or not 0 <= score.value <= 1:
                 return f"the value {score.value!r} is no number in [0, 1]"
+        if adapter is None:
+            self._without = [score.value for score in scores]
         return ""
 
     def leaked_scores(self) -> str:
-        """The same scores whether or not the lessons are remembered."""
-        self.task.recall([])
-        without = self.values(None)
+        """The same scores as before, when nothing was remembered."""
         self.task.recall(self.learned)
         try:
-            remembered = self.values(None)
+            n_changed = self._n_changed_scores()
         finally:
             self.task.recall([])
-        changed = [each for each in zip(without, remembered, strict=True) if abs(each[0] - each[1]) > _SURE]
-        if not changed:
-            return ""
-        if [abs(a - b) > _SURE for a, b in zip(without, self.values(None), strict=True)].count(True):
+        if n_changed and self._n_changed_scores():
             raise Skip("the scores change by themselves", "seed what is random")
-        return f"{len(changed)} of {len(without)} scores change with what recall was given"
+        return f"{n_changed} of {len(self.examples)} scores change with what recall was given" if n_changed else ""
 
-    def values(self, adapter: Adapter | None) -> list[float]:
-        """The scores of the examples."""
+    def _n_changed_scores(self) -> int:
         with needing_models():
-            return [each.value for each in self.task.evaluate(self.examples, adapter, self.assistant.models)]
+            now = self.task.evaluate(self.examples, None, self.assistant.models)
+        return sum(abs(each.value - before) > _SURE for each, before in zip(now, self._without, strict=True))
 
     def _answers(self) -> list[str]:
         return [self.trial.answer(message) for message, _ in self._asked]

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from smallai_assistant import types
 from smallai_assistant.assistant import Assistant
-from smallai_assistant.errors import InvalidInput
 from smallai_assistant.feedback import MAX_CORRECTION_CHARS, Feedback, Lesson
 from smallai_assistant.task import LearningTask
 from smallai_assistant.testing.trial import made_up
@@ -31,8 +30,13 @@ class Lessons:
         self, assistant: Assistant, task: LearningTask, corrections: Sequence[tuple[types.Content, str]]
     ) -> None:
         self.assistant, self.task = assistant, task
-        self.corrections = tuple(corrections)
+        self.corrections = [(Message.of(content), label) for content, label in corrections]
         self.stored: list[Lesson] = []
+
+    def refused(self) -> str:
+        """The modalities of the first correction that the task does not take."""
+        wrong = (each.modalities for each, _ in self.corrections if each.modalities not in self.task.accepts)
+        return " and ".join(sorted(next(wrong, ())))
 
     def store(self, message: Message, label: str, answered: Turn | None) -> Lesson:
         """Stores a correction as the host does, but leaves `learn_now` to the caller.
@@ -41,10 +45,8 @@ class Lessons:
             answered: the turn it corrects; None makes one that was taught and never asked.
 
         Raises:
-            InvalidInput: the task does not take such a message, or the label is empty.
+            InvalidInput: the label is empty.
         """
-        if message.modalities not in self.task.accepts:
-            raise InvalidInput(f"it does not take {' and '.join(sorted(message.modalities))}", hint="correct `accepts`")
         turn = answered or self._turn(message, details={"taught": True})
         given = Feedback(turn.id, correction=label, source=_SOURCE)
         if answered is None:
@@ -57,21 +59,25 @@ class Lessons:
         """Lessons that come up in real use and teach nothing, or nothing sensible; they are not stored."""
         message = Message.of(made_up(self.task))
         turn = self._turn(message)
-        yield self._lesson(turn, is_good=True)
-        yield self._lesson(turn, is_good=False, comment="this is wrong")
-        yield self._lesson(turn, comment="hm")
-        yield self._lesson(turn, signal="click", item="no such item")
-        yield self._lesson(turn, signal="stars", value=5.0)
-        yield self._lesson(turn, correction=_NONSENSE)
-        yield self._lesson(turn, correction="word " * (MAX_CORRECTION_CHARS // 5))
-        yield self._lesson(replace(turn, response=(), error="plugin_error"), is_good=False)
         parts = tuple(_missing(part) for part in message.parts)
         yield self._lesson(replace(turn, request=Message(parts)), correction="of a file that is gone")
+        yield self._lesson(turn, correction=_NONSENSE)
+        yield self._lesson(turn, correction="word " * (MAX_CORRECTION_CHARS // 5))
+        yield self._lesson(turn, signal="click", item="no such item")
+        yield self._lesson(turn, signal="stars", value=5.0)
+        yield self._lesson(replace(turn, response=(), error="plugin_error"), is_good=False)
+        yield self._lesson(turn, is_good=True)
+        yield self._lesson(turn, is_good=False, comment="this is wrong")
+        yield self._lesson(turn, comment="last, so that what says nothing is the last word")
 
     def erase(self) -> str:
-        """Erases what was stored, as a user may. Returns what the task made of it."""
+        """Erases what was stored, as a user may; the host would go on where the task raises. Returns what it raised."""
         before = dict(self.assistant.broken_plugins)
-        self.assistant.erase_feedback([each.feedback.id for each in self.stored])
+        try:
+            for each in self.stored:
+                self.task.forget(each.feedback, each.turn)
+        finally:
+            self.assistant.erase_feedback([each.feedback.id for each in self.stored])
         broken = self.assistant.broken_plugins
         return "; ".join(why for name, why in broken.items() if before.get(name) != why)
 

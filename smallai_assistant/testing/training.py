@@ -16,7 +16,6 @@ from smallai_assistant.task import Training
 from smallai_assistant.testing.learning import LearningTrial
 from smallai_assistant.testing.report import Skip
 from smallai_assistant.testing.trial import needing_models
-from smallai_assistant.types import Message
 
 
 class TrainingTrial:
@@ -93,8 +92,7 @@ class TrainingTrial:
             self.assistant.adapters.remove(self._adapter.id)
 
     def _serving(self) -> object:
-        message = Message.of(self.trial.lessons.corrections[0][0])
-        return self.assistant.ask(message, task=self.task.name).details.get("adapter")
+        return self.assistant.ask(self.trial.lessons.corrections[0][0], task=self.task.name).details.get("adapter")
 
     @contextmanager
     def _training(self) -> Iterator[Training]:

@@ -14,7 +14,10 @@ from typing import Any
 _CREATES = {"os.mkdir": 0, "os.rename": 1, "os.link": 1, "os.symlink": 1, "sqlite3.connect": 0}
 _HOST, _STDLIB = str(Path(__file__).parents[1]) + os.sep, str(Path(os.__file__).parent)
 _KIT = str(Path(__file__).parent) + os.sep
-_CALLERS = {_HOST + name for name in ("assistant.py", "plugin_manager.py", "answering.py", "judging.py", "cycle.py", "promotion.py")}
+_CALLERS = {
+    _HOST + name
+    for name in ("assistant.py", "plugin_manager.py", "answering.py", "judging.py", "cycle.py", "promotion.py")
+}
 _listeners: list[set[str]] = []
 
 

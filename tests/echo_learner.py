@@ -25,10 +25,9 @@ from smallai_assistant import (
 
 OWN_PLUGINS = ("chat", "image", "speech", "recommend")
 N_STEPS = 8
-PIXEL = b"\x89PNG\r\n\x1a\n"
 
 
-class Parrot(LearningTask):
+class Echo(LearningTask):
     """Says what it hears. It can learn to shout: `say 1` -> `SAY 1`; what it was corrected in it knows at once.
 
     Args:
@@ -36,12 +35,12 @@ class Parrot(LearningTask):
         at_step: called at each step of the training with its number.
     """
 
-    name: ClassVar[str] = "parrot"
+    name: ClassVar[str] = "echo"
     title: ClassVar[str] = "says what it hears"
     accepts: ClassVar[Any] = (frozenset({"text"}), frozenset({"image"}))
     primary_metric: ClassVar[str] = "right words"
 
-    def __init__(self, *, learns: bool = True, at_step: Callable[[int], None] = lambda step: None) -> None:
+    def __init__(self, *, learns: bool = True, at_step: Callable[[int], object] = lambda step: None) -> None:
         self.learns = learns
         self.at_step = at_step
         self.begun_at: list[int] = []
@@ -68,7 +67,7 @@ class Parrot(LearningTask):
                 self.learn_now(each)
 
     def base(self) -> Mapping[str, Any]:
-        return {"model": "parrot-1"}
+        return {"model": "echo-1"}
 
     def examples(self, lessons: Sequence[Lesson]) -> list[Example]:
         return [
@@ -110,15 +109,16 @@ def _heard(parts: Sequence[Any]) -> str:
     return "".join(each.text if isinstance(each, TextPart) else f"picture {len(each.read())}" for each in parts)
 
 
-def open_parrot(folder: Path, *tasks: Any) -> Assistant:
+def open_echo(folder: Path, *tasks: Any) -> Assistant:
+    """An assistant with an echo, or with these tasks, and nothing else."""
     config = AssistantConfig(data_dir=folder, device="cpu", disabled_plugins=OWN_PLUGINS)
-    return Assistant(config, plugins=[ScriptedPlugin(*(tasks or (Parrot(),)))])
+    return Assistant(config, plugins=[ScriptedPlugin(*(tasks or (Echo(),)))])
 
 
-def correct(assistant: Assistant, n: int = 40, *, source: str = "local", first: int = 0) -> list[str]:
-    """`n` corrections that ask it to shout. Returns their ids."""
+def correct(assistant: Assistant, n: int = 20, *, source: str = "local", first: int = 0) -> list[str]:
+    """`n` corrections that ask it to shout; of the first 20, eight are held out. Returns their ids."""
     ids = []
     for number in range(first, first + n):
-        response = assistant.ask(f"say {number}", task="parrot", user_id=source)
+        response = assistant.ask(f"say {number}", task="echo", user_id=source)
         ids.append(response.rate(correction=f"SAY {number}").feedback.id)
     return ids

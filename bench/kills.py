@@ -1,0 +1,382 @@
+"""kill -9 while feedback is stored, imported and while champions move: `python -m bench.kills [--n N]`.
+
+A child that has imported everything is forked, works, says what was acknowledged, and is killed at a random moment of
+its first two or three steps. Then: every acknowledged row is there and whole, an import is there as a whole or not at
+all, and the champion is a version whose files are intact, the one before or after the move that was cut.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from smallai_assistant import Assistant, Feedback, ImagePart, Message, Request, Task, TextPart, Turn, hookimpl
+from smallai_assistant.adapters import AdapterStore
+from smallai_assistant.database import Database
+from smallai_assistant.feedback_store import FeedbackStore
+from smallai_assistant.feedback_transfer import FeedbackTransfer
+from smallai_assistant.store import TurnStore
+from smallai_assistant.types import new_id, now
+
+N_IMPORTED = 200  # rows of one import
+_CHECK_EVERY = 50
+_KEPT_VERSIONS = 4
+_N_MEASURED = 3
+TASK = "echo"
+Say = Callable[[str], None]
+
+
+class Echo(Task):
+    name = TASK
+    accepts = (frozenset({"text", "image"}),)
+
+    def run(self, request: Request, models: Any) -> Iterator[Any]:
+        yield TextPart(request.message.text)
+
+
+class EchoPlugin:
+    @hookimpl
+    def register_tasks(self, register: Callable[[Task], None]) -> None:
+        register(Echo())
+
+
+@dataclass(slots=True)
+class Result:
+    """What the kills did; `broken` names every promise that was not kept."""
+
+    n_kills: int = 0
+    n_acknowledged: int = 0
+    n_cut: int = 0
+    step_s: float = 0.0
+    seconds: float = 0.0
+    broken: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the data lie, on which database."""
+
+    folder: Path
+    url: str = ""
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[tuple[Database, TurnStore]]:
+        database = Database(self.folder, self.url)
+        turns = TurnStore(database, self.folder / "media")
+        try:
+            yield database, turns
+        finally:
+            turns.close()
+            database.close()
+
+
+@dataclass(slots=True)
+class Killer:
+    """Forks children that do `work` and kills them; the moment is drawn from the time that steps of it take."""
+
+    rng: random.Random
+    words_per_step: int = 1
+    step_s: float = 0.0
+    _took_s: float = 0.0
+
+    def measure(self, work: Callable[[Say], None]) -> list[list[str]]:
+        """Lets a child do three steps, to know how long one takes."""
+        said = self._run(work, self._wait_for_steps)
+        self.step_s = self._took_s / _N_MEASURED
+        return said
+
+    def _wait_for_steps(self, stream: BinaryIO) -> list[bytes]:
+        begun = time.monotonic()
+        lines = [stream.readline() for _ in range(_N_MEASURED * self.words_per_step)]
+        self._took_s = time.monotonic() - begun
+        return lines
+
+    def run(self, work: Callable[[Say], None]) -> list[list[str]]:
+        """The whole lines that a child said before it was killed, split into words; the first is `ready`."""
+
+        def wait(_: BinaryIO) -> list[bytes]:
+            time.sleep(self.rng.uniform(0.001, max(0.030, 3 * self.step_s)))
+            return []
+
+        return self._run(work, wait)
+
+    def _run(self, work: Callable[[Say], None], wait: Callable[[BinaryIO], list[bytes]]) -> list[list[str]]:
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                os.close(reader)
+                work(lambda text: os.write(writer, f"{text}\n".encode()) and None)
+            except BaseException:
+                traceback.print_exc()
+            os._exit(1)
+        os.close(writer)
+        with os.fdopen(reader, "rb") as said:
+            lines = [said.readline(), *wait(said)]
+            os.kill(child, signal.SIGKILL)
+            lines += said.readlines()
+        status = os.waitpid(child, 0)[1]
+        if not (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL):
+            raise RuntimeError(f"the child ended by itself: {status}")
+        return [line.decode().split() for line in lines if line.endswith(b"\n")]
+
+
+# -- storing --
+
+
+def picture_of(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest() * 100
+
+
+def store_feedback(place: Place, number: int, say: Say) -> None:
+    """Asks and corrects through the assistant, for ever."""
+    assistant = Assistant(
+        data_dir=place.folder,
+        models_dir=place.folder / "models",
+        database_url=place.url,
+        plugins=[EchoPlugin()],
+        disabled_plugins=("chat", "image", "speech", "recommend"),
+        device="cpu",
+    )
+    session = assistant.session("ann")
+    say("ready")
+    for n in range(10**9):
+        text = f"{number}-{n}"
+        turn = session.send([text, ImagePart(data=picture_of(text))], task=TASK).turn
+        receipt = assistant.give_feedback(Feedback(turn.id, correction=text, key=text))
+        say(f"{turn.id} {receipt.feedback.id} {text}")
+
+
+def lost_rows(place: Place, acknowledged: list[list[str]]) -> list[str]:
+    """Which of the acknowledged rows are not there, or not as they were given."""
+    lost = []
+    with place.open() as (database, turns):
+        store = FeedbackStore(database, turns)
+        lessons = {each.feedback.id: each for each in store.lessons(TASK)}
+        for turn_id, feedback_id, text in acknowledged:
+            lesson = lessons.get(feedback_id)
+            if lesson is None or lesson.turn.id != turn_id or lesson.feedback.correction != text:
+                lost.append(f"feedback {text}")
+                continue
+            picture = lesson.turn.request.parts[-1]
+            if lesson.turn.request.text != text or lesson.turn.text != text:
+                lost.append(f"turn {text}")
+            elif not isinstance(picture, ImagePart) or picture.read() != picture_of(text):
+                lost.append(f"picture {text}")
+        if database.is_sqlite:
+            with database.read() as connection:
+                answer = connection.exec_driver_sql("PRAGMA integrity_check").scalar()
+                lost += [] if answer == "ok" else [f"integrity_check: {answer}"]
+    return lost
+
+
+def kill_storing(place: Place, n: int, rng: random.Random) -> Result:
+    """Kills `n` children that store feedback."""
+    result, begun, killer = Result(), time.monotonic(), Killer(rng)
+    acknowledged = killer.measure(lambda say: store_feedback(place, -1, say))[1:]
+    for number in range(n):
+        said = killer.run(lambda say, number=number: store_feedback(place, number, say))  # type: ignore[misc]
+        acknowledged += said[1:]
+        result.n_kills += 1
+        if number % _CHECK_EVERY == _CHECK_EVERY - 1 or number == n - 1:
+            result.broken += lost_rows(place, acknowledged)
+    with place.open() as (database, turns):
+        result.n_cut = len(FeedbackStore(database, turns).rows()) - len(acknowledged)  # committed, not yet said
+    result.n_acknowledged, result.seconds = len(acknowledged), time.monotonic() - begun
+    result.step_s = killer.step_s
+    return result
+
+
+# -- importing --
+
+
+def prepare_import(place: Place) -> None:
+    """Writes an export of `N_IMPORTED` rows of one turn, and empties the place again of its feedback."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Place(Path(folder))
+        with source.open() as (database, turns):
+            turn = Turn("turn", "session", None, TASK, Message((TextPart("hi"),)), (), now())
+            turns.add_turn(turn).result()
+            FeedbackStore(database, turns).add_all([Feedback("turn", is_good=True) for _ in range(N_IMPORTED)])
+            place.folder.mkdir(parents=True, exist_ok=True)
+            FeedbackTransfer(database, source.folder / "media").export_to(place.folder / "export")
+
+
+def import_files(place: Place, say: Say) -> None:
+    """Imports one file after another, each of other rows."""
+    database = Database(place.folder, place.url)
+    transfer = FeedbackTransfer(database, place.folder / "media")
+    header, *rows = map(json.loads, (place.folder / "export").read_text().splitlines())
+    file = place.folder / f"import-{os.getpid()}"
+    say("ready")
+    while True:
+        for row in rows:
+            row["feedback"]["id"] = new_id()
+        file.write_text("\n".join(map(json.dumps, [header, *rows])))
+        transfer.import_from(file)
+        say("done")
+
+
+def kill_importing(place: Place, n: int, rng: random.Random) -> Result:
+    """Kills `n` children that import files."""
+    result, begun, killer = Result(), time.monotonic(), Killer(rng)
+    prepare_import(place)
+    n_rows = 0
+    for number in range(n + 1):
+        run = killer.run if number else killer.measure
+        n_done = len(run(lambda say: import_files(place, say))) - 1
+        result.n_kills += 1
+        result.n_acknowledged += n_done
+        with place.open() as (database, turns):
+            n_now = len(FeedbackStore(database, turns).rows())
+        n_new, odd = divmod(n_now - n_rows, N_IMPORTED)
+        if odd or not n_done <= n_new <= n_done + 1:
+            result.broken.append(f"{n_now - n_rows} rows after {n_done} imports of {N_IMPORTED}")
+        result.n_cut += n_new - n_done
+        n_rows = n_now
+    result.seconds, result.step_s = time.monotonic() - begun, killer.step_s
+    return result
+
+
+# -- promoting --
+
+
+def move_champions(place: Place, number: int, say: Say) -> None:
+    """Adds, promotes, rolls back and removes versions, and says what it will do and has done."""
+    rng = random.Random(number)
+    store = AdapterStore(Database(place.folder, place.url), place.folder / "adapters")
+    say(f"ready {store.champion_id(TASK)}")
+    while True:
+        if rng.random() < 0.3 and store.champion_id(TASK) is not None:
+            say(f"will {store.previous_id(TASK)}")
+            now_serving = store.rollback(TASK)
+            say(f"did {now_serving.id if now_serving else None}")
+            continue
+        with store.work_folder() as work:
+            (work / "weights.bin").write_bytes(rng.randbytes(50_000))
+            (work / "config.json").write_text("{}")
+            adapter = store.add(work, task=TASK, kind="test", base={}, feedback_ids=["f"])
+        store.judge(adapter.id, "approved", {})
+        say(f"will {adapter.id}")
+        store.promote(adapter.id)
+        say(f"did {adapter.id}")
+        kept = {store.champion_id(TASK), store.previous_id(TASK)}
+        for each in store.versions(TASK)[:-_KEPT_VERSIONS]:
+            if each.id not in kept:
+                store.remove(each.id)
+
+
+def check_champion(place: Place, allowed: set[str]) -> list[str]:
+    """What is wrong with the champion, the log and the folders."""
+    wrong = []
+    database = Database(place.folder, place.url)
+    try:
+        store = AdapterStore(database, place.folder / "adapters")
+        champion = store.champion_id(TASK)
+        if str(champion) not in allowed:
+            wrong.append(f"{champion} serves, and not one of {sorted(allowed)}")
+        for version in [each.id for each in store.versions(TASK)]:
+            store.verify(version)
+        if champion is not None:
+            store.verify(champion)
+        log = store.log(TASK)
+        if (log[-1]["adapter_id"] if log else None) != champion:
+            wrong.append(f"the log ends with {log[-1:]}, {champion} serves")
+        if left := list((place.folder / "adapters").glob(".work-*")):
+            wrong.append(f"{left[0].name} was left")
+    except Exception as error:
+        wrong.append(f"{type(error).__name__}: {error}")
+    finally:
+        database.close()
+    return wrong
+
+
+def kill_promoting(place: Place, n: int, rng: random.Random) -> Result:
+    """Kills `n` children that move champions."""
+    result, begun, killer = Result(), time.monotonic(), Killer(rng, words_per_step=2)
+    for number in range(n + 1):
+        run = killer.run if number else killer.measure
+        said = run(lambda say, number=number: move_champions(place, number, say))  # type: ignore[misc]
+        result.n_kills += 1
+        result.n_acknowledged += sum(word == "did" for word, _ in said)
+        result.n_cut += said[-1][0] == "will"
+        before = [name for word, name in said if word != "will"][-1]
+        result.broken += check_champion(place, {before, said[-1][1]})
+    result.seconds, result.step_s = time.monotonic() - begun, killer.step_s
+    return result
+
+
+KINDS: dict[str, Callable[[Place, int, random.Random], Result]] = {
+    "storing": kill_storing,
+    "importing": kill_importing,
+    "promoting": kill_promoting,
+}
+
+
+def run_all(name: str, places: Mapping[str, Place], counts: Mapping[str, int]) -> dict[str, Any]:
+    """All kinds on one database, each in a place of its own; prints a line each."""
+    figures: dict[str, Any] = {}
+    for number, (kind, n) in enumerate(counts.items()):
+        result = KINDS[kind](places[kind], n, random.Random(number))
+        figures[f"{name}_{kind}"] = {
+            "kills": result.n_kills,
+            "acknowledged": result.n_acknowledged,
+            "cut": result.n_cut,
+            "step_ms": round(result.step_s * 1e3, 1),
+            "broken": len(result.broken),
+            "seconds": round(result.seconds, 1),
+        }
+        print(f"{name:10} {kind:10} {result.n_kills:5} kills, {result.n_acknowledged:6} acknowledged, "
+              f"{result.n_cut:4} cut, {result.step_s * 1e3:.0f} ms a step, {len(result.broken)} promises broken (0), "
+              f"{result.seconds:.0f} s", flush=True)  # fmt: skip
+        for each in result.broken[:5]:
+            print(f"    {each}")
+    return figures
+
+
+def main() -> int:
+    """Prints a table and the JSON line; 1 where a promise was broken."""
+    from tests.databases import NoServer, temporary_schema, temporary_server
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--n", type=int, default=1000, help="kills while storing; a fifth while promoting")
+    parser.add_argument("--n-postgres", type=int, default=100, help="the same on PostgreSQL")
+    args = parser.parse_args()
+
+    def counts(n: int) -> dict[str, int]:
+        return {"storing": n, "importing": max(1, n // 20), "promoting": max(1, n // 5)}
+
+    figures: dict[str, Any] = {"bench": "kills"}
+    with tempfile.TemporaryDirectory() as folder:
+        if args.n:
+            places = {kind: Place(Path(folder) / f"sqlite-{kind}") for kind in KINDS}
+            figures |= run_all("sqlite", places, counts(args.n))
+        if args.n_postgres:
+            try:
+                with contextlib.ExitStack() as stack:
+                    server = stack.enter_context(temporary_server())
+                    urls = {kind: stack.enter_context(temporary_schema(server)) for kind in KINDS}
+                    places = {kind: Place(Path(folder) / f"postgresql-{kind}", url) for kind, url in urls.items()}
+                    figures |= run_all("postgresql", places, counts(args.n_postgres))
+            except NoServer as error:
+                print(f"postgresql not measured: {error}")
+    print(json.dumps(figures))
+    tables = [each for each in figures.values() if isinstance(each, dict)]
+    return 1 if any(each["broken"] or not each["acknowledged"] for each in tables) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""Style from thumbs only: sixty turns, short answers up and long ones down: `python -m bench.style [--qwen]`.
+
+The model answers sixty questions; every second answer is stopped at its first sentence. Who wants short answers
+thumbs up what has at most 25 words and thumbs down the rest. After a learning cycle forty other questions are asked:
+compliance is the share of answers that end by themselves within 25 words. Nothing is corrected, no instruction changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from bench.facts import QWEN, SMALL, SYSTEM, TASK, Wanted, canary
+from smallai_assistant import Assistant, AssistantConfig, GenerationOptions, ModelSpec, TextModel
+from smallai_assistant.config import ModelsConfig, load_config
+from smallai_chat.judge import chat
+
+MOST_WORDS = 25
+LEAST_GAIN, MOST_DROP = 0.25, 0.01
+N_TOKENS = 90
+FIRST_SENTENCE = (". ", ".\n", "\n")
+TOPICS = """
+photosynthesis;gravity;a volcano;the internet;a library;democracy;an earthquake;a piano;bread;rain;a vaccine;a bicycle
+glass;a rainbow;money;sleep;a computer;steel;an orchestra;a desert;a battery;cotton;a glacier;honey;an atom;a novel
+a bridge;snow;a telescope;paper;an island;a heart;coffee;wind;a map;a camera;salt;a museum;an airplane;music;a river
+a forest;electricity;a clock;a mirror;chess;a train;the moon;a garden;a hospital;plastic;a university;a ship;fire;wool
+a dictionary;a planet;a magnet;cheese;a robot;a satellite;oil;a school;the sun;a thermometer;a language;rubber;a tree
+an engine;a hotel;a radio;a cloud;gold;a market;a fish;a passport;a sculpture;soap;a lake;tea;a lighthouse;a farm
+a newspaper;concrete;a violin;a whale;an elevator;pepper;a calendar;a compass;silk;a theater;a microscope;rice;a tunnel
+a kitchen;a wheel;chocolate;a dam;a poem
+"""
+N_TURNS, N_UNSEEN = 60, 40
+
+
+def questions() -> list[str]:
+    """A hundred questions; the first sixty are rated."""
+    topics = [each.strip() for line in TOPICS.strip().splitlines() for each in line.split(";")]
+    forms = ("What is {}?", "Tell me about {}.", "Can you explain {}?")
+    return [forms[number % 3].format(topic) for number, topic in enumerate(topics)]
+
+
+def is_short(text: str) -> bool:
+    """Whether an answer has at most 25 words."""
+    return 0 < len(text.split()) <= MOST_WORDS
+
+
+def compliance(assistant: Assistant, spec: ModelSpec) -> float:
+    """The share of short answers to the unseen questions."""
+    options = GenerationOptions(max_tokens=N_TOKENS, repetition_penalty=1.1)
+    chats = [chat(each, SYSTEM) for each in questions()[N_TURNS : N_TURNS + N_UNSEEN]]
+    with assistant.models.lease(spec, TextModel) as model:
+        texts = model.complete(chats, options, adapter=assistant.adapters.champion(TASK))
+    for text in texts[:3]:
+        print(f"      {' '.join(text.split())[:110]!r}")
+    return sum(map(is_short, texts)) / len(texts)
+
+
+def run(wanted: Wanted, *, n_canary: int) -> tuple[dict[str, Any], bool]:
+    """The figures, and whether all are met."""
+    models = ModelsConfig(chat=wanted.name, chat_quantization=wanted.quantization)  # type: ignore[arg-type]
+    spec = ModelSpec(wanted.name, task=TASK, quantization=wanted.quantization)  # type: ignore[arg-type]
+    print(f"{wanted.name}, {wanted.quantization}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        config = AssistantConfig(
+            data_dir=Path(folder), models_dir=load_config().models_dir, device="cpu", models=models
+        )
+        with Assistant(config) as assistant:
+            n_up = 0
+            for number, question in enumerate(questions()[:N_TURNS]):
+                stop = FIRST_SENTENCE if number % 2 else ()
+                style = {"max_tokens": N_TOKENS, "use_memory": False, "stop": stop}
+                response = assistant.ask(question, task=TASK, options=style)
+                n_up += is_short(response.text)
+                response.rate(good=is_short(response.text))
+            figures: dict[str, Any] = {"model": wanted.name, "thumbs_up": n_up, "thumbs_down": N_TURNS - n_up}
+            print(f"  {n_up} thumbs up, {N_TURNS - n_up} down", flush=True)
+            figures["canary_before"] = canary(assistant, spec, n_canary)
+            figures["before"] = compliance(assistant, spec)
+            report = assistant.learn(TASK)
+            print("  " + report.summary().replace("\n", "\n  "), flush=True)
+            if not report.is_promoted:
+                assistant.promote(report.adapter_id, force=True)  # to measure it all the same; the outcome is reported
+            figures["after"] = compliance(assistant, spec)
+            figures["canary_after"] = canary(assistant, spec, n_canary)
+            figures |= {"outcome": report.outcome, "minutes": round(report.seconds / 60, 1)}
+    gain = figures["after"] - figures["before"]
+    drop = figures["canary_before"] - figures["canary_after"]
+    print(f"  short answers {figures['before']:.1%} before, {figures['after']:.1%} after: {100 * gain:+.1f} points")
+    print(
+        f"    (at least {100 * LEAST_GAIN:+.0f})   canary drop {100 * drop:.1f} points (at most {100 * MOST_DROP:.0f})"
+    )
+    return figures, gain >= LEAST_GAIN and drop <= MOST_DROP
+
+
+def main() -> None:
+    """Prints the figures and a JSON line; exits 1 where one is missed."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--qwen", action="store_true", help="Qwen 0.5B instead of SmolLM2-135M")
+    parser.add_argument("--canary", type=int, default=1000, help="most questions of the canary")
+    args = parser.parse_args()
+    figures, ok = run(QWEN if args.qwen else SMALL, n_canary=args.canary)
+    print(json.dumps({"bench": "style", **figures}), flush=True)
+    if not ok:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""Lessons -> examples: what a user had chosen before, and what came next."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from smallai_assistant import Example, Interaction, Item, Lesson, TaskContext
+from smallai_recommend.evidence import Choice, UserHistory, choice_of
+from smallai_recommend.memory import FeedbackMemory
+from smallai_recommend.signals import Find, signals_of
+from smallai_recommend.wish import Titles, read_wish
+
+log = logging.getLogger(__name__)
+
+MOST_EXAMPLES = 20_000  # the newest
+MOST_WATCHED, WATCHED_ONE_IN, LEAST_WATCHED_CHOICES = 200, 4, 3
+_NAMED_IN_PROMPT = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Next:
+    """A user's choices up to one, and that one.
+
+    Attributes:
+        past: all choices of the user by time, shared by the examples of the user.
+        n_before: how many of them came before this one.
+        choice: the one to be found.
+        wish: what the user had asked for, empty for nothing in particular.
+    """
+
+    past: Sequence[Choice]
+    n_before: int
+    choice: Choice
+    wish: str = ""
+
+    def before(self) -> Sequence[Choice]:
+        """What is known when it is asked."""
+        return self.past[: self.n_before]
+
+
+def examples_of(lessons: Sequence[Lesson], context: TaskContext, find: Find) -> list[Example]:
+    """One example for each choice that feedback tells of, of an item that the user had not had before."""
+    memory = FeedbackMemory(find)
+    memory.replace(lessons)
+    catalogue = {item.id: item for item in context.items.items()}
+    given = [each for each in memory.given() if each.item in catalogue]
+    if len(given) > MOST_EXAMPLES:
+        log.info("of %d choices the newest %d are learned from", len(given), MOST_EXAMPLES)
+        given = given[-MOST_EXAMPLES:]
+    users = {each.user for each in given}
+    pasts: defaultdict[str, list[tuple[Choice, int]]] = defaultdict(list)
+    for each in context.items.interactions():
+        if each.user in users:
+            pasts[each.user].append((choice_of(each), -1))
+    for number, one in enumerate(given):
+        pasts[one.user].append((Choice(one.user, one.item, one.amount, one.at), number))
+    wishes = _wishes(lessons)
+    found: dict[int, Example] = {}
+    for user, rows in pasts.items():
+        rows.sort(key=lambda row: row[0].at)
+        past = [choice for choice, _ in rows]
+        had: set[str] = set()
+        for n_before, (choice, number) in enumerate(rows):
+            if number >= 0 and choice.item not in had:
+                one = given[number]
+                found[number] = Example(
+                    id=one.feedback_ids[0],
+                    prompt=_prompt(user, past[:n_before], catalogue, wishes.get(one.turn_id, "")),
+                    expected=catalogue[choice.item].title or choice.item,
+                    split_key=f"{one.turn_id}/{one.item}",
+                    feedback_ids=tuple(dict.fromkeys(one.feedback_ids)),
+                    payload=Next(past, n_before, choice, wishes.get(one.turn_id, "")),
+                )
+            had.add(choice.item)
+    return [found[number] for number in sorted(found)]
+
+
+def watched_examples(lessons: Sequence[Lesson], context: TaskContext) -> list[Example]:
+    """The last choices of some users who gave no feedback, which no training has seen; see `watched`."""
+    judged = {each.user for lesson in lessons for each in signals_of(lesson, lambda _: None)}
+    interactions = context.items.interactions()
+    last = watched(interactions)
+    catalogue = {item.id: item for item in context.items.items()}
+    pasts: defaultdict[str, list[Choice]] = defaultdict(list)
+    for each in interactions:
+        if each.user in last and each.user not in judged:
+            pasts[each.user].append(choice_of(each))
+    return [
+        Example(
+            id=f"watched {_hash(user)}",
+            prompt=_prompt(user, past[:-1], catalogue, ""),
+            expected=catalogue[past[-1].item].title or past[-1].item,
+            split_key=f"watched {user}",
+            payload=Next(past, len(past) - 1, past[-1]),
+        )
+        for user, past in pasts.items()
+        if past[-1].item in catalogue and past[-1].item not in {each.item for each in past[:-1]}
+    ]
+
+
+def watched(interactions: Sequence[Interaction]) -> dict[str, int]:
+    """By user, the place in the log of a last choice that is kept from training: of one user in four, 200 at most.
+
+    The same ones in every cycle, as far as the users stay.
+    """
+    n_choices: defaultdict[str, int] = defaultdict(int)
+    last: dict[str, int] = {}
+    for place, each in enumerate(interactions):
+        n_choices[each.user] += 1
+        last[each.user] = place
+    hashes = {user: _hash(user) for user, n in n_choices.items() if n >= LEAST_WATCHED_CHOICES}
+    chosen = [user for user, digest in hashes.items() if int(digest, 16) % WATCHED_ONE_IN == 0]
+    chosen.sort(key=lambda user: hashes[user])
+    return {user: last[user] for user in chosen[:MOST_WATCHED]}
+
+
+def history_of(choices: Sequence[Choice], find: Callable[[str], int | None]) -> UserHistory:
+    """The choices as the history of a user.
+
+    Args:
+        find: gives the index of an item, None where it is unknown.
+    """
+    history = UserHistory()
+    for each in choices:
+        place = find(each.item)
+        if place is not None:
+            history.add(place, each)
+    return history
+
+
+def _prompt(user: str, before: Sequence[Choice], catalogue: dict[str, Item], wish: str) -> str:
+    """What is asked, as people read it; who asks is a hash."""
+    last = [catalogue[each.item].title if each.item in catalogue else each.item for each in before[-_NAMED_IN_PROMPT:]]
+    after = f"after {', '.join(f'“{title[:60]}”' for title in last)}" if last else "as the first one"
+    asked = f"“{wish[:100]}”" if wish else "what next"
+    return f"{asked}, {after}? (user {_hash(user)}, choice {len(before) + 1})"
+
+
+def _wishes(lessons: Sequence[Lesson]) -> dict[str, str]:
+    """By turn, the words of what was asked for."""
+    no_titles = Titles({}, [])
+    turns = {lesson.turn.id: lesson.turn for lesson in lessons}
+    return {id_: read_wish(turn.request.text, no_titles).text for id_, turn in turns.items()}
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:8]

@@ -1,0 +1,102 @@
+"""Trains item-item weights anew, with the settings that find best what users chose last, and the map of the texts."""
+
+from __future__ import annotations
+
+import json
+import logging
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from smallai_assistant import Example, Training, errors
+from smallai_recommend.evidence import Choice, Evidence
+from smallai_recommend.examples import Next
+from smallai_recommend.judge import Judge
+from smallai_recommend.model import RIDGE, Settings, TogetherModel
+from smallai_recommend.text_training import train_text_map
+from smallai_recommend.weights import KIND, LearnedWeights
+
+log = logging.getLogger(__name__)
+
+DAY_S = 86_400.0
+LEAST = 4
+GRID = tuple(
+    Settings(ridge, half_life_s)
+    for ridge in (RIDGE, 3 * RIDGE, RIDGE / 3)
+    for half_life_s in (None, 90 * DAY_S, 30 * DAY_S)
+)
+ASIDE, MOST_ASIDE = 0.2, 1_000
+FEW_ITEMS = 4_000  # with more of them an inverse takes tens of seconds: fewer settings are tried
+_FEW_SETTINGS = 3
+_HELD_OUT = 0.25  # of the feedback the host holds back so much; it counts for how much has come since
+_CHECKPOINT = "settings.json"
+
+
+def train(training: Training, judge: Judge) -> str:
+    """Writes the adapter; see `LearningTask.train`."""
+    examples = sorted([*training.replay, *training.examples], key=lambda each: each.payload.choice.at)
+    if len(examples) < LEAST:
+        raise errors.NotEnoughData(f"{len(examples)} choices are too few to learn from", hint="use it for longer")
+    settings = _best_settings(training, judge, examples)
+    training.progress("weights of all choices", 0.6)
+    training.breathe()
+    evidence = _evidence(judge, examples)
+    n_known = judge.n_stored + round(len(examples) / (1 - _HELD_OUT))
+    model = TogetherModel(evidence, max_dense_items=judge.max_dense_items, settings=settings)
+    learned = LearnedWeights.of(evidence, model, settings, n_interactions=n_known)
+    if judge.has_texts and not training.is_out_of_time:
+        learned = replace(learned, text_map=train_text_map(training, judge, examples))
+    training.breathe()
+    learned.save(training.folder)
+    training.progress("done", 1.0)
+    return KIND
+
+
+def _best_settings(training: Training, judge: Judge, examples: Sequence[Example]) -> Settings:
+    """The settings by which the newest choices, kept aside, are found best from the others."""
+    n_aside = min(MOST_ASIDE, max(1, round(ASIDE * len(examples))))
+    fit, aside = examples[:-n_aside], examples[-n_aside:]
+    evidence = _evidence(judge, fit)
+    grid = GRID if evidence.n_items <= min(FEW_ITEMS, judge.max_dense_items) else GRID[:_FEW_SETTINGS]
+    checkpoint = training.work_folder / _CHECKPOINT
+    known = _read_checkpoint(checkpoint)
+    best, best_ndcg = GRID[0], -1.0
+    for number, settings in enumerate(grid):
+        name = f"ridge {settings.ridge:g}, half-life {settings.half_life_s}"
+        if name not in known:
+            if training.is_out_of_time:
+                break
+            training.breathe()
+            model = TogetherModel(evidence, max_dense_items=judge.max_dense_items, settings=settings)
+            tried = LearnedWeights.of(evidence, model, settings, n_interactions=evidence.n_interactions)
+            known[name] = statistics.mean(each.value for each in judge.scores(aside, tried))
+            checkpoint.write_text(json.dumps(known), encoding="utf-8")
+        ndcg = known[name]
+        log.info("%s: NDCG@10 %.4f over %d choices kept aside", name, ndcg, len(aside))
+        training.progress(f"{name}: NDCG@10 {ndcg:.4f}", 0.6 * (number + 1) / len(grid), loss=1.0 - ndcg)
+        if ndcg > best_ndcg:
+            best, best_ndcg = settings, ndcg
+    return best
+
+
+def _evidence(judge: Judge, examples: Sequence[Example]) -> Evidence:
+    """What was imported and what these examples teach, by time; items keep the order that the judge has."""
+    taught = [_choice(each) for each in examples]
+    evidence = Evidence.of(sorted([*judge.choices, *taught], key=lambda each: each.at))
+    for item_id in judge.index.evidence.item_ids:
+        evidence.index_of(item_id)
+    return evidence
+
+
+def _choice(example: Example) -> Choice:
+    asked: Next = example.payload
+    return asked.choice._replace(amount=asked.choice.amount * example.weight)
+
+
+def _read_checkpoint(path: Path) -> dict[str, float]:
+    """What a stopped run of the same examples had found out."""
+    try:
+        return {str(name): float(value) for name, value in json.loads(path.read_text(encoding="utf-8")).items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}

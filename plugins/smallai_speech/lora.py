@@ -1,0 +1,174 @@
+"""LoRA weights on openai-whisper: a copy of the touched layers, in place only while a request computes.
+
+Whisper computes in float32 or float16 and nothing is quantized, so weight + B A is exact enough and as fast as the
+bare layer. The shared weights are never written: on the model's thread the layers' parameters are exchanged for the
+adapter's and put back after the call.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from smallai_assistant import Adapter, errors
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+KINDS = ("lora", "lora+vocabulary")  # of adapters that have weights
+_MOST_MERGED = 3  # adapters kept: one that serves, one that is compared with it, one before
+_PREFIX = "base_model.model."
+# Names in transformers' Whisper and in openai-whisper's, in this order: the longer names first, since the shorter ones are part of them.
+_RENAMED = (
+    ("model.encoder.layers.", "encoder.blocks."),
+    ("model.decoder.layers.", "decoder.blocks."),
+    ("encoder_attn_layer_norm", "cross_attn_ln"),
+    ("self_attn_layer_norm", "attn_ln"),
+    ("encoder_attn.", "cross_attn."),
+    (".self_attn.", ".attn."),
+    ("final_layer_norm", "mlp_ln"),
+    ("q_proj", "query"),
+    ("k_proj", "key"),
+    ("v_proj", "value"),
+    ("out_proj", "out"),
+    ("fc1", "mlp.0"),
+    ("fc2", "mlp.2"),
+    ("model.encoder.embed_positions.weight", "encoder.positional_embedding"),
+    ("model.decoder.embed_positions.weight", "decoder.positional_embedding"),
+    ("model.decoder.embed_tokens", "decoder.token_embedding"),
+    ("model.encoder.layer_norm", "encoder.ln_post"),
+    ("model.decoder.layer_norm", "decoder.ln"),
+    ("model.encoder.conv", "encoder.conv"),
+)
+
+
+class SwappedWeights:
+    """The adapters of one loaded model.
+
+    Args:
+        network: a `whisper.model.Whisper`.
+    """
+
+    def __init__(self, network: Any) -> None:
+        self._network = network
+        self._merged: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._retired: set[str] = set()
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def use(self, adapter: Adapter | None) -> Iterator[None]:
+        """Inside, the network computes with the adapter; on the model's thread only.
+
+        Raises:
+            AdapterMismatch: its weights do not fit.
+        """
+        if adapter is None or adapter.kind not in KINDS:
+            yield
+            return
+        merged = self._of(adapter)
+        before: list[tuple[Any, Any]] = []
+        try:
+            for name, weight in merged.items():
+                layer = self._network.get_submodule(name)
+                before.append((layer, layer.weight))
+                layer.weight = weight
+            yield
+        finally:
+            for layer, weight in before:
+                layer.weight = weight
+            self._drop_retired()
+
+    def retire(self, adapter_id: str) -> None:
+        """The adapter no longer serves; it is dropped after the next use of any; from any thread."""
+        with self._lock:
+            self._retired.add(adapter_id)
+
+    def drop_all(self) -> None:
+        """Gives up every reference."""
+        self._merged.clear()
+        self._network = None
+
+    def _of(self, adapter: Adapter) -> dict[str, Any]:
+        with self._lock:
+            self._retired.discard(adapter.id)
+        if adapter.id not in self._merged:
+            self._merged[adapter.id] = self._merge(adapter)
+            while len(self._merged) > _MOST_MERGED:
+                self._merged.popitem(last=False)
+        self._merged.move_to_end(adapter.id)
+        return self._merged[adapter.id]
+
+    def _merge(self, adapter: Adapter) -> dict[str, Any]:
+        """The touched layers' weights with what the adapter adds, as parameters."""
+        import torch
+
+        merged = {}
+        for name, delta in read_deltas(adapter.folder).items():
+            try:
+                weight = self._network.get_submodule(name).weight
+            except AttributeError as error:
+                raise _mismatch(adapter.folder, f"the model has no layer {name}") from error
+            if weight.shape != delta.shape:
+                raise _mismatch(adapter.folder, f"{name} is {tuple(weight.shape)}, the adapter's {tuple(delta.shape)}")
+            total = (weight.float() + delta.to(weight.device)).to(weight.dtype)
+            merged[name] = torch.nn.Parameter(total, requires_grad=False)
+        return merged
+
+    def _drop_retired(self) -> None:
+        with self._lock:
+            for adapter_id in self._retired:
+                self._merged.pop(adapter_id, None)
+            self._retired.clear()
+
+
+def read_deltas(folder: Path) -> dict[str, Any]:
+    """What the LoRA weights in `folder` add to each layer: B A alpha / r (Hu et al. 2021, section 4.1), float32.
+
+    Raises:
+        AdapterMismatch: the files are malformed, or hold something else than LoRA on linear layers.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        scale = float(config["lora_alpha"]) / int(config["r"])
+        tensors: Mapping[str, Any] = load_file(folder / WEIGHTS)
+    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError, SafetensorError) as error:
+        raise _mismatch(folder, str(error)) from error
+    deltas = {}
+    for name, tensor in tensors.items():
+        stem = name.removesuffix(".lora_A.weight")
+        if stem == name:
+            if not name.endswith(".lora_B.weight"):
+                raise _mismatch(folder, f"{name} is no LoRA weight")
+            continue
+        other = tensors.get(f"{stem}.lora_B.weight")
+        if other is None or tensor.ndim != 2 or other.ndim != 2 or other.shape[1] != tensor.shape[0]:
+            raise _mismatch(folder, f"{stem}: A and B do not belong together")
+        deltas[openai_name(stem.removeprefix(_PREFIX))] = other.float() @ tensor.float() * scale
+    if not deltas:
+        raise _mismatch(folder, "it holds no weights")
+    return deltas
+
+
+def openai_name(name: str) -> str:
+    """A layer's name in openai-whisper, from the one in transformers."""
+    for theirs, ours in _RENAMED:
+        name = name.replace(theirs, ours)
+    return name
+
+
+def transformers_name(name: str) -> str:
+    """A tensor's name in transformers' Whisper, from the one in openai-whisper; the inverse of `openai_name`."""
+    for theirs, ours in _RENAMED:
+        name = name.replace(ours, theirs)
+    return name
+
+
+def _mismatch(folder: Path, what: str) -> errors.AdapterMismatch:
+    return errors.AdapterMismatch(f"{folder.name} does not fit the speech model: {what}")

@@ -1,0 +1,278 @@
+"""Corrected recordings into LoRA weights: Whisper in transformers, PEFT on the query and value of every attention.
+
+A copy of the base is trained; what serves is not touched. Each step hears its recordings a little faster or slower,
+louder or softer, and with some noise, so that the words are learned and not the recordings.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from smallai_assistant import AssistantError, AudioPart, Example, ModelSpec, Training, errors
+from smallai_speech.decode import SAMPLE_RATE, decode_audio
+from smallai_speech.lora import transformers_name
+from smallai_speech.model_files import checked_dimensions, read_config, shapes
+from smallai_speech.vocabulary import WORD
+from smallai_speech.window import WINDOW_S
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    FloatArray = npt.NDArray[np.float32]
+
+log = logging.getLogger(__name__)
+
+RANK, ALPHA = 8, 16
+TARGETS = ("q_proj", "v_proj")
+RATE, BATCH, EPOCHS = 1e-3, 4, 8
+_MOST_TRAINING_S = 240.0  # where the caller sets no deadline: two cores make some 100 steps of tiny.en in it
+_GOOD_LOSS = 0.05  # of an epoch: what is known by heart is not learned better
+_CHECKPOINT_S = 30.0
+_WARM_STEPS = 4
+_MOST_WORDS_A_SECOND = 7.0  # fast speech has 4 to 5
+_SPEEDS, _GAINS, _NOISE_DB = (0.92, 1.08), (0.4, 1.2), (15.0, 40.0)
+_DONE, _STATE = "adapter_model.safetensors", "state.safetensors"
+_N_FRAMES = 3000
+_IGNORED = -100  # of torch's cross entropy
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A recording, float32 at 16 kHz, and the decoder's tokens for it; `tokens[n_given:]` are to be learned."""
+
+    samples: FloatArray
+    tokens: tuple[int, ...]
+    n_given: int
+    weight: float
+
+
+def train_weights(training: Training, examples: Sequence[Example], spec: ModelSpec, target: Path) -> bool:
+    """Writes a PEFT adapter into `target`; False where no recording can be trained on.
+
+    It goes on from the checkpoint that a stopped run with the same examples left in `target`.
+
+    Raises:
+        TrainingFailed: the loss became NaN.
+        Cancelled: the training was stopped; the checkpoint stays.
+    """
+    if (target / _DONE).is_file():
+        return True
+    folder = training.models.folder_of(spec)
+    config = read_config(folder)
+    dims = checked_dimensions(config, shapes(folder), folder)
+    rows = _rows(examples, dims)
+    if not rows:
+        return False
+    target.mkdir(parents=True, exist_ok=True)
+    training.progress("loading a copy of the model to train", 0.02)
+    model = with_lora(load_copy(folder, dims), seed=training.seed).to(training.models.device)
+    _fit(model, rows, training, target / _STATE)
+    finished = target / ".finished"
+    model.save_pretrained(str(finished))
+    for path in finished.iterdir():
+        if path.name != "README.md":  # peft writes a model card for hubs
+            path.replace(target / path.name)
+    shutil.rmtree(finished)
+    (target / _STATE).unlink(missing_ok=True)
+    return True
+
+
+def load_copy(folder: Path, dims: dict[str, int]) -> Any:
+    """transformers' Whisper with the weights of an openai-whisper folder, float32."""
+    from safetensors.torch import load_file
+    from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+    model = WhisperForConditionalGeneration(
+        WhisperConfig(
+            vocab_size=dims["n_vocab"],
+            num_mel_bins=dims["n_mels"],
+            d_model=dims["n_audio_state"],
+            encoder_layers=dims["n_audio_layer"],
+            encoder_attention_heads=dims["n_audio_head"],
+            encoder_ffn_dim=4 * dims["n_audio_state"],
+            decoder_layers=dims["n_text_layer"],
+            decoder_attention_heads=dims["n_text_head"],
+            decoder_ffn_dim=4 * dims["n_text_state"],
+            max_source_positions=dims["n_audio_ctx"],
+            max_target_positions=dims["n_text_ctx"],
+        )
+    )
+    state = {
+        transformers_name(name): tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()
+    }
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    if unexpected or set(missing) - {"proj_out.weight"}:
+        raise errors.ModelInvalid(f"{folder}: transformers' Whisper has other weights: {[*missing, *unexpected][:3]}")
+    model.tie_weights()
+    return model
+
+
+def with_lora(model: Any, *, seed: int) -> Any:
+    """The model with fresh LoRA weights, the only ones that train."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return get_peft_model(model, LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=list(TARGETS)))
+
+
+def _rows(examples: Sequence[Example], dims: dict[str, int]) -> list[Row]:
+    """What can be trained on: recordings of one window whose transcript can be said in their time."""
+    from whisper.tokenizer import get_tokenizer
+
+    n_languages = dims["n_vocab"] - 51_765 - (dims["n_vocab"] >= 51_865)
+    is_multilingual = dims["n_vocab"] >= 51_865
+    tokenizer = get_tokenizer(is_multilingual, num_languages=n_languages, language="en", task="transcribe")
+    rows = []
+    for each in examples:
+        part: AudioPart = each.payload.recording
+        try:
+            samples = decode_audio(part.read(), max_duration_s=WINDOW_S, name=part.name).samples
+        except AssistantError as error:
+            log.warning("%s is not trained on: %s", each.id, error)
+            continue
+        n_words, most = len(WORD.findall(each.expected)), _MOST_WORDS_A_SECOND * len(samples) / SAMPLE_RATE
+        text = tokenizer.encode(" " + each.expected.strip(), disallowed_special=())
+        end = tokenizer.timestamp_begin + round(len(samples) / SAMPLE_RATE / 0.02)
+        tokens = (*tokenizer.sot_sequence, tokenizer.timestamp_begin, *text, end, tokenizer.eot)
+        if n_words > max(most, 3.0) or len(tokens) > dims["n_text_ctx"]:
+            log.warning("%s is not trained on: %d words in %.1f s", each.id, n_words, len(samples) / SAMPLE_RATE)
+            continue
+        rows.append(Row(samples, tokens, len(tokenizer.sot_sequence) + 1, each.weight))
+    return rows
+
+
+def _fit(model: Any, rows: Sequence[Row], training: Training, state: Path) -> None:
+    """Trains step by step; a step depends on the seed and its number alone, so that a resumed run is the same run."""
+    import numpy as np
+    import torch
+
+    begun, saved_at = time.monotonic(), time.monotonic()
+    parameters = [each for each in model.parameters() if each.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.01)
+    steps_an_epoch = math.ceil(len(rows) / BATCH)
+    n_steps = EPOCHS * steps_an_epoch
+    first = _resume(state, parameters, optimizer)
+    losses: list[float] = []
+    model.train()
+    for step in range(first, n_steps):
+        training.breathe()
+        if training.is_out_of_time or (training.deadline is None and time.monotonic() - begun > _MOST_TRAINING_S):
+            break
+        order = np.random.default_rng([training.seed, step // steps_an_epoch]).permutation(len(rows))
+        at = step % steps_an_epoch * BATCH
+        batch = [rows[i] for i in order[at : at + BATCH]]
+        for group in optimizer.param_groups:
+            group["lr"] = RATE * min((step + 1) / _WARM_STEPS, 1.0) * 0.5 * (1 + math.cos(math.pi * step / n_steps))
+        loss = _step(model, batch, np.random.default_rng([training.seed, step, 1]))
+        if not math.isfinite(loss):
+            raise errors.TrainingFailed(f"the loss became {loss} at step {step + 1} of {n_steps}")
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss)
+        training.progress(f"training, step {step + 1} of {n_steps}", 0.05 + 0.8 * (step + 1) / n_steps, loss=loss)
+        if time.monotonic() - saved_at > _CHECKPOINT_S:
+            _save(state, parameters, optimizer, step + 1)
+            saved_at = time.monotonic()
+        if len(losses) >= steps_an_epoch and sum(losses[-steps_an_epoch:]) / steps_an_epoch < _GOOD_LOSS:
+            break
+    model.eval()
+
+
+def _step(model: Any, batch: Sequence[Row], rng: np.random.Generator) -> float:
+    """Gradients of the mean loss of a batch; the time stamps are given and not learned."""
+    import torch
+
+    mels = torch.stack([_mel(_varied(row.samples, rng), model.config.num_mel_bins) for row in batch])
+    longest = max(len(row.tokens) for row in batch)
+    tokens = torch.full((len(batch), longest), batch[0].tokens[-1])
+    targets = torch.full((len(batch), longest), _IGNORED)
+    for i, row in enumerate(batch):
+        tokens[i, : len(row.tokens)] = torch.tensor(row.tokens)
+        targets[i, row.n_given : len(row.tokens)] = torch.tensor(row.tokens[row.n_given :])
+        targets[i, len(row.tokens) - 2] = _IGNORED  # the closing time stamp
+    device = next(model.parameters()).device
+    out = model(input_features=mels.to(device), decoder_input_ids=tokens[:, :-1].to(device), use_cache=False)
+    losses = torch.nn.functional.cross_entropy(
+        out.logits.float().transpose(1, 2), targets[:, 1:].to(device), ignore_index=_IGNORED, reduction="none"
+    )
+    weights = torch.tensor([row.weight for row in batch], device=device)
+    loss = (losses.sum(1) / (targets[:, 1:] != _IGNORED).sum(1).to(device) * weights).sum() / weights.sum()
+    loss.backward()
+    return float(loss.detach())
+
+
+def _mel(samples: FloatArray, n_mels: int) -> Any:
+    """Shape (n_mels, 3000), as the engine makes it."""
+    import torch
+    from whisper.audio import N_SAMPLES, log_mel_spectrogram, pad_or_trim
+
+    mel = log_mel_spectrogram(torch.from_numpy(samples), n_mels, padding=N_SAMPLES)
+    return pad_or_trim(mel[:, : -(-len(samples) * 100 // SAMPLE_RATE)], _N_FRAMES)
+
+
+def _varied(samples: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """The recording at another speed and level, with some noise."""
+    import numpy as np
+
+    speed = rng.uniform(*_SPEEDS)
+    n_samples = min(round(len(samples) / speed), int(WINDOW_S * SAMPLE_RATE))
+    faster = np.interp(np.arange(n_samples) * speed, np.arange(len(samples)), samples)
+    level = float(np.sqrt((faster**2).mean())) * 10 ** (-rng.uniform(*_NOISE_DB) / 20)
+    varied = (faster + rng.normal(0, level + 1e-6, n_samples)) * rng.uniform(*_GAINS)
+    clipped: FloatArray = np.clip(varied, -1, 1).astype(np.float32)
+    return clipped
+
+
+def _save(path: Path, parameters: Sequence[Any], optimizer: Any, step: int) -> None:
+    """Weights, Adam's moments and the next step, written beside and put in place at once."""
+    from safetensors.torch import save_file
+
+    tensors: dict[str, Any] = {}
+    for i, each in enumerate(parameters):
+        moments = optimizer.state[each]
+        tensors |= {
+            f"{i}.weight": each.detach(),
+            f"{i}.first": moments["exp_avg"],
+            f"{i}.second": moments["exp_avg_sq"],
+        }
+    temporary = path.with_suffix(".new")
+    save_file({name: each.contiguous() for name, each in tensors.items()}, temporary, {"step": json.dumps(step)})
+    temporary.replace(path)
+
+
+def _resume(path: Path, parameters: Sequence[Any], optimizer: Any) -> int:
+    """Takes up a checkpoint. Returns the next step, 0 where there is none that fits."""
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            step = int(json.loads(file.metadata()["step"]))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+        if any(tensors[f"{i}.weight"].shape != each.shape for i, each in enumerate(parameters)):
+            raise ValueError("of another shape")
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        if path.exists():
+            log.warning("the checkpoint %s is left aside: %s", path.name, error)
+        return 0
+    with torch.no_grad():
+        for i, each in enumerate(parameters):
+            each.copy_(tensors[f"{i}.weight"])
+            optimizer.state[each] = {
+                "step": torch.tensor(float(step)),
+                "exp_avg": tensors[f"{i}.first"].to(each.device),
+                "exp_avg_sq": tensors[f"{i}.second"].to(each.device),
+            }
+    return step

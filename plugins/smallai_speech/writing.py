@@ -1,0 +1,157 @@
+"""One recording to an answer: decode, look for speech, lease the model, stream the segments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from smallai_assistant import (
+    Adapter,
+    AudioPart,
+    Details,
+    InvalidInput,
+    Message,
+    Notice,
+    Request,
+    SegmentPart,
+    TextPart,
+)
+from smallai_speech.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from smallai_speech.decode import Recording
+    from smallai_speech.engine import SpeechModel
+    from smallai_speech.task import SpeechOptions
+    from smallai_speech.window import DecodeOptions
+
+    FloatArray = npt.NDArray[np.float32]
+
+Item = TextPart | SegmentPart | Notice | Details
+Lease = Callable[[], "AbstractContextManager[SpeechModel]"]
+
+
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """What was learned and serves now: the champion, and the fast memory; None where it is off."""
+
+    adapter: Adapter | None = None
+    vocabulary: Vocabulary | None = None
+
+    def words(self) -> Vocabulary | None:
+        """The champion's words and those of the fast memory.
+
+        Raises:
+            AdapterMismatch: the champion's vocabulary cannot be read.
+        """
+        from smallai_speech.learning import vocabulary_in
+
+        of_adapter = vocabulary_in(self.adapter) if self.adapter is not None else None
+        if of_adapter is None or self.vocabulary is None:
+            return of_adapter or self.vocabulary
+        return of_adapter.with_words_of(self.vocabulary)
+
+
+def recording_of(message: Message, options: SpeechOptions) -> Recording:
+    """The message's one recording, decoded.
+
+    Raises:
+        InvalidInput: there is not exactly one, or it cannot be read.
+        InvalidAudio, InputTooLarge: see `decode_audio`.
+    """
+    from smallai_speech.decode import decode_audio
+
+    parts = [part for part in message.parts if isinstance(part, AudioPart)]
+    if len(parts) != 1:
+        raise InvalidInput(f"{len(parts)} recordings in one message", hint="send them one by one")
+    return decode_audio(parts[0].read(), max_duration_s=options.max_duration_s, name=parts[0].name)
+
+
+def write_down(recording: Recording, request: Request, lease: Lease, learnt: Learnt) -> Iterator[Item]:
+    """The transcript of a recording, part by part."""
+    from smallai_speech.vad import Activity, Span
+
+    activity = Activity(recording.samples) if request.options.vad else None
+    spans = [Span(0, len(recording.samples))] if activity is None else activity.windows()
+    if not spans:
+        yield Notice("no_speech", "Nobody speaks in the recording.")
+        return
+    with lease() as model:
+        yield Details({"model": str(model.spec)})
+        first = recording.samples[spans[0].start : spans[0].end]
+        options = _decode_options(request, model, first, learnt)
+        yield Details({"language": options.language})
+        if not model.prompt_fits(options.prompt):
+            yield Notice("prompt_truncated", "The prompt is longer than the model takes; only its end was used.")
+        from smallai_speech.transcribe import transcribe
+
+        yield from _answer(
+            request,
+            transcribe(
+                model,
+                recording.samples,
+                spans,
+                options,
+                temperatures=request.options.temperatures,
+                activity=activity,
+                cancel=request.cancel,
+            ),
+        )
+
+
+def _answer(request: Request, transcript: Iterator[Any]) -> Iterator[Item]:
+    from smallai_speech.transcribe import Repaired, Segment
+    from smallai_speech.window import Stopped
+
+    words: list[dict[str, Any]] = []
+    repairs: list[dict[str, str]] = []
+    n_segments = 0
+    try:
+        for item in transcript:
+            match item:
+                case Segment(piece, delta):
+                    n_segments += 1
+                    yield TextPart(delta)
+                    yield SegmentPart(piece.text, piece.start_s, piece.end_s)
+                    words += [
+                        {"word": w.text.strip(), "start_s": w.start_s, "end_s": w.end_s, "probability": w.probability}
+                        for w in piece.words
+                    ]
+                case Repaired(heard, word):
+                    repairs.append({"heard": heard, "word": word})
+                case _:
+                    yield item
+    except Stopped:
+        yield Details({"stop_reason": "cancelled"})
+        return
+    if n_segments == 0:
+        yield Notice("no_speech", "No words were made out in the recording.")
+    if repairs:
+        yield Details({"repairs": repairs})
+    if request.options.word_timestamps:
+        yield Details({"words": words})
+
+
+def _decode_options(request: Request, model: SpeechModel, first: FloatArray, learnt: Learnt) -> DecodeOptions:
+    from smallai_speech.decode import SAMPLE_RATE
+    from smallai_speech.transcribe import UNSPACED
+    from smallai_speech.window import WINDOW_S, DecodeOptions
+
+    options: SpeechOptions = request.options
+    if options.language and options.language not in model.languages:
+        known = "English only" if len(model.languages) == 1 else f"{', '.join(sorted(model.languages))}"
+        raise InvalidInput(f"{model.spec} does not know the language {options.language!r}", hint=f"it knows {known}")
+    prompt = " ".join(text for text in (options.initial_prompt.strip(), request.message.text.strip()) if text)
+    language = options.language or model.detect_language(first[: int(WINDOW_S * SAMPLE_RATE)])
+    return DecodeOptions(
+        language=language,
+        prompt=prompt,
+        beam_size=options.beam_size,
+        word_timestamps=options.word_timestamps,
+        vocabulary=None if language in UNSPACED else learnt.words(),  # it knows words by the spaces between them
+        adapter=learnt.adapter,
+    )

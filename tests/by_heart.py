@@ -1,0 +1,85 @@
+"""A plugin whose task learns by heart; the tests of the conformance kit break one method at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from smallai_assistant import (
+    Adapter,
+    Details,
+    Example,
+    LearningTask,
+    Lesson,
+    ModelRuntime,
+    Request,
+    Score,
+    Task,
+    TextPart,
+    Training,
+    hookimpl,
+)
+
+
+def phrases_of(lessons: Sequence[Lesson]) -> dict[str, str]:
+    return {each.turn.request.text: each.feedback.correction for each in lessons if each.feedback.correction}
+
+
+def read(adapter: Adapter | None) -> dict[str, str]:
+    return {} if adapter is None else dict(json.loads((adapter.folder / "phrases.json").read_text()))
+
+
+class Parrot(LearningTask):
+    """Says what it was taught to say."""
+
+    name = "parrot"
+    title = "says what it was taught"
+    primary_metric = "share of phrases right"
+
+    def setup(self, context: Any) -> None:
+        super().setup(context)
+        self.memory: dict[str, str] = {}
+
+    def run(self, request: Request, models: ModelRuntime) -> Iterator[TextPart | Details]:
+        adapter = self.context.adapters.champion(self.name)
+        yield TextPart((read(adapter) | self.memory).get(request.message.text, "I do not know."))
+        if adapter is not None:
+            yield Details({"adapter": adapter.id})
+
+    def learn_now(self, lesson: Lesson) -> str:
+        learned = phrases_of([lesson])
+        self.memory |= learned
+        return "It will say so." if learned else ""
+
+    def recall(self, lessons: Sequence[Lesson]) -> None:
+        self.memory = phrases_of(lessons)
+
+    def base(self) -> Mapping[str, Any]:
+        return {"parrot": 1}
+
+    def examples(self, lessons: Sequence[Lesson]) -> list[Example]:
+        return [
+            Example(
+                each.feedback.id, each.turn.request.text, each.feedback.correction, each.turn.id, (each.feedback.id,)
+            )
+            for each in lessons
+            if each.feedback.correction
+        ]
+
+    def train(self, training: Training) -> str:
+        found = {}
+        for example in [*training.examples, *training.replay]:
+            training.breathe()
+            found[example.prompt] = example.expected
+        (training.folder / "phrases.json").write_text(json.dumps(found))
+        return "phrases"
+
+    def evaluate(self, examples: Sequence[Example], adapter: Adapter | None, models: ModelRuntime) -> list[Score]:
+        said = read(adapter)
+        return [Score(float(said.get(each.prompt) == each.expected), said.get(each.prompt, "")) for each in examples]
+
+
+@hookimpl
+def register_tasks(register: Callable[[Task], None]) -> None:
+    register(Parrot())
