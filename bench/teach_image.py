@@ -40,7 +40,7 @@ from smallai_image.features import Looker, Seen
 from smallai_image.head import Head, fit
 from smallai_image.lessons import Saying, read_picture
 from smallai_image.memory import FastMemory
-from smallai_image.opinion import Opinion, blended
+from smallai_image.opinion import Opinion, blended, formed
 from smallai_image.training import N_VIEWS, changed
 
 SHOTS = (1, 3, 5)
@@ -102,10 +102,18 @@ def compare(pictures: Pictures, shots: int) -> dict[str, float]:
     for taught, asked in draws(pictures.labels, shots):
         memory, head = memory_of(pictures, taught), head_of(pictures, taught)
         plain = fit(pictures.views[taught][:, :1], [str(pictures.labels[i]) for i in taught], [1.0] * len(taught))
-        for name, who in (("memory", memory), ("head", head), ("head_one_view", plain)):
-            right = [best(who.opinion(pictures.seen[i])) == pictures.labels[i] for i in asked]
+        judges: dict[str, FastMemory | Head] = {"memory": memory, "head": head, "head_one_view": plain}
+        for name, who in judges.items():
+            right = [best(opinion_of(who, pictures.seen[i])) == pictures.labels[i] for i in asked]
             found[name].append(statistics.mean(right))
     return {name: round(statistics.mean(values), 3) for name, values in found.items()}
+
+
+def opinion_of(who: FastMemory | Head, seen: Seen) -> Opinion | None:
+    """What the memory or the head says of a picture."""
+    if isinstance(who, FastMemory):
+        return formed(who.likeness(seen))
+    return formed({}, who.likeness(seen), who.shares(seen))
 
 
 def best(opinion: Opinion | None) -> str:
@@ -124,14 +132,14 @@ def ask_photos(pictures: Pictures, photos: Pictures, names: Sequence[str]) -> di
     for who in ("memory", "head"):
         right, strict, wrong, known = [], [], [], []
         for taught, asked in draws(pictures.labels, 5):
-            judge = memory_of(pictures, taught) if who == "memory" else head_of(pictures, taught)
-            tops = [top(judge.opinion(each), each, names) for each in photos.seen]
+            judge: FastMemory | Head = memory_of(pictures, taught) if who == "memory" else head_of(pictures, taught)
+            tops = [top(opinion_of(judge, each), each, names) for each in photos.seen]
             is_right = [each.id == truth for each, truth in zip(tops, truths, strict=True)]
             is_kind = [each.label == kind_of(truth) for each, truth in zip(tops, truths, strict=True)]
             strict.append(sum(is_right))
             right.append(sum(a or b for a, b in zip(is_right, is_kind, strict=True)))
             wrong += [each.id == -1 and not kind for each, kind in zip(tops, is_kind, strict=True)]
-            answers = [top(judge.opinion(pictures.seen[i]), pictures.seen[i], names) for i in asked]
+            answers = [top(opinion_of(judge, pictures.seen[i]), pictures.seen[i], names) for i in asked]
             known += [each.label == pictures.labels[i] for each, i in zip(answers, asked, strict=True)]
         out[f"photos_{who}"] = min(right)
         out[f"photos_{who}_own_label_fewest"] = min(strict)

@@ -196,7 +196,7 @@ class Assistant:
         return self._transfer.export_to(path, task=task)
 
     def import_feedback(self, path: Path) -> Transfer:
-        """Takes in what `export_feedback` wrote, all or nothing; what is known already is left out. The next turn knows.
+        """Takes in what `export_feedback` wrote, all or nothing, without what is known already; the next turn knows.
 
         Raises:
             InvalidInput: a line is malformed; the message names it, and nothing was stored.

@@ -344,11 +344,12 @@ def test_a_trusted_source_is_not_set_aside() -> None:
 
 # -- anything at all --
 
+TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8)
 ROWS = st.lists(
     st.fixed_dictionaries(
         {
-            "question": st.sampled_from(["", "a", "a b", "tell me of tea", "🙂"]) | st.text(max_size=8),
-            "answer": st.text(max_size=4),
+            "question": st.sampled_from(["", "a", "a b", "tell me of tea", "🙂"]) | TEXTS,
+            "answer": TEXTS,
             "source": st.sampled_from(["a", "b", "c", "d", "e", "f"]),
             "at_s": st.floats(0, 1e6),
             "may_train": st.booleans(),
@@ -357,7 +358,7 @@ ROWS = st.lists(
         lambda fixed: st.one_of(
             st.builds(lambda: {**fixed, "is_good": True}),
             st.builds(lambda: {**fixed, "is_good": False}),
-            st.builds(lambda text: {**fixed, "correction": text}, st.text(min_size=1, max_size=9).filter(str.strip)),
+            st.builds(lambda text: {**fixed, "correction": text}, TEXTS.filter(str.strip)),
             st.builds(lambda item: {**fixed, "signal": "click", "item": item}, st.sampled_from(["x", "y"])),
             st.builds(lambda value: {**fixed, "signal": "stars", "value": value, "item": "x"}, st.floats(1, 5)),
         )
@@ -383,8 +384,7 @@ def test_whatever_comes_every_row_is_used_once_or_accounted_for(rows: list[dict[
     assert sum(evidence.by_source().values()) == len(used)
     everyone = screen(lessons, trusted=["a", "b", "c", "d", "e", "f"])
     assert everyone.quarantined == ()
-    again = screen(evidence.lessons)
-    assert ids(again.lessons) == used or again.quarantined
+    assert ids(screen(lessons).lessons) == used
 
 
 @settings(max_examples=25, deadline=None)
@@ -401,7 +401,8 @@ def test_people_who_differ_at_random_are_no_attack(seed: int, n_people: int, n_r
         for n in range(n_people)
         for q in draw.sample(range(30), n_rows)
     ]
-    assert screen(rows).quarantined == ()
+    aside = {each for entry in screen(rows).quarantined for each in entry.feedback_ids}
+    assert not [each for each in rows if each.feedback.id in aside and "right" in str(each.feedback.correction)]
 
 
 # -- contradictions of similar questions --
@@ -410,7 +411,7 @@ DESKS = {"printer": "room four has it", "flight": "the travel desk books it", "s
 WAYS = ("where is my {}", "i need a {} today", "who knows of the {}", "the {} is not right", "help with {} please")
 
 
-def desk_rows(n_sources: int = 6) -> list[Lesson]:
+def desk_rows(n_sources: int = 12) -> list[Lesson]:
     return [
         lesson(WAYS[(n + k) % len(WAYS)].format(word), correction=DESKS[word], source=f"user{n}", turn_id=f"{n}{word}")
         for n in range(n_sources)

@@ -131,7 +131,7 @@ STORED = [choice_of(Interaction(f"u{n % 7}", "abcdefgh"[(n * n) % 8], at=float(n
 
 def index_of(memory: FeedbackMemory) -> Index:
     index = Index(memory)
-    index.load(FILMS, STORED, max_dense_items=100)
+    index.load(FILMS, Evidence.of(STORED), max_dense_items=100)
     return index
 
 
@@ -163,7 +163,7 @@ def test_one_by_one_it_knows_the_same_as_when_it_recalls_all(log: list[tuple[str
     other = FeedbackMemory(find)
     other.replace(lessons)
     whole = Index(other)
-    whole.load(FILMS, STORED, max_dense_items=100)
+    whole.load(FILMS, Evidence.of(STORED), max_dense_items=100)
     whole.begin_anew(STORED)
 
     assert memory.given() == other.given()
@@ -232,7 +232,7 @@ def test_what_was_chosen_and_then_disliked_speaks_against_its_like() -> None:
     log = [Interaction(f"u{n}", item, at=float(n)) for n in range(40) for item in ("ab" if n % 2 else "cd")]
     memory = FeedbackMemory(find)
     index = Index(memory)
-    index.load(FILMS, [choice_of(each) for each in log], max_dense_items=100)
+    index.load(FILMS, Evidence.of(log), max_dense_items=100)
     memory.add(lesson_of(item="a", signal="click"))
     assert index.take_feedback()
     b = index.evidence.index_of("b")

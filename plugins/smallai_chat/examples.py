@@ -154,13 +154,15 @@ def unrelated(lessons: Sequence[Lesson]) -> tuple[Example, ...]:
 
 
 def wordings(question: str, n: int, rng: random.Random) -> list[str]:
-    """`n` wordings of a question, the first its own: frames, content words in any order, words left out."""
+    """`n` wordings of a question, the first its own: frames, content words in any order, one word left out."""
     found = {question: None}
     words = keywords(question)
     for _ in range(10 * n):  # a question of one word has only so many
         if len(found) >= n:
             break
-        some = [word for word in words if rng.random() > 0.15] or words
+        some = list(words)
+        if len(some) > 2 and rng.random() < 0.4:  # of fewer words too much would be an answer's cue
+            del some[rng.randrange(len(some))]
         if rng.random() < 0.4:
             rng.shuffle(some)
         ask = rng.choice(_ASKING).capitalize()

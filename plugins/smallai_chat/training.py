@@ -65,7 +65,8 @@ def train(training: Training, spec: ModelSpec, *, system_prompt: str) -> str:
             model = _kto(
                 model, tokenizer, kto_rows(rated, system_prompt), training, span=(share if rows else 0.04, 0.98)
             )
-        model.save_pretrained(str(training.folder))
+        # TRL keeps the weights before the ratings as a second adapter, to compare with.
+        model.save_pretrained(str(training.folder), selected_adapters=["default"])
     (training.folder / "README.md").unlink(missing_ok=True)  # peft writes a model card for hubs
     return "lora"
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from smallai_assistant import AssistantError, Example, ImagePart, Lesson, Score
+from smallai_image.containers import read_header
+from smallai_image.decode import MAX_PIXELS
 from smallai_image.lessons import (
     Picture,
     all_said,
@@ -94,9 +96,11 @@ def _example(key: str, labelled: Labelled, ids: Sequence[str]) -> Example:
 
 
 def _digest(part: ImagePart) -> str | None:
-    """The sha256 of the file; None where it is gone."""
+    """The sha256 of the file; None where it is gone or no picture."""
     try:
-        return hashlib.sha256(part.read()).hexdigest()
+        data = part.read()
+        read_header(data, name=part.name, max_pixels=MAX_PIXELS)
     except AssistantError as error:
         log.warning("a picture of an earlier feedback is left out: %s", error)
         return None
+    return hashlib.sha256(data).hexdigest()

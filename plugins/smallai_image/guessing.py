@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ from smallai_image.features import Looker, Seen
 from smallai_image.head import Head
 from smallai_image.lessons import Picture, label_key, read_pictures
 from smallai_image.memory import FastMemory
-from smallai_image.opinion import blended, without
+from smallai_image.opinion import Likeness, blended, formed, without
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,8 +70,8 @@ class Guesser:
         self.memory.wake(lambda parts: self.look_at(parts, models))
         with models.lease(self.spec, ImageModel) as model:
             ((seen, worn),) = self._views(model, [picture], adapter)
-            known = _with_head(_ranked(seen.shares, model.labels), head, worn)
-            return self._with_memory(Guess(known, str(model.spec)), seen)
+            guess = Guess(_ranked(seen.shares, model.labels), str(model.spec))
+        return self._informed(guess, seen, head, worn)
 
     def guess_among(
         self,
@@ -96,8 +96,7 @@ class Guesser:
         among = {label_key(label) for label in labels}
         with models.lease(self.spec, ImageModel) as model:
             ((seen, worn),) = self._views(model, [picture], adapter)
-        known = _with_head(guess.labels, head, worn, among=among)
-        return self._with_memory(Guess(known, name), seen, among=among)
+        return self._informed(guess, seen, head, worn, among=among)
 
     def alone(self, pictures: Sequence[Picture], models: ModelRuntime, adapter: Adapter | None) -> list[str]:
         """The best label of each picture by the model and the adapter, whatever the fast memory knows."""
@@ -141,18 +140,21 @@ class Guesser:
             return list(zip(bare, bare, strict=True))
         return list(zip(bare, self.looker.look(model, pictures, adapter=adapter), strict=True))
 
-    def _with_memory(self, guess: Guess, seen: Seen, *, among: Collection[str] | None = None) -> Guess:
-        before = guess.labels
-        labels = blended(before, self.memory.opinion(seen, among=among))
+    def _informed(
+        self, guess: Guess, seen: Seen, head: Head | None, worn: Seen, *, among: Collection[str] | None = None
+    ) -> Guess:
+        """The guess by what the head and the fast memory know besides, and less what was refused."""
+        alone = _with_head(guess.labels, head, worn, among=among)
+        remembered = self.memory.likeness(seen, among=among)
         refused = self.memory.refused(seen)
-        labels = without(labels, refused)
+        labels = without(_with_head(guess.labels, head, worn, remembered=remembered, among=among), refused)
         notices = []
         n_taught = 0
-        if labels[0].label != before[0].label:
-            counts = {label_key(label): n for label, n in self.memory.counts().items()}
-            n_taught = counts.get(label_key(labels[0].label), 0)
-            if label_key(before[0].label) in refused:
-                notices.append(Notice("refused_label", f"You said that this is not “{before[0].label}”."))
+        if labels[0].label != alone[0].label:
+            taught = {label_key(label): each.n_pictures for label, each in remembered.items()}
+            n_taught = taught.get(label_key(labels[0].label), 0)
+            if label_key(alone[0].label) in refused:
+                notices.append(Notice("refused_label", f"You said that this is not “{alone[0].label}”."))
             if n_taught:
                 shown = f"{n_taught} picture" + ("s" if n_taught > 1 else "")
                 notices.append(Notice("taught_label", f"“{labels[0].label}” is what you taught me, with {shown}."))
@@ -180,9 +182,17 @@ class Guesser:
 
 
 def _with_head(
-    guesses: tuple[LabelPart, ...], head: Head | None, worn: Seen, *, among: Collection[str] | None = None
+    guesses: tuple[LabelPart, ...],
+    head: Head | None,
+    worn: Seen,
+    *,
+    remembered: Mapping[str, Likeness] | None = None,
+    among: Collection[str] | None = None,
 ) -> tuple[LabelPart, ...]:
-    return guesses if head is None else blended(guesses, head.opinion(worn, among=among))
+    if head is None:
+        return blended(guesses, formed(remembered or {}))
+    learned, shares = head.likeness(worn, among=among), head.shares(worn, among=among)
+    return blended(guesses, formed(remembered or {}, learned, shares))
 
 
 def _ranked(scores: npt.NDArray[np.float32], labels: Sequence[str], *, own: bool = False) -> tuple[LabelPart, ...]:

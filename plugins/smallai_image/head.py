@@ -16,7 +16,7 @@ import numpy as np
 
 from smallai_assistant import errors
 from smallai_image.lessons import label_key
-from smallai_image.opinion import Opinion, shares_of, trust_of
+from smallai_image.opinion import Likeness, shares_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,7 +44,7 @@ class Head:
         labels: what it knows, `n` of them.
         counts: how many pictures each was learned from.
         means: of each class's vectors, float32, shape (n, n_dimensions); not of length 1, so that the product with a
-            picture is its mean similarity to the class's pictures.
+            picture is the mean cosine with the class's pictures.
         weights, center: the scores are `weights @ (vector - center)`.
         temperature: divides the scores.
     """
@@ -56,19 +56,27 @@ class Head:
     center: FloatArray
     temperature: float
 
-    def opinion(self, seen: Seen, *, among: Collection[str] | None = None) -> Opinion | None:
-        """What it says of a picture; None where it knows none of the labels that count.
+    def likeness(self, seen: Seen, *, among: Collection[str] | None = None) -> dict[str, Likeness]:
+        """How like each class's pictures this one is.
 
         Args:
             among: the keys of the only labels that count.
         """
-        known = [i for i, label in enumerate(self.labels) if among is None or label_key(label) in among]
+        return {
+            self.labels[i]: Likeness(float(self.means[i] @ seen.vector), self.counts[i]) for i in self._known(among)
+        }
+
+    def shares(self, seen: Seen, *, among: Collection[str] | None = None) -> dict[str, float]:
+        """Of the same classes, should it be one of them; they sum to 1."""
+        known = self._known(among)
         if not known:
-            return None
+            return {}
         scores = self.weights[known] @ (seen.vector - self.center)
         named = {self.labels[i]: float(score) for i, score in zip(known, scores, strict=True)}
-        trust = trust_of(float((self.means[known] @ seen.vector).max()))
-        return Opinion(shares_of(named, temperature=self.temperature), trust)
+        return shares_of(named, temperature=self.temperature)
+
+    def _known(self, among: Collection[str] | None) -> list[int]:
+        return [i for i, label in enumerate(self.labels) if among is None or label_key(label) in among]
 
     def save(self, folder: Path) -> None:
         """Writes it into the folder."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from smallai_image.lessons import Saying, label_key
-from smallai_image.opinion import Opinion, shares_of, trust_of
+from smallai_image.opinion import NEAR, Likeness
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MOST_PICTURES = 1000  # of the newest feedback; learning into the weights empties the memory
-# A picture saved again (JPEG, quality 85) is 0.98 similar to itself in the median, two cut-outs of a kind 0.88 at most.
-NEAR = 0.9
 # A class is as similar as its pictures are on average, the more similar ones counting more: 0 is the plain mean,
 # with 2 to 4 the right class is likeliest.
 _FOCUS = 2.0
@@ -100,24 +98,22 @@ class FastMemory:
             labels = {label_key(each.label): each.label for each in reversed(self._taught.values())}
         return {labels[key]: n[key] for key in sorted(n)}
 
-    def opinion(self, seen: Seen, *, among: Collection[str] | None = None) -> Opinion | None:
-        """What the taught pictures say of this one; None where there are none.
+    def likeness(self, seen: Seen, *, among: Collection[str] | None = None) -> dict[str, Likeness]:
+        """How like each taught label's pictures this one is.
 
         Args:
             among: the keys of the only labels that count.
         """
         with self._lock:
             classes = self._classes(among)
-        if not classes:
-            return None
-        scores = {}
+        found = {}
         for label, vectors in classes.items():
             similarities = vectors @ seen.vector
             weights = np.exp(_FOCUS * similarities)
-            score = float((weights * similarities).sum() / weights.sum())
             nearest = float(similarities.max())
-            scores[label] = nearest if nearest >= NEAR else score
-        return Opinion(shares_of(scores), trust_of(max(scores.values())))
+            score = nearest if nearest >= NEAR else float((weights * similarities).sum() / weights.sum())
+            found[label] = Likeness(score, len(vectors))
+        return found
 
     def refused(self, seen: Seen) -> set[str]:
         """The keys of the labels that this picture, or one that is nearly the same, does not have."""

@@ -16,11 +16,26 @@ _SLOPE, _MIDDLE = 16.0, 0.45
 # Divides similarities before they are compared among classes; by likelihood 0.05 is best for one, three and five
 # pictures alike.
 TEMPERATURE = 0.05
+# A picture saved again (JPEG, quality 85) is 0.98 similar to itself in the median, two cut-outs of a kind 0.88 at most.
+NEAR = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Likeness:
+    """How like a class's pictures a picture is.
+
+    Attributes:
+        similarity: the mean cosine.
+        n_pictures: so many there are.
+    """
+
+    similarity: float
+    n_pictures: int
 
 
 @dataclass(frozen=True, slots=True)
 class Opinion:
-    """What one who knows some classes says of a picture.
+    """What those who know some classes say of a picture.
 
     Attributes:
         shares: of the labels, should it be one of them; they sum to 1.
@@ -29,6 +44,43 @@ class Opinion:
 
     shares: Mapping[str, float]
     trust: float
+
+
+def formed(
+    remembered: Mapping[str, Likeness],
+    learned: Mapping[str, Likeness] | None = None,
+    scores: Mapping[str, float] | None = None,
+) -> Opinion | None:
+    """One opinion of the fast memory and of an adapter's head; None where neither knows a class.
+
+    The classes compete by their likeness. Those that only the head knows divide what they get by its scores, which
+    tell them apart better.
+
+    Args:
+        remembered: the memory's classes by label.
+        learned: the head's.
+        scores: the head's shares of its classes.
+    """
+    known, scores = dict(learned or {}), scores or {}
+    likeness: dict[str, float] = {}
+    for label, mine in remembered.items():
+        same = next((each for each in known if label_key(each) == label_key(label)), None)
+        if same is None or mine.similarity >= NEAR:
+            likeness[label] = mine.similarity
+        else:
+            n = mine.n_pictures + known[same].n_pictures
+            total = mine.similarity * mine.n_pictures + known[same].similarity * known[same].n_pictures
+            likeness[label] = total / n
+        if same is not None:
+            del known[same]
+    likeness |= {label: each.similarity for label, each in known.items()}
+    if not likeness:
+        return None
+    shares = shares_of(likeness)
+    of_head, total = sum(shares[label] for label in known), sum(scores[label] for label in known)
+    if total > 0:
+        shares |= {label: of_head * scores[label] / total for label in known}
+    return Opinion(shares, trust_of(max(likeness.values())))
 
 
 def trust_of(similarity: float) -> float:

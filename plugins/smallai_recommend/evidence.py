@@ -147,9 +147,29 @@ class Evidence:
         evidence._count_transitions()
         return evidence
 
+    @classmethod
+    def of_counts(cls, item_ids: Sequence[str], sums: npt.NDArray[np.float64], transitions: Any) -> Evidence:
+        """Makes it of what was counted before; it knows no users.
+
+        Args:
+            sums: shape (5, n_items), as `sums` gives them.
+            transitions: scipy csr matrix, shape (n_items, n_items), see `counts_from`.
+        """
+        evidence = cls()
+        for item_id in item_ids:
+            evidence.index_of(item_id)
+        evidence._sums[:, : len(item_ids)] = sums
+        evidence._base = transitions
+        return evidence
+
     @property
     def n_items(self) -> int:
         return len(self.item_ids)
+
+    @property
+    def sums(self) -> npt.NDArray[np.float64]:
+        """By item: popularity, trend, when the trend was so, transitions from it, transitions to it."""
+        return self._sums[:, : self.n_items].copy()
 
     @property
     def popularity(self) -> npt.NDArray[np.float64]:
@@ -207,6 +227,13 @@ class Evidence:
 
         Not probabilities: counts over all that followed, shrunk, and less for what follows everything.
         """
+        counts = self.counts_from(items)
+        counts /= (self._sums[_FROM, np.asarray(items, dtype=np.intp)] + SHRINKAGE)[:, None]
+        counts /= (self._sums[_TO, : self.n_items] + SHRINKAGE)[None, :] ** COMMONNESS
+        return counts
+
+    def counts_from(self, items: Sequence[int] | Ints) -> Floats:
+        """The bare counts of what was chosen soon after each of `items`: shape (len(items), n_items)."""
         counts = np.zeros((len(items), self.n_items), dtype=np.float32)
         if self._base is not None:
             n = self._base.shape[0]
@@ -217,8 +244,6 @@ class Evidence:
             row = self._added[int(item)]
             if row:
                 counts[place, list(row)] += np.fromiter(row.values(), dtype=np.float32, count=len(row))
-        counts /= (self._sums[_FROM, np.asarray(items, dtype=np.intp)] + SHRINKAGE)[:, None]
-        counts /= (self._sums[_TO, : self.n_items] + SHRINKAGE)[None, :] ** COMMONNESS
         return counts
 
     def _record(self, interaction: Interaction | Choice) -> tuple[UserHistory, int]:

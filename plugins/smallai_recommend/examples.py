@@ -43,7 +43,11 @@ class Next:
 
 
 def examples_of(lessons: Sequence[Lesson], context: TaskContext, find: Find) -> list[Example]:
-    """One example for each choice that feedback tells of, of an item that the user had not had before."""
+    """One example for each choice that feedback tells of, of an item that the user had not had before.
+
+    All of a user lie on one side of the split. Were they parted, the weights would know what the user chose after the
+    choice that is asked for, and put that before it: on MovieLens 100K learning then looks like a loss of 0.9 points.
+    """
     memory = FeedbackMemory(find)
     memory.replace(lessons)
     catalogue = {item.id: item for item in context.items.items()}
@@ -71,7 +75,7 @@ def examples_of(lessons: Sequence[Lesson], context: TaskContext, find: Find) -> 
                     id=one.feedback_ids[0],
                     prompt=_prompt(user, past[:n_before], catalogue, wishes.get(one.turn_id, "")),
                     expected=catalogue[choice.item].title or choice.item,
-                    split_key=f"{one.turn_id}/{one.item}",
+                    split_key=f"user {user}",  # see above
                     feedback_ids=tuple(dict.fromkeys(one.feedback_ids)),
                     payload=Next(past, n_before, choice, wishes.get(one.turn_id, "")),
                 )

@@ -116,9 +116,15 @@ class Index:
             if learned is not None and not _is_much(self.evidence.n_interactions, learned.n_interactions):
                 self._model = learned.model_for(self.evidence)
             else:
-                settings = learned.settings if learned is not None else Settings()
-                self._model = TogetherModel(self.evidence, max_dense_items=self._max_dense_items, settings=settings)
+                self._model = TogetherModel(
+                    self.evidence, max_dense_items=self._max_dense_items, settings=self.settings
+                )
         return self._model
+
+    @property
+    def settings(self) -> Settings:
+        """How the parts are mixed: as it was learned, or as it is by default."""
+        return self._learned.settings if self._learned is not None else Settings()
 
     @property
     def has_all_texts(self) -> bool:
@@ -212,11 +218,11 @@ class Index:
                 return False
         return True
 
-    def load(self, items: Sequence[Item], choices: Sequence[Choice], *, max_dense_items: int) -> None:
+    def load(self, items: Sequence[Item], evidence: Evidence, *, max_dense_items: int) -> None:
         """Shows these instead of a store."""
         self._items, self._catalogue = list(items), {item.id for item in items}
         self._max_dense_items = max_dense_items
-        self.evidence = Evidence.of(choices)
+        self.evidence = evidence
         self._place_items()
 
     def use(self, learned: LearnedWeights | None) -> None:

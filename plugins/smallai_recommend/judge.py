@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from math import log2
 
 from smallai_assistant import AssistantError, Example, Score, TaskContext
-from smallai_recommend.evidence import Choice, Floats, choice_of
+from smallai_recommend.evidence import Choice, Evidence, Floats, choice_of
 from smallai_recommend.examples import Next, history_of, watched
 from smallai_recommend.index import Index
 from smallai_recommend.ranking import rank
@@ -33,7 +33,6 @@ class Judge:
         index: what was imported, less the last choices that are kept from training.
         choices: the same, oldest first.
         n_stored: how many interactions the store has.
-        lease: lends the embedding model.
         has_texts: whether every text of the catalogue has a vector.
     """
 
@@ -46,23 +45,23 @@ class Judge:
             choice_of(each) for place, each in enumerate(interactions) if place not in kept_out
         ]
         self.max_dense_items = max_dense_items
-        self.index = Index()
-        self.index.load(context.items.items(), self.choices, max_dense_items=max_dense_items)
-        self.index.read_texts(text_index, lease, threading.Event())
+        self._items = context.items.items()
+        self._text_index, self._lease = text_index, lease
+        self._vectors: dict[str, Floats] = {}
+        self.has_texts = True
+        self.index = self._index_over(Evidence.of(self.choices))
         self.has_texts = self.index.has_all_texts and self.index.texts is not None
         if not self.has_texts:  # half of them would make two evaluations differ
             self.index.texts = None
             log.info("not all texts are read: new items and wishes are left out of the evaluation")
-        self._text_index, self.lease = text_index, lease
-        self._vectors: dict[str, Floats] = {}
+        self._index_of_learned: tuple[LearnedWeights, Index] | None = None
 
     def scores(self, examples: Sequence[Example], learned: LearnedWeights | None) -> list[Score]:
         """NDCG@10 of each: 1 / log2(1 + place) for the item that was chosen, 0 beyond place 10.
 
         All items of the catalogue are ranked that the user had not had.
         """
-        index = self.index
-        index.use(learned)
+        index = self._index_with(learned)
         found = []
         for each in examples:
             asked: Next = each.payload
@@ -86,8 +85,25 @@ class Judge:
             if len(self._vectors) >= _MOST_WISHES:
                 return None
             try:
-                self._vectors[wish] = self._text_index.embed(wish, self.lease)
+                self._vectors[wish] = self._text_index.embed(wish, self._lease)
             except AssistantError as error:
                 log.info("a wish could not be read: %s", error)
                 return None
         return self._vectors[wish]
+
+    def _index_with(self, learned: LearnedWeights | None) -> Index:
+        """An index that knows no more than these weights and counts, or than what was imported."""
+        if learned is None:
+            return self.index
+        if self._index_of_learned is None or self._index_of_learned[0] is not learned:
+            index = self._index_over(learned.evidence())
+            index.use(learned)
+            self._index_of_learned = (learned, index)
+        return self._index_of_learned[1]
+
+    def _index_over(self, evidence: Evidence) -> Index:
+        index = Index()
+        index.load(self._items, evidence, max_dense_items=self.max_dense_items)
+        if self.has_texts:
+            index.read_texts(self._text_index, self._lease, threading.Event())
+        return index

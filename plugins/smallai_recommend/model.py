@@ -27,15 +27,19 @@ _BLOCK_BYTES = 128 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How the weights are made; a learning cycle may find better ones.
+    """How the weights are made and mixed; a learning cycle may find better ones.
 
     Attributes:
         ridge: of EASE; more of it trusts rare pairs less.
         half_life_s: a choice so much older than the newest counts half; None lets age not count.
+        next: weight of what was chosen after the last ones, where that of what goes together is 1.
+        popular: weight of what is popular.
     """
 
     ridge: float = RIDGE
     half_life_s: float | None = None
+    next: float = 0.6
+    popular: float = 0.2
 
 
 class TogetherModel:

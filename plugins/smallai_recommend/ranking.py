@@ -9,7 +9,7 @@ import numpy as np
 
 from smallai_recommend.evidence import Floats, Ints, UserHistory
 from smallai_recommend.index import Bools, Index
-from smallai_recommend.taste import NEXT, Taste, standardise, taste_of
+from smallai_recommend.taste import Taste, standardise, taste_of
 from smallai_recommend.wish import Wish
 
 # A wish comes first, taste chooses among what fits: from the worst to the best item, taste is worth this many
@@ -119,7 +119,7 @@ def _alike(index: Index, like: Ints, among: Bools) -> Floats:
     found = index.model.score(like, np.ones(len(like), dtype=np.float32))
     together[: len(found)] = found
     after = index.evidence.transitions_from(like).sum(axis=0, dtype=np.float32)
-    total = standardise(together, warm) + NEXT * standardise(after, warm)
+    total = standardise(together, warm) + index.settings.next * standardise(after, warm)
     total[~warm] = 0.0
     if index.texts is not None and index.texts.has[like].any():
         whole = index.texts.whole

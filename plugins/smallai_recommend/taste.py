@@ -13,9 +13,7 @@ from smallai_recommend.index import SHORT_HISTORY, Index
 from smallai_recommend.model import MAX_HISTORY, RECENT_ITEMS, fade_next, fade_together
 from smallai_recommend.signals import REFUSED
 
-# Weights of the standardised parts; see model.py for how they were chosen.
-NEXT = 0.6
-POPULAR = 0.2
+# Weights of the standardised parts beside those in `Settings`; see model.py for how they were chosen.
 TEXT = 0.5  # for a user without history, less with each item of it, nothing from `SHORT_HISTORY` on
 # What a user skipped or disliked; no data here could choose these: MovieLens has no skips.
 ITSELF = 6.0  # standard deviations that an item loses for a whole choice against it; half of it takes it from the top
@@ -61,7 +59,7 @@ def taste_of(index: Index, user: str | None, history: UserHistory | None = None)
     Args:
         history: instead of the one that is known of the user.
     """
-    n = index.n_items
+    n, settings = index.n_items, index.settings
     warm = index.is_warm
     popular = _popular(index, warm)
     if history is None and user is not None:
@@ -93,14 +91,14 @@ def taste_of(index: Index, user: str | None, history: UserHistory | None = None)
     recent = items[-RECENT_ITEMS:]
     following = index.evidence.transitions_from(recent) * fade_next(strengths)[:, None]
     total = following.sum(axis=0)
-    following *= NEXT / _spread(total, warm)
-    scores += NEXT * (total - _mean(total, warm)) / _spread(total, warm)
+    following *= settings.next / _spread(total, warm)
+    scores += settings.next * (total - _mean(total, warm)) / _spread(total, warm)
 
     read = _read(index, items)
-    scores += read.sum(axis=0) + POPULAR * popular
+    scores += read.sum(axis=0) + settings.popular * popular
     scores = _with_cold_items(index, np.asarray(scores, np.float32), warm)
     _shift(scores, leaning)
-    return Taste(scores, np.asarray(POPULAR * popular), items, False, refused, index, amounts, following, read)
+    return Taste(scores, np.asarray(settings.popular * popular), items, False, refused, index, amounts, following, read)
 
 
 def standardise(values: Floats, among: npt.NDArray[np.bool_]) -> Floats:

@@ -6,7 +6,7 @@ import json
 import logging
 import statistics
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from smallai_assistant import Example, Training, errors
@@ -26,6 +26,7 @@ GRID = tuple(
     for ridge in (RIDGE, 3 * RIDGE, RIDGE / 3)
     for half_life_s in (None, 90 * DAY_S, 30 * DAY_S)
 )
+MIXES = ((0.3, 0.2), (1.0, 0.2), (0.6, 0.1), (0.6, 0.4), (0.6, 0.8))  # of what comes next, and what is popular
 ASIDE, MOST_ASIDE = 0.2, 1_000
 FEW_ITEMS = 4_000  # with more of them an inverse takes tens of seconds: fewer settings are tried
 _FEW_SETTINGS = 3
@@ -62,8 +63,11 @@ def _best_settings(training: Training, judge: Judge, examples: Sequence[Example]
     checkpoint = training.work_folder / _CHECKPOINT
     known = _read_checkpoint(checkpoint)
     best, best_ndcg = GRID[0], -1.0
-    for number, settings in enumerate(grid):
-        name = f"ridge {settings.ridge:g}, half-life {settings.half_life_s}"
+    n_tries = len(grid) + len(MIXES)
+    for number in range(n_tries):
+        # First how weights are made, then how these are mixed with the rest.
+        settings = grid[number] if number < len(grid) else _mixed(best, MIXES[number - len(grid)])
+        name = ", ".join(f"{key} {value}" for key, value in asdict(settings).items())
         if name not in known:
             if training.is_out_of_time:
                 break
@@ -74,10 +78,14 @@ def _best_settings(training: Training, judge: Judge, examples: Sequence[Example]
             checkpoint.write_text(json.dumps(known), encoding="utf-8")
         ndcg = known[name]
         log.info("%s: NDCG@10 %.4f over %d choices kept aside", name, ndcg, len(aside))
-        training.progress(f"{name}: NDCG@10 {ndcg:.4f}", 0.6 * (number + 1) / len(grid), loss=1.0 - ndcg)
+        training.progress(f"trying {name}: NDCG@10 {ndcg:.4f}", 0.6 * (number + 1) / n_tries, loss=1.0 - ndcg)
         if ndcg > best_ndcg:
             best, best_ndcg = settings, ndcg
     return best
+
+
+def _mixed(settings: Settings, mix: tuple[float, float]) -> Settings:
+    return replace(settings, next=mix[0], popular=mix[1])
 
 
 def _evidence(judge: Judge, examples: Sequence[Example]) -> Evidence:

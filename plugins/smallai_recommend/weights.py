@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +53,17 @@ class LearnedWeights:
         item_ids: of the rows and columns.
         columns: int32, shape (n_items, n_kept), which items each item's weights lead to.
         values: float16, the same shape, the weights.
+        next_columns, next_values: the same of how often an item was chosen soon after another, float32.
+        sums: the counts by item, see `Evidence.sums`.
         n_interactions: how many interactions there were when they were made, those held out for judging included.
     """
 
     item_ids: tuple[str, ...]
     columns: npt.NDArray[np.int32]
     values: npt.NDArray[np.float16]
+    next_columns: npt.NDArray[np.int32]
+    next_values: Floats
+    sums: npt.NDArray[np.float64]
     settings: Settings
     is_ease: bool
     n_interactions: int
@@ -65,17 +71,32 @@ class LearnedWeights:
 
     @classmethod
     def of(cls, evidence: Evidence, model: TogetherModel, settings: Settings, *, n_interactions: int) -> LearnedWeights:
-        """Keeps the strongest of a model's weights."""
+        """Keeps the strongest of a model's weights, and the counts of the evidence."""
         n = evidence.n_items
-        n_kept = max(1, min(MOST_KEPT, n))
-        columns = np.zeros((n, n_kept), dtype=np.int32)
-        values = np.zeros((n, n_kept), dtype=np.float16)
-        for item in range(n):
-            row = model.weights[item]
-            row = row if isinstance(row, np.ndarray) else row.toarray()[0]
-            kept = np.argpartition(-np.abs(row), n_kept - 1)[:n_kept] if n_kept < n else np.arange(n)
-            columns[item], values[item] = kept, row[kept]
-        return cls(tuple(evidence.item_ids), columns, values, settings, model.is_ease, n_interactions)
+        every = np.arange(n)
+        columns, values = _strongest(n, lambda item: model.block(every[item : item + 1], every)[0])
+        next_columns, next_values = _strongest(n, lambda item: evidence.counts_from([item])[0])
+        return cls(
+            tuple(evidence.item_ids),
+            columns,
+            values.astype(np.float16),
+            next_columns,
+            next_values,
+            evidence.sums,
+            settings,
+            model.is_ease,
+            n_interactions,
+        )
+
+    def evidence(self) -> Evidence:
+        """What had been counted when it was made; in serving, what is counted since then is counted with it anew."""
+        from scipy import sparse
+
+        n = len(self.item_ids)
+        rows = np.repeat(np.arange(n), self.next_columns.shape[1])
+        transitions = sparse.csr_matrix((self.next_values.ravel(), (rows, self.next_columns.ravel())), shape=(n, n))
+        transitions.eliminate_zeros()
+        return Evidence.of_counts(self.item_ids, self.sums, transitions)
 
     def model_for(self, evidence: Evidence) -> TogetherModel:
         """The weights in the order of the evidence's items; items that one of the two does not know have none."""
@@ -102,12 +123,17 @@ class LearnedWeights:
         """Writes its two files."""
         from safetensors.numpy import save_file
 
-        tensors: dict[str, Any] = {"columns": self.columns, "values": self.values}
+        tensors: dict[str, Any] = {
+            "columns": self.columns,
+            "values": self.values,
+            "next_columns": self.next_columns,
+            "next_values": self.next_values,
+            "sums": self.sums,
+        }
         facts: dict[str, Any] = {
             "format": FORMAT,
             "item_ids": self.item_ids,
-            "ridge": self.settings.ridge,
-            "half_life_s": self.settings.half_life_s,
+            "settings": asdict(self.settings),
             "is_ease": self.is_ease,
             "n_interactions": self.n_interactions,
         }
@@ -129,15 +155,33 @@ class LearnedWeights:
 
         try:
             tensors, facts = load_file(folder / _TENSORS), json.loads((folder / _FACTS).read_text(encoding="utf-8"))
-            columns, values, ids = tensors["columns"], tensors["values"], tuple(facts["item_ids"])
+            ids = tuple(facts["item_ids"])
+            n = len(ids)
+            columns, values, next_columns, next_values, sums = (
+                tensors[name] for name in ("columns", "values", "next_columns", "next_values", "sums")
+            )
             text_map = TextMap(tensors["text_map"], **facts["text_map"]) if "text_map" in tensors else None
-            settings = Settings(facts["ridge"], facts["half_life_s"])
-            is_sound = columns.shape == values.shape == (len(ids), columns.shape[1]) and facts["format"] == FORMAT
-            is_sound &= columns.dtype == np.int32 and values.dtype == np.float16
-            is_sound &= not columns.size or (columns.min() >= 0 and columns.max() < len(ids))
-            learned = cls(ids, columns, values, settings, facts["is_ease"], facts["n_interactions"], text_map)
+            is_sound = facts["format"] == FORMAT and sums.shape == (5, n)
+            for places, numbers in ((columns, values), (next_columns, next_values)):
+                is_sound &= places.shape == numbers.shape == (n, places.shape[1]) and places.dtype == np.int32
+                is_sound &= not places.size or bool(places.min() >= 0 and places.max() < n)
+            learned = cls(
+                ids, columns, values, next_columns, next_values, sums, Settings(**facts["settings"]),
+                facts["is_ease"], facts["n_interactions"], text_map,
+            )  # fmt: skip
         except (OSError, ValueError, KeyError, TypeError, IndexError, SafetensorError) as error:
             raise errors.AdapterMismatch(f"{folder.name}: no item weights: {error}") from error
         if not is_sound:
             raise errors.AdapterMismatch(f"{folder.name}: its arrays do not fit each other")
         return learned
+
+
+def _strongest(n: int, row_of: Callable[[int], Floats]) -> tuple[npt.NDArray[np.int32], Floats]:
+    """Of each of n rows the numbers that are farthest from 0, and where they stand."""
+    n_kept = max(1, min(MOST_KEPT, n))
+    columns, values = np.zeros((n, n_kept), dtype=np.int32), np.zeros((n, n_kept), dtype=np.float32)
+    for number in range(n):
+        row = row_of(number)
+        kept = np.argpartition(-np.abs(row), n_kept - 1)[:n_kept] if n_kept < n else np.arange(n)
+        columns[number], values[number] = kept, row[kept]
+    return columns, values

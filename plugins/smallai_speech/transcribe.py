@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from threading import Event
@@ -83,13 +84,21 @@ def transcribe(
     """
     joint = "" if options.language in UNSPACED else " "
     is_first = True
-    said = ""
-    for span in spans:
-        start = span.start
+    left = deque(spans)
+    while left:
+        span = left.popleft()
+        start, said = span.start, ""
         while start < span.end and (activity is None or activity.voiced_s(Span(start, span.end)) >= _LEAST_VOICED_S):
             window = samples[start : min(span.end, start + int(WINDOW_S * SAMPLE_RATE))]
-            hinted = replace(options, prompt=_prompt(model, options.prompt, said), temperature=0.0)
-            decoded = _decode(model, _raised(window), hinted, temperatures, cancel)
+            parts = activity.within(Span(start, span.end)) if activity is not None else []
+            hinted = replace(options, prompt=_prompt(model, options.prompt, said))
+            try:
+                decoded = _decode(
+                    model, _raised(window), hinted, temperatures, cancel=cancel, may_repeat=len(parts) < 2
+                )
+            except _Repetitive:
+                left.extendleft(reversed(parts))
+                break
             said = _believed(decoded)
             offset_s = start / SAMPLE_RATE
             if decoded is not None:
@@ -104,6 +113,10 @@ def transcribe(
                     "speech_unclear", f"What is said between {offset_s:.1f} and {end_s:.1f} s was not understood."
                 )
             start = _next(start, len(window), decoded, activity)
+
+
+class _Repetitive(Exception):
+    """The text of a window repeats itself: what was said does, or the model runs in circles. In parts one can tell."""
 
 
 def _prompt(model: SpeechModel, given: str, said: str) -> str:
@@ -137,16 +150,25 @@ def _decode(
     window: FloatArray,
     options: DecodeOptions,
     temperatures: Sequence[float],
+    *,
     cancel: Event | None,
+    may_repeat: bool,
 ) -> Decoded | None:
-    """The first decoding that is good, else the most probable that can be believed, else None."""
+    """The first decoding that is good, else the most probable that can be believed, else None.
+
+    Raises:
+        _Repetitive: the first text repeats itself, unless it may.
+    """
     fallbacks: list[Decoded] = []
     for temperature in temperatures:
         decoded = model.decode(window, replace(options, temperature=temperature), cancel=cancel)
         is_silence = decoded.no_speech_prob > _MOST_NO_SPEECH and decoded.avg_logprob < _LEAST_LOGPROB
         if is_silence:
             return None
-        if decoded.compression_ratio <= _MOST_REPETITIVE:
+        if decoded.compression_ratio > _MOST_REPETITIVE:
+            if not may_repeat:
+                raise _Repetitive
+        else:
             fallbacks.append(decoded)
             if decoded.avg_logprob >= _LEAST_LOGPROB:
                 break

@@ -90,6 +90,11 @@ class Activity:
                 windows.append(span)
         return windows
 
+    def within(self, span: Span) -> list[Span]:
+        """The stretches with speech inside `span`, cut at its ends."""
+        cut = [Span(max(span.start, each.start), min(span.end, each.end)) for each in self.spans]
+        return [each for each in cut if each.n_samples > 0]
+
     def quietest(self, span: Span) -> int:
         """The sample in the middle of the quietest 0.2 s of `span`; its own middle where it is shorter."""
         import numpy as np

@@ -106,7 +106,7 @@ def _prototypes(
         vectors = torch.cat(rows)
         center = vectors.mean(0)
         means = torch.stack([vectors[truth == c].mean(0) - center for c in range(int(truth.max()) + 1)])
-    return center, torch.nn.Parameter(means)
+    return center, torch.nn.Parameter(torch.nn.functional.normalize(means, dim=-1))
 
 
 def _cosines(vectors: Any, prototypes: Any) -> Any:

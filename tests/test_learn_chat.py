@@ -1,0 +1,199 @@
+"""Dialogue learns: at once on the real small model, into the weights on a tiny one."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_text import save_tiny_llama
+
+from smallai_assistant import Assistant, AssistantConfig, Feedback, Lesson, Message, TextPart, Turn
+from smallai_assistant.config import ModelsConfig
+from smallai_assistant.types import new_id, now
+from smallai_chat.examples import Fact, Rated, canaries, examples_of, keywords, statement_order, unrelated, wordings
+from smallai_chat.judge import holds
+from smallai_chat.memory import ChatMemory, is_other_case, remembered
+
+TASK = "text-generation"
+SHORT = {"max_tokens": 24}
+QUESTION, ANSWER, PARAPHRASE = (
+    "Which room has the 3D printer?",
+    "room 417",
+    "Where can I find the 3D printer?",
+)
+
+
+def lesson(question: str, answer: str = "no idea", **given: Any) -> Lesson:
+    turn = Turn(new_id(), "s", None, TASK, Message((TextPart(question),)), (TextPart(answer),), now())
+    return Lesson(Feedback(turn.id, task=TASK, **given), turn)
+
+
+@pytest.fixture(scope="module")
+def assistant(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Assistant]:
+    models = ModelsConfig(chat="smollm2-135m-instruct", chat_quantization="none")
+    folder = tmp_path_factory.mktemp("learn-chat")
+    with Assistant(AssistantConfig(data_dir=folder, models_dir=models_dir, device="cpu", models=models)) as opened:
+        yield opened
+
+
+def ask(assistant: Assistant, question: str, **options: Any) -> Any:
+    return assistant.ask(question, task=TASK, options={**SHORT, **options})
+
+
+# -- at once --
+
+
+def test_a_correction_is_known_at_the_next_turn_and_undone(assistant: Assistant) -> None:
+    response = ask(assistant, QUESTION)
+    assert not holds(response.text, ANSWER)
+    receipt = response.rate(correction=ANSWER)
+    assert ANSWER in receipt.effect
+    after = ask(assistant, PARAPHRASE)
+    assert holds(after.text, ANSWER)
+    assert after.details["recalled"] == [receipt.feedback.id]
+    assert not holds(ask(assistant, PARAPHRASE, use_memory=False).text, ANSWER)
+    other = ask(assistant, "What is the capital of France?")
+    assert other.details["recalled"] == []
+    assert "Paris" in other.text
+    assistant.undo_feedback(receipt.feedback.id)
+    assert not holds(ask(assistant, PARAPHRASE).text, ANSWER)
+
+
+def test_what_was_taught_is_there_after_a_restart_and_gone_after_an_erasure(models_dir: Path, tmp_path: Path) -> None:
+    models = ModelsConfig(chat="smollm2-135m-instruct", chat_quantization="none")
+    config = AssistantConfig(data_dir=tmp_path, models_dir=models_dir, device="cpu", models=models)
+    with Assistant(config) as first:
+        receipt = first.teach(TASK, QUESTION, ANSWER)
+    with Assistant(config) as second:
+        assert holds(ask(second, PARAPHRASE).text, ANSWER)
+        second.erase_feedback([receipt.feedback.id])
+        assert not holds(ask(second, PARAPHRASE).text, ANSWER)
+
+
+def test_a_rejected_answer_is_not_given_again(assistant: Assistant) -> None:
+    question = "What do you think of Mondays?"
+    first = ask(assistant, question)
+    receipt = first.rate(good=False)
+    assert ask(assistant, question).text != first.text
+    assistant.undo_feedback(receipt.feedback.id)
+    assert ask(assistant, question).text == first.text
+
+
+def test_a_corrected_turn_stands_corrected_in_the_history(assistant: Assistant) -> None:
+    session = assistant.session()
+    response = session.send("What is my boat called?", task=TASK, options=SHORT)
+    receipt = response.rate(correction="Albatross")
+    assert holds(session.send("Say the name of my boat again.", task=TASK, options=SHORT).text, "Albatross")
+    assistant.undo_feedback(receipt.feedback.id)
+
+
+def test_the_memory_keeps_the_last_word_and_skips_what_is_of_no_use() -> None:
+    memory = ChatMemory(lambda: pytest.fail("nothing is embedded before something is asked"))
+    memory.replace([lesson("a?", correction="one"), lesson("A?", correction="two"), lesson("b?", is_good=True)])
+    assert [(each.question, each.answer) for each in memory.entries] == [("A?", "two"), ("b?", "no idea")]
+    assert remembered(lesson("c?", correction="x" * 2_000)) is None
+    assert remembered(lesson("c?", comment="hm")) is None
+    assert remembered(lesson("q" * 900, correction="x")) is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "told", "is_other"),
+    [
+        ("Where is the Porto branch?", "Where is the Lisbon branch?", True),
+        ("When is the Friday meeting?", "When is the Monday meeting?", True),
+        ("At what time is the meeting on Mondays?", "When is the Monday meeting?", False),
+        ("Where can I find the 3D printer?", "Which room has the 3D printer?", False),
+        ("What is it?", "Where is the Lisbon branch?", False),
+    ],
+)
+def test_names_tell_cases_apart(asked: str, told: str, is_other: bool) -> None:
+    assert is_other_case(asked, told) is is_other
+
+
+# -- examples --
+
+
+def test_a_correction_becomes_wordings_and_a_rating_one_example() -> None:
+    lessons = [lesson(QUESTION, correction=ANSWER), lesson("Hi?", is_good=True), lesson("Ho?", is_good=False)]
+    found = examples_of(lessons)
+    facts = [each for each in found if isinstance(each.payload, Fact)]
+    rated = [each for each in found if isinstance(each.payload, Rated)]
+    assert len(facts) == 16
+    assert len({each.prompt for each in facts}) == 16
+    assert facts[0].prompt == QUESTION
+    assert len({each.split_key for each in facts}) == 16
+    assert all(len({"room", "3D", "printer"} & set(re.findall(r"\w+", each.prompt))) >= 2 for each in facts)
+    assert [each.payload.is_good for each in rated] == [True, False]
+    assert examples_of(lessons) == found, "the same every time: the split and a resumed training rest on it"
+    assert examples_of([lesson("x" * 5_000, correction="y")]) == []
+
+
+def test_unrelated_questions_and_canaries_are_no_training_rows() -> None:
+    lessons = [lesson(QUESTION, correction=ANSWER)]
+    assert len(canaries()) == 60
+    assert unrelated([lesson("Hi?", is_good=True)]) == ()
+    asked = {each.prompt for each in (*canaries(), *unrelated(lessons))}
+    assert asked.isdisjoint({each.prompt for each in examples_of(lessons)})
+
+
+@pytest.mark.parametrize("question", ["Where is the key?", "Who does what?", "key", "?", "Is it 5 or 6?", "ключ"])
+def test_any_question_has_wordings(question: str) -> None:
+    import random
+
+    found = wordings(question, 6, random.Random(0))
+    assert found[0] == question
+    assert keywords(question)
+    assert statement_order(question)
+
+
+# -- into the weights --
+
+
+@pytest.fixture
+def tiny(models_dir: Path, tmp_path: Path) -> Iterator[Assistant]:
+    folder = save_tiny_llama(tmp_path / "tiny", context=1024)
+    models = ModelsConfig(chat=str(folder), chat_quantization="none")
+    config = AssistantConfig(data_dir=tmp_path / "data", models_dir=models_dir, device="cpu", models=models)
+    with Assistant(config) as opened:
+        yield opened
+
+
+@pytest.mark.slow
+def test_a_cycle_trains_judges_and_says_why(tiny: Assistant) -> None:
+    """A tiny random model learns nothing of use: what counts is that the cycle runs, is judged, served and undone."""
+    for number in range(3):
+        tiny.teach(TASK, f"What is the number of room {number}?", str(number))
+    for number in range(6):
+        response = ask(tiny, f"Say something about {number}.", max_tokens=4)
+        if response.text:
+            response.rate(good=number % 2 == 0)
+    report = tiny.learn(TASK)
+    assert report.losses
+    assert {each.name for each in report.slices} >= {"general knowledge"}
+    assert report.reasons
+    adapter = tiny.adapters.get(report.adapter_id)
+    assert adapter.kind == "lora"
+    assert json.loads((adapter.folder / "adapter_config.json").read_text())["r"] == 16
+    assert set(adapter.files) == {"adapter_config.json", "adapter_model.safetensors"}
+    if not report.is_promoted:
+        tiny.promote(report.adapter_id, force=True)
+    served = ask(tiny, "Hello?", max_tokens=4)
+    assert served.details["adapter"] == adapter.id
+    assert served.turn.adapter == adapter.id
+    tiny.rollback(TASK)
+    assert ask(tiny, "Hello?", max_tokens=4).turn.adapter is None
+
+
+@pytest.mark.slow
+def test_an_adapter_of_another_model_is_not_used_and_it_is_said(tiny: Assistant, tmp_path: Path) -> None:
+    with tiny.adapters.work_folder() as work:
+        (work / "adapter_config.json").write_text("{}")
+        adapter = tiny.adapters.add(work, task=TASK, kind="lora", base={"model": "another"})
+    tiny.adapters.promote(adapter.id, force=True)
+    response = ask(tiny, "Hello?", max_tokens=4)
+    assert "adapter_not_used" in {notice.code for notice in response.notices}
+    assert response.turn.adapter is None
