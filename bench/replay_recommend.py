@@ -9,8 +9,9 @@ ratings are by users who came after, so it has popularity for them. Plain EASE (
 The index and the fast memory of the plugin are driven directly; what an update costs is also measured through
 `Assistant.give_feedback`, with the database. Poison: before the stream, 5 % fake users push a film by clicks.
 
-With `--cycle` the first half of the clicks is stored as feedback in an assistant, one learning cycle is run, and the
-second half is ranked with what it made.
+With `--cycle` also learning cycles over 5,000 clicks: the very first ones, with nothing imported, and the first ones
+after the 90 %, where the weights know already what goes together. Each is judged by users it has not learned from,
+without the fast memory; the gate must approve the first.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ PLAIN_RIDGE = 500.0
 N_THROUGH_ASSISTANT = 200
 FAKE_SHARE, PUSHED = 0.05, "1138"
 MOST_PUSHED_LISTS = 0.01
+N_CYCLE = 5_000
 N_MARKS, WIDTH = 20, 50
 
 
@@ -221,34 +223,35 @@ def _popular_place(index: Index, item: str) -> int:
 
 
 def measure_cycle(
-    films: Sequence[Item], known: Sequence[Interaction], stream: Sequence[Interaction]
+    films: Sequence[Item], known: Sequence[Interaction], clicks: Sequence[Interaction]
 ) -> dict[str, object]:
-    """One learning cycle over the first half of the stream, through the assistant."""
-    half = len(stream) // 2
+    """One learning cycle over these clicks, through the assistant."""
     with assistant_with(films, known) as assistant:
         while any(each.code == "text_partial" for each in assistant.ask("a western", task=TASK).notices):
             pass
-        turns = {}
-        for each in stream[:half]:
-            if each.user not in turns:
-                turns[each.user] = assistant.ask(MESSAGE, task=TASK, user_id=each.user).turn.id
+        turns = {
+            user: assistant.ask(MESSAGE, task=TASK, user_id=user).turn.id
+            for user in dict.fromkeys(each.user for each in clicks)
+        }
         given = [
             Feedback(turns[each.user], signal="click", item=each.item, source=each.user,
                      created_at=datetime.fromtimestamp(each.at, UTC))
-            for each in stream[:half]
+            for each in clicks
         ]  # fmt: skip
         assistant.feedback.add_all(given)
         begun = time.perf_counter()
         report = assistant.learn(TASK, on_progress=lambda what, share: print(f"  {share:4.0%} {what}", file=sys.stderr))
         seconds = time.perf_counter() - begun
-        for reason in report.reasons:
-            print(f"  {reason}")
-        return {
-            "n_clicks": half,
-            "is_approved": report.is_approved,
-            "seconds": round(seconds, 1),
-            "slices": {each.name: [round(each.before, 4), round(each.after, 4)] for each in report.slices},
-        }
+    print(f"a cycle over {len(clicks):,} clicks after {len(known):,} imported ratings, {seconds:.0f} s")
+    for reason in report.reasons:
+        print(f"  {reason}")
+    return {
+        "n_imported": len(known),
+        "n_clicks": len(clicks),
+        "is_approved": report.is_approved,
+        "seconds": round(seconds, 1),
+        "slices": {each.name: [round(each.before, 4), round(each.after, 4)] for each in report.slices},
+    }
 
 
 def plot(learning: Sequence[float], frozen: Sequence[float]) -> str:
@@ -304,15 +307,19 @@ def main() -> int:
         "give_feedback_ms": round(give_ms, 2),
         "poison": poisoned,
     }
+    is_learned = True
     if args.cycle:
-        figures["cycle"] = measure_cycle(films, known, stream)
+        log = [*known, *stream]
+        cycles = [measure_cycle(films, log[:n], log[n : n + N_CYCLE]) for n in (0, len(known))]
+        figures["cycles"] = cycles
+        is_learned = bool(cycles[0]["is_approved"])
     print(json.dumps(figures))
     is_bounded = all(
         isinstance(found, dict) and found["lists_reached"] <= MOST_PUSHED_LISTS and not found["in_list_for_nobody"]
         for found in poisoned.values()
     )
     is_good = learning.ndcg >= LEAST_NDCG and ratio >= LEAST_RATIO and max(update_ms, task_ms) <= MOST_UPDATE_MS
-    return 0 if is_good and is_bounded else 1
+    return 0 if is_good and is_bounded and is_learned else 1
 
 
 if __name__ == "__main__":

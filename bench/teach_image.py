@@ -15,9 +15,9 @@ import statistics
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from smallai_assistant import (
     ModelSpec,
     Training,
 )
+from smallai_image.engine import EfficientNetLite
 from smallai_image.features import Looker, Seen
 from smallai_image.head import Head, fit
 from smallai_image.lessons import Saying, read_picture
@@ -97,16 +98,41 @@ def head_of(pictures: Pictures, taught: Sequence[int]) -> Head:
 
 
 def compare(pictures: Pictures, shots: int) -> dict[str, float]:
-    """Mean accuracy among the taught labels: nearest mean of embeddings, fast memory, head without and with views."""
-    found: dict[str, list[float]] = {"memory": [], "head": [], "head_one_view": []}
+    """Mean accuracy among the taught labels.
+
+    Returns:
+        `memory`, `head`, and what they are compared with: `embedding`, the nearest mean by the model's embedding alone,
+        and `head_one_view`, a head on the pictures as they are. `_changed` is on changed pictures of those asked.
+    """
+    found: dict[str, list[float]] = defaultdict(list)
     for taught, asked in draws(pictures.labels, shots):
-        memory, head = memory_of(pictures, taught), head_of(pictures, taught)
-        plain = fit(pictures.views[taught][:, :1], [str(pictures.labels[i]) for i in taught], [1.0] * len(taught))
-        judges: dict[str, FastMemory | Head] = {"memory": memory, "head": head, "head_one_view": plain}
-        for name, who in judges.items():
-            right = [best(opinion_of(who, pictures.seen[i])) == pictures.labels[i] for i in asked]
-            found[name].append(statistics.mean(right))
+        labels = [str(pictures.labels[i]) for i in taught]
+        plain = fit(pictures.views[taught][:, :1], labels, [1.0] * len(taught))
+        head = head_of(pictures, taught)
+        judges: dict[str, FastMemory | Head] = {"memory": memory_of(pictures, taught), "head": head}
+        for name, who in (judges | {"head_one_view": plain}).items():
+            found[name].append(
+                statistics.mean(best(opinion_of(who, pictures.seen[i])) == pictures.labels[i] for i in asked)
+            )
+        for name, who in (("head_changed", head), ("head_one_view_changed", plain)):
+            shares = [who.shares(replace(pictures.seen[i], vector=pictures.views[i, 1])) for i in asked]
+            found[name].append(
+                statistics.mean(
+                    max(each, key=each.__getitem__) == pictures.labels[i] for each, i in zip(shares, asked, strict=True)
+                )
+            )
+        found["embedding"].append(by_embedding(pictures, taught, asked))
     return {name: round(statistics.mean(values), 3) for name, values in found.items()}
+
+
+def by_embedding(pictures: Pictures, taught: Sequence[int], asked: Sequence[int]) -> float:
+    """Accuracy of the nearest class mean by the first part of the vectors, the model's embedding."""
+    rows = np.stack([each.vector[: EfficientNetLite.n_dimensions] for each in pictures.seen])
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    names = sorted(set(pictures.labels[taught]))
+    means = np.stack([rows[[i for i in taught if pictures.labels[i] == name]].mean(0) for name in names])
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    return float(np.mean(np.array(names)[(rows[asked] @ means.T).argmax(1)] == pictures.labels[asked]))
 
 
 def opinion_of(who: FastMemory | Head, seen: Seen) -> Opinion | None:

@@ -146,7 +146,8 @@ def _weighted(example: Example, weights: Mapping[str, float]) -> Example:
 
 def _by_age(examples: Sequence[Example], known: frozenset[str]) -> tuple[list[Example], list[Example]]:
     """Examples that were there in the cycle of the champion, and new ones."""
-    old, new = [], []
+    old: list[Example] = []
+    new: list[Example] = []
     for each in examples:
         (old if each.feedback_ids and known.issuperset(each.feedback_ids) else new).append(each)
     return old, new

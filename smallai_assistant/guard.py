@@ -26,6 +26,7 @@ CAP_LEAST, CAP_OF_MEDIAN = 50, 2.0
 PUSH_SOURCES, PUSH_SHARE_OF_SOURCE, PUSH_SHARE_OF_TARGET = 5, 0.8, 0.6
 PUSH_WORDS = 3  # a shorter correction is a label, which many may give to many things
 NEAR = 0.9  # Jaccard similarity of the words of two questions that are one
+MOST_COMPARED = 200  # latest questions of one source that got one answer
 LIKED_STARS = 3.0
 
 
@@ -223,7 +224,7 @@ def _distinct(lessons: Sequence[Lesson]) -> list[Lesson]:
         if is_words_only and given.signal is None and (given.correction is not None or given.is_good is not None):
             said = target_of(given) or f"{given.is_good} {_rated(each)[1]}"
             words = frozenset(question.split())
-            if any(_jaccard(words, other) >= NEAR for other in seen[given.source, said]):
+            if any(_jaccard(words, other) >= NEAR for other in seen[given.source, said][-MOST_COMPARED:]):
                 continue
             seen[given.source, said].append(words)
         kept.append(each)
@@ -234,9 +235,8 @@ def _contradicting(lessons: Sequence[Lesson]) -> list[Quarantine]:
     """Single corrections that contradict what most others say of similar questions; their sources' others stay."""
     claims = []
     for each in lessons:
-        question = normalized(each.turn.request.text)
-        if each.feedback.correction is not None and subject_of(each.turn) == question:
-            given = each.feedback
+        given, question = each.feedback, normalized(each.turn.request.text)
+        if given.correction is not None and subject_of(each.turn) == question:
             claims.append(Claim(given.id, given.source, normalized(given.correction), frozenset(question.split())))
     by_source: dict[str, list[str]] = defaultdict(list)
     for claim in contradicted(claims):

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from smallai_assistant.adapters import AdapterStore
@@ -21,7 +22,7 @@ from smallai_assistant.cycle import CycleOptions as CycleOptions
 from smallai_assistant.cycle_report import Change, CycleReport
 from smallai_assistant.errors import AssistantError, Busy, Cancelled, TrainingFailed
 from smallai_assistant.evaluation import SliceReport, compare, gate
-from smallai_assistant.feedback import Adapter, Example, Score
+from smallai_assistant.feedback import Adapter, AdapterStatus, Example, Score
 from smallai_assistant.feedback_store import FeedbackStore
 from smallai_assistant.judging import FeedbackDesk
 from smallai_assistant.locks import exclusive
@@ -126,7 +127,7 @@ class Learner:
             self._adapters.remove(candidate.id)  # nobody has judged it; the checkpoints stay
             raise
         report = replace(report, seconds=time.monotonic() - begun)
-        status = "approved" if report.is_approved else "refused"
+        status: AdapterStatus = "approved" if report.is_approved else "refused"
         candidate = self._adapters.judge(candidate.id, status, report.to_json())
         shutil.rmtree(cycle.checkpoints, ignore_errors=True)
         if report.is_approved and options.promote:
@@ -183,7 +184,7 @@ class Learner:
             self._models.wait_until_idle(cancel=stop)
             if stop.is_set():
                 raise Cancelled("the cycle was stopped", hint="start it again: it goes on from the last checkpoint")
-            scores = asked(task, "evaluate", lambda each=examples: task.evaluate(each, adapter, self._models))
+            scores = asked(task, "evaluate", partial(task.evaluate, examples, adapter, self._models))
             if len(scores) != len(examples) or not all(0.0 <= each.value <= 1.0 for each in scores):
                 values = [each.value for each in scores]
                 raise TrainingFailed(

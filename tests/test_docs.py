@@ -191,7 +191,8 @@ def test_every_option_is_documented_with_its_default(page: str, task: str, tmp_p
 
 
 def shown(value: Any) -> str:
-    return "empty" if value in ("", ()) else "none" if value is None else str(value).lower()
+    text = "empty" if value in ("", ()) else "none" if value is None else str(value)
+    return text.lower() if isinstance(value, bool) else text
 
 
 def test_the_error_tree_is_complete() -> None:

@@ -186,6 +186,50 @@ def test_a_missing_column_is_named_and_what_there_is(
     assert columns in done.err
 
 
+@pytest.mark.parametrize(
+    ("kind", "header", "hint"),
+    [
+        ("items", "id,titel,year", "is 'titel' the title?"),
+        ("items", "Idd;Titl", "is 'Idd' the id? is 'Titl' the title?"),
+        ("interactions", "usr,item", "is 'usr' the user?"),
+        ("interactions", "costumer,product_idd", "is 'costumer' the user? is 'product_idd' the item?"),
+        ("interactions", "user,zzz", ""),
+    ],
+)
+def test_a_misspelt_column_is_recognised(
+    store: ItemStore, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, header: str, hint: str
+) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text(header + "\n" + ("1,2,3"[: 2 * header.count(",") + 1] if "," in header else "1;2") + "\n")
+    done = run_import(kind, file, store, capsys)
+    assert done.code == 1
+    assert hint in done.err
+    assert ("is '" in done.err) is bool(hint)
+    assert "its columns are: " in done.err
+
+
+@pytest.mark.parametrize(
+    ("name", "id_"),
+    [
+        ("7", "7"),
+        ("Heat (1995)", "1"),
+        (" heat ", "1"),
+        ("HEAT", "1"),
+        ("100% Wolf_!", "2"),
+        ("100_ Wolf", None),
+        ("%", None),
+        ("Hea", None),
+        ("", None),
+        ("x" * 20_000, None),
+        ("8", "3"),  # an id comes first, then a title
+    ],
+)
+def test_an_item_is_found_by_its_id_or_title(store: ItemStore, name: str, id_: str | None) -> None:
+    store.add_items([Item("1", "Heat (1995)"), Item("2", "100% Wolf_!"), Item("3", "8"), Item("7", "8 (1963)")])
+    found = store.find_item(name)
+    assert (found.id if found else None) == id_
+
+
 def test_of_several_columns_that_fit_the_plainest_is_taken(
     store: ItemStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -357,7 +357,7 @@ def test_lessons_that_are_nonsense_cost_nothing(shop: Assistant) -> None:
         {"comment": "x"},
         {"signal": "stars", "value": 1.0},
     ):
-        assert shop.give_feedback(Feedback(turn.id, **said_)).notices == ()  # type: ignore[arg-type]
+        assert shop.give_feedback(Feedback(turn.id, **said_)).notices == ()
     assert items_of(ask(shop, user=READER))
 
 
@@ -437,10 +437,11 @@ def test_a_pushed_item_is_logged_and_its_pushers_are_set_aside(
 ) -> None:
     before = [ids_of(ask(shop, user=user, k=30)) for user in (None, READER)]
     pushed = before[0][-1]
+    when = datetime.fromtimestamp(max(each.at for each in readings()), UTC)  # so that nothing else has aged
     with caplog.at_level(logging.WARNING, logger="smallai_recommend"):
         for n in range(SOURCES + 3):
             for _ in range(2):
-                effect = give(shop, f"fake{n}", signal="click", item=pushed)
+                effect = give(shop, f"fake{n}", signal="click", item=pushed, created_at=when)
         _ = ask(shop).text
     assert "your own list alone" in effect
     assert [ids_of(ask(shop, user=user, k=30)) for user in (None, READER)] == before

@@ -23,7 +23,7 @@ from smallai_assistant.evaluation import check_contamination, split
 from smallai_assistant.items import ItemStore
 from smallai_assistant.learning import CycleOptions
 from smallai_recommend.evidence import Evidence, choice_of
-from smallai_recommend.examples import LEAST_WATCHED_CHOICES, Next, examples_of, watched, watched_examples
+from smallai_recommend.examples import Next, examples_of, watched, watched_examples
 from smallai_recommend.judge import TOP, Judge
 from smallai_recommend.model import Settings, TogetherModel
 from smallai_recommend.signals import Found
@@ -91,8 +91,8 @@ def training_of(tmp_path: Path, examples: Sequence[Any], **given: Any) -> Traini
     for name in ("adapter", "work"):
         (tmp_path / name).mkdir(exist_ok=True)
     models: Any = SimpleNamespace(wait_until_idle=lambda cancel: None)
-    folders = {"folder": tmp_path / "adapter", "work_folder": tmp_path / "work"}
-    return Training(examples=examples, replay=(), parent=None, models=models, **folders, **given)
+    folder, work = tmp_path / "adapter", tmp_path / "work"
+    return Training(examples, (), folder=folder, work_folder=work, parent=None, models=models, **given)
 
 
 # -- examples --
@@ -130,10 +130,13 @@ def _not_had(user: str) -> str:
     return next(film.id for film in FILMS if film.id not in had)
 
 
-def test_what_is_protected_was_neither_learned_from_nor_judged(context: Any, judge: Judge) -> None:
+def test_what_is_protected_was_neither_learned_from_nor_judged(context: Any, tmp_path: Path) -> None:
     lessons = clicks(20)
+    assert watched_examples(lessons, context) == []  # too few to judge by
+    context.items.add_interactions(replace(each, user=f"more{each.user}") for each in imported(500))
+    judge = Judge(context, TextIndex(tmp_path), never, max_dense_items=1_000)
     protected = watched_examples(lessons, context)
-    assert 5 <= len(protected) <= 30  # one of four
+    assert 150 <= len(protected) <= 230  # one of three
     known = {(each.user, each.item) for each in judge.choices}
     for each in protected:
         asked: Next = each.payload
@@ -146,7 +149,7 @@ def test_what_is_protected_was_neither_learned_from_nor_judged(context: Any, jud
     assert {each.payload.choice.user for each in fewer} == users - {judged}
     learned, held_out = split(examples_of(lessons, context, FIND))
     check_contamination(learned, {"held out": held_out, "protected": protected})
-    assert watched(imported(10)[: LEAST_WATCHED_CHOICES - 1]) == {}
+    assert watched(imported(10)) == {}
 
 
 # -- weights --
@@ -182,9 +185,8 @@ def test_a_weight_of_nothing_teaches_nothing(context: Any, judge: Judge, tmp_pat
 
 def test_training_goes_on_stops_and_ends_in_time(context: Any, judge: Judge, tmp_path: Path) -> None:
     examples = examples_of(clicks(20), context, FIND)
-    stopped = training_of(
-        tmp_path, examples, on_progress=lambda what, _: stopped.cancel.set() if "ridge" in what else None
-    )
+    stop = threading.Event()
+    stopped = training_of(tmp_path, examples, cancel=stop, on_progress=lambda *_: stop.set())
     with pytest.raises(errors.Cancelled):
         train(stopped, judge)
     (known,) = json.loads((tmp_path / "work" / "settings.json").read_text()).items()
@@ -287,7 +289,7 @@ def test_a_map_of_the_texts_is_learned_where_it_places_hidden_items_better(tmp_p
     assert found.for_cold
     hidden = has & (random.random(index.n_items) < 0.2)
     histories = [np.array(history.items) for history in index.evidence.users.values()]
-    bare, mapped = (order_of_hidden(each, histories, hidden, has & ~hidden) for each in (whole, found(whole)))
+    bare, mapped = (order_of_hidden(each, histories, hidden, has & ~hidden).mean() for each in (whole, found(whole)))
     assert mapped > bare + 0.005
     assert np.allclose(np.linalg.norm(found(whole)[places], axis=1), 1.0, atol=1e-5)
     assert not found(whole)[~has].any()
@@ -337,7 +339,7 @@ def test_a_cycle_makes_weights_that_serve_and_can_be_taken_back(cinema: Assistan
     report = cinema.learn(TASK)
     assert report.is_promoted, report.reasons
     assert report.metric == "NDCG@10"
-    assert {each.name for each in report.slices} == {"new feedback", "users without feedback"}
+    assert {each.name for each in report.slices} == {"new feedback"}
     assert report.retired_ids == ()  # a click that was retired would be recommended again
     response = ask(cinema, user="u1", k=60)
     assert response.details["adapter"] == report.adapter_id

@@ -34,6 +34,7 @@ _TEMPERATURES = (0.05, 0.06, 0.08, 0.1, 0.14, 0.2, 0.3)
 # Where too few pictures have another of their class to be judged by; by likelihood these are best for one picture each.
 _USUAL_STRENGTH, _USUAL_TEMPERATURE = 0.3, 0.05
 _LEAST_JUDGED = 6
+_OWN_SHARE = 0.5  # of a picture's weight, beside its changed views
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +142,9 @@ def fit(
         [np.average(views[of == c, 0], axis=0, weights=np.asarray(weights)[of == c]) for c in range(len(keys))]
     )
     center = means.mean(0)
-    scale = np.sqrt(np.repeat(np.asarray(weights, np.float64), n_views) / n_views)[:, None]
+    per_view = np.full(n_views, (1 - _OWN_SHARE) / max(1, n_views - 1))
+    per_view[0] = _OWN_SHARE if n_views > 1 else 1.0
+    scale = np.sqrt(np.outer(np.asarray(weights, np.float64), per_view)).reshape(-1, 1)
     rows = (views.reshape(-1, n_dimensions) - center).astype(np.float64) * scale
     targets = (np.eye(len(keys))[np.repeat(of, n_views)] - 1 / len(keys)) * scale
     solver = _Ridge(rows, targets, n_views)

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     FloatArray = npt.NDArray[np.float32]
     ImageArray = npt.NDArray[np.uint8]
 
-# The picture and three changed ones. On cut-outs turned, cropped and recoloured at random this is right a point more
-# often than the pictures alone, on the rest as they are half a point less often; more views brought nothing.
+# The picture and three changed ones. By `python -m bench.teach_image`, five pictures each, these make the head right on
+# 87.4 instead of 87.0 % of pictures that were changed so themselves, and on 90.5 instead of 91.1 % of those that were
+# not; on twenty other kinds on 79.7 instead of 79.0 and on 82.5 instead of 81.8 %.
 N_VIEWS = 4
 _LEAST_LABELS = 2
 _TUNE_PIXELS = 320

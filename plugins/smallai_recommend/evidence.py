@@ -97,12 +97,12 @@ class UserHistory:
         )
 
     def first(self) -> tuple[Ints, Floats, npt.NDArray[np.float64]]:
-        """The distinct items by when they were first chosen, oldest first, the strengths of those choices, and when."""
+        """The distinct items by when they were first chosen, oldest first, what those choices count, and when."""
         first = {item: len(self.items) - place for place, item in enumerate(reversed(self.items), 1)}
         places = sorted(first.values())
         return (
             np.array([self.items[place] for place in places], dtype=np.intp),
-            np.array([self.strengths[place] for place in places], dtype=np.float32),
+            np.array([self.counts[place] for place in places], dtype=np.float32),
             np.array([self.times[place] for place in places], dtype=np.float64),
         )
 

@@ -17,7 +17,8 @@ from smallai_recommend.wish import Titles, read_wish
 log = logging.getLogger(__name__)
 
 MOST_EXAMPLES = 20_000  # the newest
-MOST_WATCHED, WATCHED_ONE_IN, LEAST_WATCHED_CHOICES = 200, 4, 3
+# With fewer of them the point that the gate lets a protected slice lose is less than chance.
+LEAST_WATCHED, MOST_WATCHED, WATCHED_ONE_IN, LEAST_WATCHED_CHOICES = 100, 500, 3, 3
 _NAMED_IN_PROMPT = 3
 
 
@@ -93,7 +94,7 @@ def watched_examples(lessons: Sequence[Lesson], context: TaskContext) -> list[Ex
     for each in interactions:
         if each.user in last and each.user not in judged:
             pasts[each.user].append(choice_of(each))
-    return [
+    examples = [
         Example(
             id=f"watched {_hash(user)}",
             prompt=_prompt(user, past[:-1], catalogue, ""),
@@ -104,12 +105,13 @@ def watched_examples(lessons: Sequence[Lesson], context: TaskContext) -> list[Ex
         for user, past in pasts.items()
         if past[-1].item in catalogue and past[-1].item not in {each.item for each in past[:-1]}
     ]
+    return examples if len(examples) >= LEAST_WATCHED else []
 
 
 def watched(interactions: Sequence[Interaction]) -> dict[str, int]:
-    """By user, the place in the log of a last choice that is kept from training: of one user in four, 200 at most.
+    """By user, the place in the log of a last choice that is kept from training: of one user in three, 500 at most.
 
-    The same ones in every cycle, as far as the users stay.
+    The same ones in every cycle, as far as the users stay; nobody's where there are too few to judge by.
     """
     n_choices: defaultdict[str, int] = defaultdict(int)
     last: dict[str, int] = {}
@@ -119,7 +121,7 @@ def watched(interactions: Sequence[Interaction]) -> dict[str, int]:
     hashes = {user: _hash(user) for user, n in n_choices.items() if n >= LEAST_WATCHED_CHOICES}
     chosen = [user for user, digest in hashes.items() if int(digest, 16) % WATCHED_ONE_IN == 0]
     chosen.sort(key=lambda user: hashes[user])
-    return {user: last[user] for user in chosen[:MOST_WATCHED]}
+    return {user: last[user] for user in chosen[:MOST_WATCHED]} if len(chosen) >= LEAST_WATCHED else {}
 
 
 def history_of(choices: Sequence[Choice], find: Callable[[str], int | None]) -> UserHistory:

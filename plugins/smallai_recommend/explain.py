@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from smallai_recommend.evidence import Floats, Ints
-from smallai_recommend.index import Index, Neighbours
+from smallai_recommend.index import Index
+from smallai_recommend.neighbours import Neighbours
 from smallai_recommend.ranking import FITS, Ranking
 
 _MOST_NAMED = 2

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from smallai_assistant import AssistantError, Interaction, Item, Notice
 from smallai_recommend.evidence import Choice, Evidence, Floats, Ints, choice_of
 from smallai_recommend.memory import FeedbackMemory
 from smallai_recommend.model import Settings, TogetherModel
+from smallai_recommend.neighbours import Bools, Neighbours, Texts, nearest
 from smallai_recommend.text_index import Lease, TextIndex
 from smallai_recommend.weights import LearnedWeights, TextMap
 from smallai_recommend.wish import Titles
@@ -24,45 +24,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Bools = npt.NDArray[np.bool_]
-
 EMBED_BUDGET_S = 20.0  # the first request after a large import waits no longer for the texts
-COLD_NEIGHBOURS = 30
-COLD_SHARPNESS = 0.2  # a neighbour whose cosine is lower by this counts 1/e
 SHORT_HISTORY = 10  # items of a user; from here on texts say nothing more about the taste
 _REFIT_SHARE, _REFIT_LEAST = 0.1, 200  # weights are made anew after so many more interactions
-_BLOCK = 512
 _FIRST_LOOK, _WORTH_LOGGING = 10, 0.1  # voters on an item; share of the catalogue that it moved by their feedback
-
-
-@dataclass(frozen=True, slots=True)
-class Texts:
-    """Vectors of the catalogue's texts by item index, float32, shape (n_items, n_dimensions), zeros where none.
-
-    Attributes:
-        whole: of title and text.
-        about: of the text alone, of the title where there is no text. Titles mislead: "Kids" is not for kids.
-        has: which items have both.
-    """
-
-    whole: Floats
-    about: Floats
-    has: Bools
-
-
-@dataclass(frozen=True, slots=True)
-class Neighbours:
-    """Items without interactions and those with them that read most like each.
-
-    Attributes:
-        cold: shape (n_cold,).
-        near: shape (n_cold, n_near), nearest first.
-        weights: float32, same shape, rows sum to 1.
-    """
-
-    cold: Ints
-    near: Ints
-    weights: Floats
 
 
 class Index:
@@ -101,6 +66,7 @@ class Index:
         self._n_stored = 0
         self._generation, self._n_steps = 0, 0
         self._waiting: set[str] = set()  # items that feedback names and the catalogue does not
+        self._pushed: set[str] = set()  # what the log has said of
         self._against: tuple[int, int, Floats] | None = None
 
     @property
@@ -324,13 +290,15 @@ class Index:
         self._has_weights = None  # the places of the items are others now
         self._has_all_texts = False
         self._place_items()
-        for item_id, voters in self.memory.pushed().items():
-            if before.find(item_id) is not None:
+        pushed = self.memory.pushed()
+        for item_id, voters in pushed.items():
+            if before.find(item_id) is not None and item_id not in self._pushed:
                 log.warning(
                     "%d sources do little but push the item %r and are set aside: it stood at place %d of the popular "
                     "ones, and stands at %d without them",
                     len(voters), item_id, _place_of(before, item_id), _place_of(self.evidence, item_id),
                 )  # fmt: skip
+        self._pushed = set(pushed)
 
     def _is_known(self, item_id: str) -> bool:
         """Feedback on items that nobody knows must not fill the matrices."""
@@ -339,11 +307,8 @@ class Index:
     def _look_at(self, item_id: str) -> None:
         """Logs how far an item moved by feedback, at each doubling of those who gave it."""
         n_voters = self.memory.n_voters(item_id)
-        if (
-            n_voters < _FIRST_LOOK
-            or n_voters % _FIRST_LOOK
-            or (n_voters // _FIRST_LOOK) & (n_voters // _FIRST_LOOK - 1)
-        ):
+        doublings, rest = divmod(n_voters, _FIRST_LOOK)
+        if rest or not doublings or doublings & (doublings - 1):
             return
         without = float(self.evidence.popularity[self.evidence.index_of(item_id)]) - self.memory.told_of(item_id)
         now, then = _place_of(self.evidence, item_id), 1 + int((self.evidence.popularity > without + 1e-6).sum())
@@ -384,20 +349,3 @@ def _spread(rows: npt.NDArray[Any], places: Ints, n: int) -> npt.NDArray[Any]:
     spread = np.zeros((n, *rows.shape[1:]), dtype=rows.dtype)
     spread[places] = rows
     return spread
-
-
-def nearest(vectors: Floats, cold: Ints, known: Ints) -> Neighbours:
-    """For each cold item the known ones that read most like it, by the cosine of their vectors."""
-    n_kept = min(COLD_NEIGHBOURS, len(known))
-    near = np.zeros((len(cold), n_kept), dtype=np.intp)
-    weights = np.zeros((len(cold), n_kept), dtype=np.float32)
-    if n_kept:
-        for start in range(0, len(cold), _BLOCK):
-            rows = slice(start, start + _BLOCK)
-            cosines = vectors[cold[rows]] @ vectors[known].T
-            columns = np.argpartition(-cosines, n_kept - 1, axis=1)[:, :n_kept]
-            columns = np.take_along_axis(columns, np.argsort(-np.take_along_axis(cosines, columns, 1), axis=1), 1)
-            cosines = np.take_along_axis(cosines, columns, 1)
-            decay = np.exp((cosines - cosines[:, :1]) / COLD_SHARPNESS)
-            near[rows], weights[rows] = known[columns], decay / decay.sum(axis=1, keepdims=True)
-    return Neighbours(cold, near, weights)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from smallai_recommend.evidence import Floats, Ints, UserHistory
-from smallai_recommend.index import Bools, Index
+from smallai_recommend.index import Index
+from smallai_recommend.neighbours import Bools
 from smallai_recommend.taste import Taste, standardise, taste_of
 from smallai_recommend.wish import Wish
 

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from smallai_speech.ordinary import is_name_of_its_own
+from smallai_speech.ordinary import is_name_of_its_own, is_ordinary
 from smallai_speech.phonetics import similarity
 from smallai_speech.vocabulary import MAX_WORD_CHARS, WORD
 
@@ -53,18 +53,21 @@ def compare(heard: str, right: str, *, known: frozenset[str] = frozenset()) -> F
         return found
     for kind, i1, i2, j1, j2 in blocks:
         if kind == "equal":
-            _equal(found, wrong[i1:i2], given[j1:j2], {i - j1 for i in starts})
+            _equal(found, wrong[i1:i2], given[j1:j2], {i - j1 for i in starts}, may_teach=heard != right)
         else:
             _unequal(found, wrong[i1:i2], given[j1:j2], {i - j1 for i in starts}, known)
     found.pairs = found.pairs[:MOST_WORDS]
     return found
 
 
-def _equal(found: Findings, wrong: Sequence[str], given: Sequence[str], starts: set[int]) -> None:
+def _equal(found: Findings, wrong: Sequence[str], given: Sequence[str], starts: set[int], *, may_teach: bool) -> None:
     for i, (old, new) in enumerate(zip(wrong, given, strict=True)):
         is_respelt = old != new and any(c.isupper() for c in (new[1:] if i in starts else new))
-        if is_respelt and _is_learnable(new, i in starts):
+        is_learnable = _is_learnable(new, i in starts)
+        if is_respelt and is_learnable:
             found.pairs.append((new, old))  # the same letters in another case
+        elif may_teach and is_learnable and not is_ordinary(new):
+            found.pairs.append((new, ""))  # right this time; another voice may have it misheard
         else:
             found.attested.add(new.casefold())
 

@@ -22,7 +22,7 @@ CONFIG = "adapter_config.json"
 KINDS = ("lora", "lora+vocabulary")  # of adapters that have weights
 _MOST_MERGED = 3  # adapters kept: one that serves, one that is compared with it, one before
 _PREFIX = "base_model.model."
-# Names in transformers' Whisper and in openai-whisper's, in this order: the longer names first, since the shorter ones are part of them.
+# Names in transformers' Whisper and in openai-whisper's; the longer first, since the shorter are part of them.
 _RENAMED = (
     ("model.encoder.layers.", "encoder.blocks."),
     ("model.decoder.layers.", "decoder.blocks."),

@@ -42,8 +42,8 @@ def is_name_of_its_own(word: str, *, begins_sentence: bool) -> bool:
     """Whether a word is worth a place in a vocabulary: an uncommon one, or one written as a name that is no word."""
     if sum(c.isalnum() for c in word) < 3:
         return False
-    if not is_ordinary(word):
-        return True
+    if not is_ordinary(word) or (any(c.isupper() for c in word[1:]) and not word.isupper()):
+        return True  # GitHub
     looks_like_a_name = any(c.isupper() or c.isdigit() for c in (word[1:] if begins_sentence else word))
     return looks_like_a_name and not word.isdigit() and not _is_known(word.casefold(), common_words()[0])
 

@@ -44,7 +44,8 @@ class Suspect:
 
     Attributes:
         likeness: of the sounds, in [0, 1].
-        is_sure: a near miss of an uncommon word, or its learnt form: it needs no second opinion.
+        is_sure: a near miss that holds an uncommon word, or a learnt one: it needs no second opinion.
+        n_ordinary: how many words it is where all are ordinary, else 0.
     """
 
     start: int
@@ -52,6 +53,7 @@ class Suspect:
     entry: Entry
     likeness: float
     is_sure: bool
+    n_ordinary: int
 
 
 @dataclass(frozen=True)
@@ -137,16 +139,18 @@ class Vocabulary:
         learnt = self._learnt.get(plain, [])
         heard = sounds(span)
         bits = skeleton(heard)
-        is_common = all(self._is_ordinary(word) for word in WORD.findall(span))
+        words = WORD.findall(span)
+        n_ordinary = len(words) if all(self._is_ordinary(word) for word in words) else 0
         for entry, sound, wanted in self._forms:
             if plain in entry.never or span == entry.word:
                 continue
             if entry in learnt:
-                yield Suspect(start, end, entry, _LEARNT_LIKENESS, is_sure=not is_common)
-            elif _may_be_alike(sound, wanted, heard, bits):
+                yield Suspect(start, end, entry, _LEARNT_LIKENESS, not n_ordinary, n_ordinary)
+            elif n_ordinary != 1 and _may_be_alike(sound, wanted, heard, bits):  # one ordinary word is what it is
                 likeness = similarity(span, entry.word)
                 if likeness >= _LEAST_LIKENESS:
-                    yield Suspect(start, end, entry, likeness, is_sure=likeness >= _SURE_LIKENESS and not is_common)
+                    is_sure = likeness >= _SURE_LIKENESS and not n_ordinary
+                    yield Suspect(start, end, entry, likeness, is_sure, n_ordinary)
 
     def _is_ordinary(self, word: str) -> bool:
         return word.casefold() in self.attested or is_ordinary(word)

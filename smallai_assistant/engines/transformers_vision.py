@@ -204,6 +204,7 @@ class TransformersImageModel(ImageModel):
 
     def release(self) -> None:
         self._network = None
+        self._adapters = LoraAdapters(None)
 
     def _run(
         self,
