@@ -166,12 +166,19 @@ def rounds(assistant: Assistant, task: str, versions: Sequence[str], questions: 
         raise SystemExit("the versions say the same: nothing could be told apart")
     assistant.rollback(task, to="none")
     first, second = versions
-    return {
-        "promote": run_round(assistant, task, expected, lambda: assistant.promote(first)),
-        "promote_next": run_round(assistant, task, expected, lambda: assistant.promote(second)),
-        "rollback": run_round(assistant, task, expected, lambda: assistant.rollback(task)),
-        "rollback_to_base": run_round(assistant, task, expected, lambda: assistant.rollback(task, to="none")),
+    moves: dict[str, Callable[[], object]] = {
+        "promote": lambda: assistant.promote(first),
+        "promote_next": lambda: assistant.promote(second),
+        "rollback": lambda: assistant.rollback(task),
+        "rollback_to_base": lambda: assistant.rollback(task, to="none"),
     }
+    found = {}
+    for what, move in moves.items():
+        row = found[what] = run_round(assistant, task, expected, move)
+        wanted = f"at most {MOST_ROLLBACK_S:.0f} s" if "rollback" in what else "told"
+        print(f"  {what:18} {row['move_s']:7.3f} s ({wanted}); {row['n_running']} streams ran on, "
+              f"{row['n_wrong']} mixed versions (wanted 0); {row['total_s']:.1f} s in all", flush=True)  # fmt: skip
+    return found
 
 
 def scripted(folder: Path) -> dict[str, Any]:
@@ -208,16 +215,14 @@ def main() -> int:
     only_scripted = parser.parse_args().scripted
     figures: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
+        print(f"scripted: {N_STREAMS} streams of {N_TOKENS} tokens a round")
         figures["scripted"] = scripted(Path(folder) / "scripted")
         if not only_scripted:
+            print(f"{SPEC}: {N_STREAMS} streams of {N_TOKENS} tokens a round", flush=True)
             figures["smollm2-135m"] = real(Path(folder) / "real")
     is_fine = True
-    for name, found in figures.items():
-        print(f"{name}: {N_STREAMS} streams of {N_TOKENS} tokens a round")
+    for found in figures.values():
         for what, row in found.items():
-            wanted = f"at most {MOST_ROLLBACK_S:.0f} s" if "rollback" in what else "told"
-            print(f"  {what:18} {row['move_s']:7.3f} s ({wanted}); {row['n_running']} streams ran on, "
-                  f"{row['n_wrong']} mixed versions (wanted 0); {row['total_s']:.1f} s in all")  # fmt: skip
             is_fine &= row["n_wrong"] == 0 and row["n_running"] > 0
             is_fine &= "rollback" not in what or row["move_s"] <= MOST_ROLLBACK_S
     print(json.dumps({"bench": "swap", **figures}))

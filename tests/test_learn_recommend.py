@@ -336,6 +336,22 @@ def test_an_unknown_item_waits_until_it_is_imported(shop: Assistant) -> None:
     assert "later" not in ids_of(response)
 
 
+def test_an_item_that_an_import_names_meanwhile_is_taken_in(shop: Assistant) -> None:
+    turn = ask(shop, user="newcomer").turn
+    task = shop.tasks[TASK]
+    shop.give_feedback(Feedback(turn.id, signal="click", item="later", source="newcomer"))
+    shop.items.add_interactions([Interaction("ada", "later")])
+    _ = ask(shop).text
+    shop.give_feedback(Feedback(turn.id, signal="stars", value=5.0, item="later", source="newcomer"))
+    assert ask(shop, user="newcomer").details["cold_start"] is False
+    assert task._index.evidence.users["newcomer"].strengths == [1.5]  # type: ignore[attr-defined]
+
+
+def test_what_claims_to_come_from_the_future_comes_now() -> None:
+    (far,) = signals_of(lesson_of(at=5e9, item="a", signal="click"), find)
+    assert far.at < 5e9
+
+
 def test_feedback_and_imports_go_together(shop: Assistant) -> None:
     give(shop, "newcomer", signal="click", item="study")
     now = datetime.now(UTC).timestamp()

@@ -524,10 +524,10 @@ def test_an_adapter_that_does_not_fit(tiny: Assistant, clips: list[Example], tmp
 def test_corrections_become_an_adapter_that_is_judged_and_serves(
     own: Assistant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both words stand in three recordings each; what is kept aside holds words that the rest teaches."""
+    """Both words stand in two recordings each, so that what is kept aside holds a word that the rest teaches."""
     from smallai_speech import training as module
 
-    monkeypatch.setattr(module, "EPOCHS", 2)
+    monkeypatch.setattr(module, "EPOCHS", 5)
     task = speech(own)
     for text, voice in ((TAUGHT, "en-us"), (ASKED, "en-gb+f2")):
         for word in ("Zorvex", "Talvorin"):

@@ -122,7 +122,7 @@ def test_ease_is_its_closed_form_over_near_choices() -> None:
     found = Evidence.of(random_log(200, n_users=8, n_items=15, seed=1))
     gram = RIDGE * np.eye(found.n_items)
     for history in found.users.values():
-        items, amounts = history.first()
+        items, amounts, _ = history.first()
         for i, a in enumerate(items):
             for j, b in enumerate(items):
                 near = NEAR_FLOOR + (1 - NEAR_FLOOR) * np.exp(-abs(i - j) / NEAR_SCALE)

@@ -176,6 +176,8 @@ class Index:
             choice = step.choice
             if not self._is_known(choice.item):
                 self._waiting.add(choice.item)
+            elif choice.item in self._waiting:  # an import named it meanwhile
+                return False
             elif not step.is_new:
                 self.evidence.users[choice.user].strengthen(self.evidence.index_of(choice.item), choice.amount)
             elif self.append(choice):

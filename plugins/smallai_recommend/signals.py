@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -72,6 +73,7 @@ def signals_of(lesson: Lesson, find: Find) -> list[Signal]:
     shown = {part.id: part.title for part in turn.response if isinstance(part, ItemPart)}
     said = list(_said(given, shown, find))
     user = asker(turn.user_id, turn.session_id)
+    at = min(given.created_at.timestamp(), time.time())  # what claims to come later would keep its place for ever
     voter = user if given.source == DEFAULT_SOURCE else f"source {given.source}"
     return [
         Signal(
@@ -79,7 +81,7 @@ def signals_of(lesson: Lesson, find: Find) -> list[Signal]:
             item,
             min(amount, MOST_AMOUNT),
             is_choice,
-            given.created_at.timestamp(),
+            at,
             voter,
             turn.id,
             given.id,
@@ -120,7 +122,7 @@ def _said(given: Feedback, shown: dict[str, str], find: Find) -> Iterator[tuple[
         found = find(given.correction) if wanted is None else None
         wanted = found.id if found is not None else wanted
         if wanted is None:
-            log.info("the correction %r names no item of the catalogue", given.correction[:80])
+            log.info("the correction %s names no item of the catalogue", given.id)
         else:
             yield wanted, CORRECTED, True
     elif given.item is not None:

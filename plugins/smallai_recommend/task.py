@@ -171,6 +171,7 @@ class Recommendation(LearningTask):
 
     def recall(self, lessons: Sequence[Lesson]) -> None:
         self._lessons = tuple(lessons)
+        self._judge = None  # a cycle has ended, or its figures are stale
         if self._memory is not None:
             self._memory.replace(lessons)
 

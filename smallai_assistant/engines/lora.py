@@ -58,6 +58,7 @@ class LoraAdapters:
         self._n_streams: dict[str, int] = {}
         self._retired: set[str] = set()
         self._loaded: dict[str, str] = {}  # id -> its name in the layers, least recently used first
+        self._layers: list[tuple[Any, str, Any]] = []  # parent, attribute and LoRA layer
         self._n_made = 0
         self._active: str | None = None
 
@@ -120,6 +121,7 @@ class LoraAdapters:
             # On the meta device: a rank of a billion takes no memory before it is compared with the file.
             inject_adapter_in_model(lora, self._module, name, low_cpu_mem_usage=True)
             del self._module.peft_config  # peft would warn of it at the next one, and nothing reads it
+            self._layers = list(_lora_layers(self._module))
             self._fill(name, weights)
         except Exception as error:  # peft, torch and safetensors raise of many kinds where files do not fit
             self._remove(name)
@@ -156,22 +158,21 @@ class LoraAdapters:
             setattr(self._module.get_submodule(parent), leaf, parameter)
 
     def _choose(self, name: str | None) -> None:
-        for _, _, layer in self._layers():
+        for _, _, layer in self._layers:
             layer.set_adapter([] if name is None else [name], inference_mode=True)
         self._active = name
 
     def _remove(self, name: str) -> None:
         """Takes an adapter out of the layers; where it was the last, the layers are again those of the base."""
+        self._layers = list(_lora_layers(self._module))  # also where only some were made
         self._choose(None)
-        for parent, attribute, layer in self._layers():
+        for parent, attribute, layer in self._layers:
             layer.delete_adapter(name)
             if not layer.lora_A and not layer.lora_embedding_A:
                 setattr(parent, attribute, layer.get_base_layer())
+        self._layers = list(_lora_layers(self._module))
         if hasattr(self._module, "peft_config"):
             del self._module.peft_config
-
-    def _layers(self) -> list[tuple[Any, str, Any]]:
-        return list(_lora_layers(self._module))
 
 
 def _lora_layers(module: Any) -> Iterator[tuple[Any, str, Any]]:

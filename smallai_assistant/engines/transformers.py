@@ -149,6 +149,7 @@ class TransformersTextModel(TextModel):
 
     def release(self) -> None:
         self._prefixes.clear()
+        self._adapters = LoraAdapters(None)  # the old ones hold the module too
         self._module = None
 
     def _network(self, adapter: Adapter | None, steering: Steering | None = None) -> Network:
