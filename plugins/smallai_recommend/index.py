@@ -172,7 +172,6 @@ class Index:
         if generation != self._generation:
             return False
         for step in steps:
-            self._n_steps += 1
             choice = step.choice
             if not self._is_known(choice.item):
                 self._waiting.add(choice.item)
@@ -184,6 +183,7 @@ class Index:
                 self._look_at(choice.item)
             else:
                 return False
+            self._n_steps += 1  # only now: what was refused is asked for again, and then all is taken in anew
         return True
 
     def load(self, items: Sequence[Item], evidence: Evidence, *, max_dense_items: int) -> None:
