@@ -16,9 +16,11 @@ import pytest
 import tiny_gguf
 from tiny_servers import FILES, PACKAGES, WEIGHTS, tiny_entry, write_files, write_wheels
 
+from smallai_assistant import ModelRuntime, ModelSpec, TextModel
 from smallai_assistant import catalog as catalog_module
 from smallai_assistant.catalog import MANIFEST, Catalog
 from smallai_assistant.convert import needs_conversion
+from smallai_assistant.engines.transformers import TransformersEngine
 from smallai_assistant.errors import (
     Busy,
     Cancelled,
@@ -332,9 +334,17 @@ def test_a_name_that_is_a_path_is_refused(catalog: Catalog, pulled: Path, name: 
     for call in (catalog.is_pulled, catalog.verify, catalog.remove, lambda each: catalog.pull([each])):
         with pytest.raises(InvalidInput, match="is no"):
             call(name)
-    # A folder of the user's may have any name; there it is what lies in it that is refused.
-    with pytest.raises(ModelInvalid if name in ("..", "/etc") else InvalidInput):
-        catalog.resolve(name)
+    if name in ("..", "/etc"):  # a folder of the user's may have any name; there it is what lies in it that is refused
+        models = ModelRuntime(catalog, [TransformersEngine()], device="cpu")
+        with (
+            pytest.raises(ModelInvalid, match="no engine"),
+            models.lease(ModelSpec(name, task="text-generation"), TextModel),
+        ):
+            pass
+        models.close()
+    else:
+        with pytest.raises(InvalidInput):
+            catalog.resolve(name)
     assert contents(pulled.parents[1]) == before
 
 

@@ -49,12 +49,13 @@ def test_numbered_example_runs(example: Path, models_dir: Path, tmp_path: Path) 
     assert "Traceback" not in out
 
 
-def test_there_is_an_example_of_every_task() -> None:
+def test_there_is_an_example_of_every_task_and_of_the_loop() -> None:
     assert [path.stem for path in sorted(EXAMPLES.glob("0*.py"))] == [
         "01_chat",
         "02_picture",
         "03_speech",
         "04_recommend",
+        "05_learn_from_feedback",
     ]
 
 
