@@ -256,10 +256,11 @@ class Assistant:
         return self._learner.rollback(task, to=to)
 
     def close(self) -> None:
-        """Commits what is queued, closes tasks, models and database. Twice is once."""
+        """Stops a cycle in the background, commits what is queued, closes tasks, models and database. Twice is once."""
         if self._is_closed:
             return
         self._is_closed = True
+        self._learner.close()
         self.store.close()
         for name, task in self._plugins.tasks.items():
             with self._plugins.containing(name):
