@@ -516,6 +516,7 @@ def test_without_voice_activity_a_long_recording_is_walked_through(tiny_model: S
 
     class Watched:
         languages = tiny_model.languages
+        prompt_fits = tiny_model.prompt_fits
 
         def decode(self, window: np.ndarray, options: DecodeOptions, *, cancel: Any) -> Any:
             decoded.append(len(window))
