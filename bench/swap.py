@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from scripted import ScriptedPlugin
-from scripted_learner import BUILT_IN_PLUGINS, NAME, Dictionary, Knobs, open_assistant
+from scripted_learner import BUILT_IN_PLUGINS, NAME, Dictionary, Knobs, open_assistant, write_json
 
 from smallai_assistant import (
     Adapter,
@@ -182,16 +182,16 @@ def scripted(folder: Path) -> dict[str, Any]:
     """The dictionary of the tests: 16 words, 20 ms apart."""
     task = Dictionary(knobs=Knobs(word_s=0.02))
     with open_assistant(folder, task) as assistant:
-        words = [question.split()[-1].strip(".") for question in QUESTIONS]
+        subjects = [question.split()[-1].strip(".") for question in QUESTIONS]
 
-        def write(number: int) -> Callable[[Path], None]:
-            table = {word: " ".join([f"{word}{number}"] * N_TOKENS) for word in words}
-            return lambda folder: (folder / "table.json").write_text(json.dumps(table)) and None
+        def table(number: int) -> Callable[[Path], None]:
+            words = {word: " ".join([f"{word}{number}"] * N_TOKENS) for word in subjects}
+            return lambda folder: write_json(folder / "table.json", words)
 
-        versions = [add(assistant, NAME, task.base(), write(number)) for number in range(2)]
+        versions = [add(assistant, NAME, task.base(), table(number)) for number in range(2)]
         probe = assistant.ask("what of tea", task=NAME).turn
         assistant.give_feedback(Feedback(probe.id, is_good=True))
-        return rounds(assistant, NAME, versions, [f"say all of {word}" for word in words])
+        return rounds(assistant, NAME, versions, [f"say all of {word}" for word in subjects])
 
 
 def real(folder: Path) -> dict[str, Any]:
