@@ -22,6 +22,7 @@ from smallai_assistant.catalog_entries import Entry, read_entries
 from smallai_assistant.children import DISK_FULL
 from smallai_assistant.config import nearest
 from smallai_assistant.convert import convert, needs_conversion
+from smallai_assistant.database import sync_path
 from smallai_assistant.errors import (
     Cancelled,
     IntegrityError,
@@ -233,10 +234,9 @@ class Catalog:
             ModelNotFound: it is not here.
         """
         folder = self.resolve(name, task=task, revision=revision)
-        manifest = _read_manifest(folder) if _is_complete(folder) else {}
-        recorded = manifest.get("files", {})
-        found = fingerprint(folder, lambda path: recorded.get(path.name) or self._hashes.of(path))
-        return {**found, "revision": str(manifest.get("revision", ""))}
+        manifest = _read_manifest(folder) if _is_complete(folder) else {"files": {}}
+        hashes = fingerprint(folder, lambda path: manifest["files"].get(path.name) or self._hashes.of(path))
+        return {**hashes, "revision": str(manifest.get("revision", ""))}
 
     def _resolve_hub(self, name: str, revision: str | None) -> Path:
         wanted = f"{name}@{revision}" if revision and "@" not in name else name
@@ -329,14 +329,14 @@ class Catalog:
         work.chmod(0o755)  # other users may read what mkdtemp and safetensors made ours alone
         for path in [*found, work / MANIFEST]:
             path.chmod(0o644)
-            _sync(path)
+            sync_path(path)
         for path in [*(each for each in work.rglob("*") if each.is_dir()), work]:
-            _sync(path)
+            sync_path(path)
         target = self._folder / name
         if target.exists():  # without a manifest: of no use
             shutil.rmtree(target)
         os.replace(work, target)
-        _sync(self._folder)
+        sync_path(self._folder)
 
     @contextmanager
     def _work_folder(self, prefix: str) -> Iterator[Path]:
@@ -380,14 +380,6 @@ def _path_of(name: str) -> Path | None:
 
 def _is_complete(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
