@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_speech import make_whisper
 
 from bench.data import librivox, spoken
 from smallai_assistant import Adapter, Assistant, AssistantConfig, AudioPart, Example, ModelSpec, Response, Training
@@ -28,7 +29,6 @@ from smallai_speech.memory import Told, vocabulary_of, what_changed
 from smallai_speech.ordinary import is_name_of_its_own, is_ordinary
 from smallai_speech.phonetics import similarity
 from smallai_speech.vocabulary import Entry, Vocabulary, entries_of
-from tests.test_speech import make_whisper
 
 TASK = "automatic-speech-recognition"
 TAUGHT = "He has been working on {} for many years."
@@ -545,17 +545,18 @@ def test_corrections_become_an_adapter_that_is_judged_and_serves(
 
     # Each word in each sentence, in the voice that said the other one.
     asked = [
-        (text.format(word), spoken(text.format(word), voice))
+        (word, text.format(word), spoken(text.format(word), voice))
         for word in ("Zorvex", "Talvorin")
         for text, voice in ((ASKED, "en-us"), (TAUGHT, "en-gb+f2"))
     ]
-    unseen = [example(data, "", right) for right, data in asked]
+    unseen = [example(data, "", right) for _, right, data in asked]
     own.adapters._folder.mkdir(exist_ok=True)
     adapter = own.adapters.add(run.folder, task=TASK, kind=kind, base=task.base(), feedback_ids=())
     task.recall([])  # retired: the adapter is to know it alone
     before, after = (task.evaluate(unseen, each, own.models) for each in (None, adapter))
     assert sum(each.value for each in after) > sum(each.value for each in before)
     own.adapters.promote(adapter.id, force=True)
-    served = [ask(own, data) for _, data in asked]
+    served = [ask(own, data) for _, _, data in asked]
     assert [each.text for each in served] == [each.answer for each in after]
     assert {each.turn.adapter for each in served} == {adapter.id}
+    assert any(word in each.text for (word, _, _), each in zip(asked, served, strict=True))

@@ -140,13 +140,13 @@ def train(training: Training, spec: ModelSpec, options: SpeechOptions) -> str:
     vocabulary = vocabulary_of(each.payload.told for each in lessons)
     trial = training.work_folder / "trial"
     has_weights = _train_weights(training, kept, spec, trial)
-    kinds: list[Kind] = [*(["vocabulary"] if vocabulary else [])]  # type: ignore[list-item]
+    kinds: list[Kind] = ["vocabulary"] if vocabulary else []
     if has_weights:
-        kinds += ["lora", "lora+vocabulary"] if vocabulary else ["lora"]
+        kinds += ["lora+vocabulary", "lora"] if vocabulary else ["lora"]
     if not kinds:
         raise errors.NotEnoughData("the corrections hold no word to learn, and there are no weights to train")
     shares = _compare(kinds, vocabulary_of(each.payload.told for each in kept), aside, (training, spec, options, trial))
-    kind = max(kinds, key=lambda each: (shares.get(each, 0.0), -kinds.index(each)))
+    kind = max(kinds, key=lambda each: (shares.get(each, 0.0), -kinds.index(each)))  # of equals the first
     if kind != "lora":
         _write_vocabulary(training.folder, vocabulary)
     if kind != "vocabulary":
@@ -224,7 +224,7 @@ def _aside(corrected: Sequence[Example]) -> list[Example]:
     """A quarter of the corrections, always the same ones; none where there are fewer than four."""
     if len(corrected) < _LEAST_FOR_CHOICE:
         return []
-    order = sorted(corrected, key=lambda each: hashlib.sha256(each.id.encode()).digest())
+    order = sorted(corrected, key=lambda each: hashlib.sha256(each.split_key.encode()).digest())
     return order[: len(order) // _ASIDE_ONE_IN]
 
 
