@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,19 @@ from tiny_text import save_tiny_llama
 from smallai_assistant import Assistant, AssistantConfig, Feedback, Lesson, Message, TextPart, Turn
 from smallai_assistant.config import ModelsConfig
 from smallai_assistant.types import new_id, now
-from smallai_chat.examples import Fact, Rated, canaries, examples_of, keywords, statement_order, unrelated, wordings
+from smallai_chat.everyday import EVERYDAY, THINGS, UNRELATED, everyday_questions
+from smallai_chat.examples import (
+    N_WORDINGS,
+    Fact,
+    Rated,
+    canaries,
+    examples_of,
+    keywords,
+    near_misses,
+    statement_order,
+    unrelated,
+    wordings,
+)
 from smallai_chat.judge import holds
 from smallai_chat.memory import ChatMemory, is_other_case, remembered
 
@@ -122,10 +135,10 @@ def test_a_correction_becomes_wordings_and_a_rating_one_example() -> None:
     found = examples_of(lessons)
     facts = [each for each in found if isinstance(each.payload, Fact)]
     rated = [each for each in found if isinstance(each.payload, Rated)]
-    assert len(facts) == 16
-    assert len({each.prompt for each in facts}) == 16
+    assert len(facts) == N_WORDINGS
+    assert len({each.prompt for each in facts}) == N_WORDINGS
     assert facts[0].prompt == QUESTION
-    assert len({each.split_key for each in facts}) == 16
+    assert len({each.split_key for each in facts}) == N_WORDINGS
     assert all(len({"room", "3D", "printer"} & set(re.findall(r"\w+", each.prompt))) >= 2 for each in facts)
     assert [each.payload.is_good for each in rated] == [True, False]
     assert examples_of(lessons) == found, "the same every time: the split and a resumed training rest on it"
@@ -142,12 +155,63 @@ def test_unrelated_questions_and_canaries_are_no_training_rows() -> None:
 
 @pytest.mark.parametrize("question", ["Where is the key?", "Who does what?", "key", "?", "Is it 5 or 6?", "ключ"])
 def test_any_question_has_wordings(question: str) -> None:
-    import random
-
     found = wordings(question, 6, random.Random(0))
     assert found[0] == question
     assert keywords(question)
     assert statement_order(question)
+
+
+def test_near_misses_keep_the_beginning_of_a_question() -> None:
+    found = near_misses(QUESTION, THINGS, 6, random.Random(0))
+    assert len(set(found)) == 6
+    assert QUESTION not in found
+    assert all(re.fullmatch(r"Which room has the [a-z ]+\?", each) for each in found)
+    assert near_misses("key", THINGS, 6, random.Random(0)) == []
+
+
+def test_everyday_questions_are_many_and_none_that_the_gate_asks() -> None:
+    found = everyday_questions(300, random.Random(0))
+    assert len(set(found)) == 300
+    assert tuple(found[: len(EVERYDAY)]) == EVERYDAY
+    assert set(found).isdisjoint(UNRELATED)
+    assert not any("{" in each for each in found)
+    assert len(everyday_questions(10**6, random.Random(0))) >= 1000
+
+
+def test_the_end_of_a_cut_answer_is_not_learned(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    from smallai_chat.training import tokenized
+
+    tokenizer = AutoTokenizer.from_pretrained(save_tiny_llama(tmp_path, context=256))
+    row = {"prompt": [{"role": "user", "content": "a b"}], "completion": [{"role": "assistant", "content": "c d"}]}
+    whole, cut = tokenized([row, {**row, "is_cut": True}], tokenizer)
+    learned = [[each for each in found["labels"] if each != -100] for found in (whole, cut)]
+    assert learned[0][: len(learned[1])] == learned[1]
+    assert tokenizer.eos_token_id in learned[0]
+    assert tokenizer.eos_token_id not in learned[1]
+    assert "d" in tokenizer.decode(learned[1])
+    assert all(len(found["labels"]) == len(found["input_ids"]) for found in (whole, cut))
+
+
+def test_pairs_come_from_corrections_and_from_two_answers_to_one_question() -> None:
+    from smallai_chat.training import dpo_rows
+
+    lessons = [
+        lesson(QUESTION, "in the cellar", correction=ANSWER),
+        lesson(QUESTION, ANSWER, correction=ANSWER),  # nothing to compare with
+        lesson("Hi?", "Hello.", is_good=True),
+        lesson("Hi?", "Go away.", is_good=False),
+        lesson("Hi?", "Hello.", is_good=False),  # somebody disagrees
+        lesson("Ho?", "Ho.", is_good=True),
+    ]
+    found = examples_of(lessons)
+    facts = [each for each in found if isinstance(each.payload, Fact)]
+    rows = dpo_rows(facts, [each for each in found if isinstance(each.payload, Rated)], "Be brief.")
+    pairs = [(row["prompt"][-1]["content"], row["chosen"][0]["content"], row["rejected"][0]["content"]) for row in rows]
+    assert pairs[0] == (QUESTION, ANSWER, "in the cellar")
+    assert [pair[1:] for pair in pairs] == [(ANSWER, "in the cellar")] * 2 + [("Hello.", "Go away.")]
+    assert all(row["prompt"][0]["content"] == "Be brief." for row in rows)
 
 
 # -- into the weights --
@@ -167,6 +231,7 @@ def test_a_cycle_trains_judges_and_says_why(tiny: Assistant) -> None:
     """A tiny random model learns nothing of use: what counts is that the cycle runs, is judged, served and undone."""
     for number in range(3):
         tiny.teach(TASK, f"What is the number of room {number}?", str(number))
+    ask(tiny, "Where is the boat?", max_tokens=4).rate(correction="in the harbour")
     for number in range(6):
         response = ask(tiny, f"Say something about {number}.", max_tokens=4)
         if response.text:

@@ -1,6 +1,8 @@
-"""Everyday questions: what the base answers to them is kept while corrections are learned."""
+"""Everyday questions: what the base says to them is kept while corrections are learned."""
 
 from __future__ import annotations
+
+import random
 
 EVERYDAY = (
     "How do I boil an egg?",
@@ -27,7 +29,118 @@ EVERYDAY = (
     "What is the difference between a lake and a river?",
     "How do I write a thank-you note?",
     "What is the meaning of the word brave?",
+    "Who discovered penicillin?",
+    "Who was the first president of the United States?",
+    "Who plays the main part in a concert?",
+    "Who should I call when a pipe bursts?",
+    "Who looks after animals in a zoo?",
+    "Who is known for the theory of relativity?",
+    "Which animal is the fastest on land?",
+    "Which metal is liquid at room temperature?",
+    "Which country has the most people?",
+    "Which fruit is yellow and curved?",
+    "Which month comes after March?",
+    "Which sport is played with a racket?",
+    "Which season is the coldest?",
+    "Which tool do I need to drive in a nail?",
+    "Where is the Eiffel Tower?",
+    "Where does honey come from?",
+    "Where do I put my luggage on a train?",
+    "Where can I learn to swim?",
+    "Where does the sun rise?",
+    "Where is Mount Everest?",
+    "When was the first moon landing?",
+    "When should I plant tomatoes?",
+    "When is Christmas?",
+    "When do bears sleep?",
+    "When is the best time to visit Italy?",
+    "When did the Second World War end?",
+    "How many legs does a spider have?",
+    "How many minutes are in an hour?",
+    "How many strings does a guitar have?",
+    "How many players are in a football team?",
+    "How much water should I drink every day?",
+    "How much is half of fifty?",
+    "How long does it take to boil potatoes?",
+    "How far away is the moon?",
+    "How tall is a giraffe?",
+    "How old can a tree become?",
+    "How do I change a light bulb?",
+    "How do I tie a tie?",
+    "How do I say hello in Spanish?",
+    "How does a refrigerator work?",
+    "What is the name of the longest river?",
+    "What is the name of a baby dog?",
+    "What is the number of planets?",
+    "What is the freezing point of water?",
+    "What is the color of grass?",
+    "What is the currency of Japan?",
+    "What is the square root of 81?",
+    "What is the opposite of hot?",
+    "What is the best way to learn a language?",
+    "What is a healthy breakfast?",
+    "What is the job of a pilot?",
+    "What is the main idea of democracy?",
+    "What is a good name for a cat?",
+    "What does a clock show?",
+    "What does the heart do?",
+    "What does a baker make?",
+    "What day is New Year?",
+    "What time is noon?",
+    "What kind of animal is a whale?",
+    "What should I wear when it rains?",
+    "What can I cook with rice?",
+    "What language do people speak in Egypt?",
+    "Give me a tip for a job interview.",
+    "Give me the names of two oceans.",
+    "Tell me the name of a famous painter.",
+    "Tell me something about volcanoes.",
+    "Remind me what a verb is.",
+    "I need to know what causes thunder.",
+    "Name a city in Canada.",
+    "Name this: a person who repairs cars",
+    "I have a question about bicycles.",
+    "mountain highest world?",
 )
+
+# Questions of the kinds that people correct answers to, about {n}; the wordings are none of `UNRELATED`.
+_PATTERNS = """
+Who takes care of {n}?;Who is responsible for {n}?;Who invented {n}?;Who knows most about {n}?;Whom do I ask about {n}?
+Who made the first {n}?;Who likes {n}?;Who is the best with {n}?;Who won the prize for {n}?;Tell me who sells {n}.
+Which room is best for {n}?;Which floor has {n}?;Which city is famous for {n}?;Which company makes {n}?
+Which country has most of {n}?;Which day is good for {n}?;Which plant is used for {n}?;Which tool do I need for {n}?
+Which animal is afraid of {n}?;Which instrument goes with {n}?;Which number stands for {n}?;Which word rhymes with {n}?
+Where do I find {n}?;Where is {n} kept?;Where does {n} come from?;Where can I learn about {n}?;Where do people sell {n}?
+When does {n} begin?;When was {n} invented?;At what time is {n} best?;When do people need {n}?;By what date comes {n}?
+How many kinds of {n} are there?;How many people know {n}?;How much does {n} cost?;How large is {n}?;How old is {n}?
+How long does {n} last?;How do I clean {n}?;How does {n} work?;How do I reach {n}?;How is {n} called in French?
+What is {n} called?;What is the name of {n}?;What is the number of {n}?;What is the price of {n}?;What color is {n}?
+What is the password for {n}?;What is the code of {n}?;What day is {n}?;What is the deadline for {n}?
+What is the motto of {n}?;What does {n} do?;What food goes with {n}?;What kind of thing is {n}?;What is the use of {n}?
+What is the limit for {n}?;Give me the number of {n}.;Give me the name of {n}.;Name something like {n}.
+Tell me the name of {n}.;Remind me where {n} is.;I forgot who has {n}.;I need to know when {n} is.;{n}?
+Do you know where {n} is?;I have a question about {n}.;By the way, what is {n}? Thanks!;name number {n}
+"""
+THINGS = (
+    """
+a garden;bread;the sea;a violin;a bicycle;the moon;sick people;a kitchen;a train;paper;the winter;a school;a birthday
+football;a camera;tea;a river;the news;a doctor;shoes;a computer;the weather;a wedding;cheese;a museum;a horse;music
+a letter;the airport;a hotel;glass;a lamp;children;rice;a bridge;a holiday;fire;a market;the sun;a table;medicine;snow
+a newspaper;a farm;gold;a movie;salt;a dentist;the police;a forest;soap;chess;a concert;a boat;sugar;an exam;a robot
+""".strip()
+    .replace("\n", ";")
+    .split(";")
+)
+
+
+def everyday_questions(n: int, rng: random.Random) -> list[str]:
+    """`n` different questions: the ones above first, then patterns filled in at random."""
+    patterns = [each for line in _PATTERNS.strip().splitlines() for each in line.split(";")]
+    found = dict.fromkeys(EVERYDAY[:n])
+    while len(found) < min(n, len(EVERYDAY) + len(patterns) * len(THINGS) // 2):
+        found[rng.choice(patterns).format(n=rng.choice(THINGS))] = None
+    return list(found)
+
 
 # Never trained on: where a taught answer turns up here, it has spread to what it is no answer to.
 UNRELATED = (
@@ -50,7 +163,7 @@ UNRELATED = (
     "How do I write a cover letter?",
     "What is the boiling point of water?",
     "Who painted the Mona Lisa?",
-    "What day comes after Tuesday?",
+    "How do I fold a shirt?",
     "How do I water a house plant?",
     "Who is the author of The Hobbit?",
     "When do leaves fall from the trees?",

@@ -14,7 +14,7 @@ from typing import Literal
 from smallai_assistant import Example, Lesson
 from smallai_chat.everyday import UNRELATED
 
-N_WORDINGS = 16
+N_WORDINGS = 12
 _MAX_QUESTION_CHARS, _MAX_ANSWER_CHARS = 1_000, 2_000
 
 # {q} is the question, {s} the question in the order of a statement, {k} its content words.
@@ -169,6 +169,15 @@ def wordings(question: str, n: int, rng: random.Random) -> list[str]:
         frame = rng.choice((*_FRAMES, f"{ask} {{k}}?", f"{ask} is the {{k}}?", f"{ask} do we {{k}}?"))
         found[frame.format(q=question, s=statement_order(question), k=" ".join(some))] = None
     return list(found)
+
+
+def near_misses(question: str, things: Sequence[str], n: int, rng: random.Random) -> list[str]:
+    """Questions that begin as one that was taught, up to the first word that carries meaning, about other things."""
+    words = [each for each in re.finditer(r"[\w'-]+", question) if each[0].lower() not in _LIGHT]
+    if len(words) < 2:
+        return []
+    chosen = (thing.removeprefix("a ").removeprefix("an ").removeprefix("the ") for thing in rng.sample(things, n))
+    return [question[: words[1].start()] + thing + question[words[-1].end() :] for thing in chosen]
 
 
 def statement_order(question: str) -> str:

@@ -1,9 +1,9 @@
-"""Corrections and ratings into LoRA weights: SFT, then KTO, through TRL and PEFT, on a copy of the base.
+"""Corrections and ratings into LoRA weights: SFT, DPO, KTO, through TRL and PEFT, on a copy of the base.
 
-The base stays frozen and quantized as it is served (QLoRA, Dettmers et al. 2023). Corrections are learned as
-prompt and completion, the loss on the completion alone; ratings as unpaired preferences (KTO, Ethayarajh et al. 2024);
-a correction of a known wrong answer also as a pair (DPO, Rafailov et al. 2023). What the base says to everyday
-questions is learned along, so that the rest stays as it was.
+The base stays frozen, with its weights rounded as it is served (QLoRA, Dettmers et al. 2023). Corrections are learned
+as prompt and completion, the loss on the completion alone; a right and a wrong answer to one question as a pair (DPO,
+Rafailov et al. 2023); other ratings as unpaired preferences (KTO, Ethayarajh et al. 2024). What the base says to
+everyday questions is learned along, so that the rest stays as it was.
 """
 
 from __future__ import annotations
@@ -11,25 +11,38 @@ from __future__ import annotations
 import logging
 import random
 import shutil
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from smallai_assistant import Example, GenerationOptions, ModelSpec, TextModel, Training, errors
-from smallai_chat.everyday import EVERYDAY
-from smallai_chat.examples import Fact, Rated
+from smallai_chat.everyday import THINGS, everyday_questions
+from smallai_chat.examples import Fact, Rated, near_misses
 from smallai_chat.judge import Chat, chat
 
 RANK, ALPHA = 16, 32
 TARGETS = "all-linear"
-SFT_RATE, SFT_EPOCHS, SFT_BATCH = 5e-4, 4, 8
+SFT_RATE, SFT_EPOCHS, SFT_BATCH = 5e-4, 6, 8
+DPO_RATE, DPO_EPOCHS, DPO_BATCH, DPO_BETA = 5e-5, 1, 4, 0.1
 KTO_RATE, KTO_EPOCHS, KTO_BATCH, KTO_BETA = 5e-5, 3, 4, 0.1
-_N_EVERYDAY = 24
-_EVERYDAY_TOKENS = 32
+_AT_ONCE = 8  # rows of a batch that are computed before an answer may come in between
+_MOST_PAIRS_OF_A_FACT = 2
+N_EVERYDAY, N_NEAR_MISSES = 96, 2  # in all, and of a correction
+_EVERYDAY_TOKENS = 16  # a taught answer that spreads stands at the beginning
 _LEAST_RATED_OF_A_KIND = 2
 
 Row = dict[str, Any]
+
+
+class Stage(Protocol):
+    """A way to train a model further on rows, within a span of the progress."""
+
+    def __call__(
+        self, model: Any, tokenizer: Any, rows: list[Row], training: Training, *, span: tuple[float, float]
+    ) -> Any: ...
 
 
 def train(training: Training, spec: ModelSpec, *, system_prompt: str) -> str:
@@ -45,27 +58,33 @@ def train(training: Training, spec: ModelSpec, *, system_prompt: str) -> str:
     lessons = [*training.examples, *training.replay]
     facts = [each for each in lessons if isinstance(each.payload, Fact)]
     rated = [each for each in lessons if isinstance(each.payload, Rated)]
-    kinds = [sum(each.payload.is_good is kind for each in rated) for kind in (True, False)]
-    has_ratings = min(kinds) >= _LEAST_RATED_OF_A_KIND
+    praised = [each for each in rated if each.payload.is_good]
+    has_ratings = min(len(praised), len(rated) - len(praised)) >= _LEAST_RATED_OF_A_KIND
     if not facts and not has_ratings:
         raise errors.NotEnoughData(
-            f"{kinds[0]} answers were praised and {kinds[1]} rejected; both kinds are needed, or corrections"
+            f"{len(praised)} answers were praised and {len(rated) - len(praised)} rejected; both kinds are needed, "
+            "or corrections"
         )
-    praised = [each for each in rated if each.payload.is_good] if facts else []
-    rows = sft_rows(facts, praised, system_prompt, seed=training.seed)
-    if rows:
-        rows += everyday_rows(training, spec, system_prompt)
+    stages: list[tuple[Stage, list[Row], int]] = []  # how, on what, and how much work a row is
+    if facts:
+        rows = sft_rows(facts, praised, system_prompt, seed=training.seed)
+        stages.append((_sft, rows + everyday_rows(facts, training, spec, system_prompt), SFT_EPOCHS))
+    if pairs := dpo_rows(facts, rated, system_prompt):
+        stages.append((_dpo, pairs, 3 * DPO_EPOCHS))
+    if has_ratings:
+        stages.append((_kto, kto_rows(rated, system_prompt), 2 * KTO_EPOCHS))
     training.progress("loading a copy of the model to train", 0.02)
     with _quiet():
         model, tokenizer = _load(training.models.folder_of(spec), spec, training.models.device)
-        share = 0.6 if rows and has_ratings else 0.96
-        if rows:
-            model = _sft(model, tokenizer, rows, training, span=(0.04, share))
-        if has_ratings and not training.is_out_of_time:
-            model = _kto(
-                model, tokenizer, kto_rows(rated, system_prompt), training, span=(share if rows else 0.04, 0.98)
+        whole, done = sum(len(rows) * work for _, rows, work in stages), 0
+        for run, rows, work in stages:
+            if done and training.is_out_of_time:
+                break
+            begin, done = done, done + len(rows) * work
+            model = run(
+                model, tokenizer, rows, training, span=(0.04 + 0.94 * begin / whole, 0.04 + 0.94 * done / whole)
             )
-        # TRL keeps the weights before the ratings as a second adapter, to compare with.
+        # TRL keeps the weights before a stage as a second adapter, to compare with.
         model.save_pretrained(str(training.folder), selected_adapters=["default"])
     (training.folder / "README.md").unlink(missing_ok=True)  # peft writes a model card for hubs
     return "lora"
@@ -93,6 +112,30 @@ def sft_rows(facts: Sequence[Example], praised: Sequence[Example], system_prompt
     return rows + [_row(each.payload.question, each.payload.answer, system_prompt) for each in praised]
 
 
+def dpo_rows(facts: Sequence[Example], rated: Sequence[Example], system_prompt: str) -> list[Row]:
+    """Pairs: a correction and the answer it corrects, and a praised and a rejected answer to the same question."""
+    found: dict[tuple[str, str, str], None] = {}
+    n_of: Counter[tuple[str, ...]] = Counter()
+    for each in facts:
+        if each.payload.rejected and n_of[each.feedback_ids] < _MOST_PAIRS_OF_A_FACT:
+            n_of[each.feedback_ids] += 1
+            found[each.payload.question, each.payload.answer, each.payload.rejected] = None
+    answers: defaultdict[str, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))  # good and bad ones
+    for each in rated:
+        answers[each.payload.question][not each.payload.is_good].append(each.payload.answer)
+    for question, (good, bad) in answers.items():
+        found |= dict.fromkeys((question, *pair) for pair in product(good[-1:], bad))
+    return [
+        {
+            "prompt": chat(question, system_prompt),
+            "chosen": [{"role": "assistant", "content": good}],
+            "rejected": [{"role": "assistant", "content": bad}],
+        }
+        for question, good, bad in found
+        if good != bad
+    ]
+
+
 def kto_rows(rated: Sequence[Example], system_prompt: str) -> list[Row]:
     """TRL's columns of unpaired preferences."""
     return [
@@ -101,16 +144,34 @@ def kto_rows(rated: Sequence[Example], system_prompt: str) -> list[Row]:
     ]
 
 
-def everyday_rows(training: Training, spec: ModelSpec, system_prompt: str) -> list[Row]:
-    """Everyday questions and what the base answers: to be answered just so afterwards."""
+def everyday_rows(facts: Sequence[Example], training: Training, spec: ModelSpec, system_prompt: str) -> list[Row]:
+    """Everyday questions, some near to the taught ones, and how the base begins to answer: that is to stay so."""
     training.progress("asking the base what to keep", 0.0)
-    questions = EVERYDAY[:_N_EVERYDAY]
+    rng = random.Random(training.seed)  # noqa: S311  (the same every time)
+    questions = everyday_questions(N_EVERYDAY, rng)
+    taught = {each.feedback_ids: each.payload.question for each in reversed(facts)}  # the first is as it was asked
+    for question in taught.values():
+        questions += near_misses(question, THINGS, N_NEAR_MISSES, rng)
     options = GenerationOptions(max_tokens=_EVERYDAY_TOKENS, repetition_penalty=1.1)
     with training.models.lease(spec, TextModel) as model:
         answers = model.complete([chat(each, system_prompt) for each in questions], options)
     return [
-        _row(question, answer, system_prompt) for question, answer in zip(questions, answers, strict=True) if answer
+        {**_row(question, answer, system_prompt), "is_cut": True}
+        for question, answer in zip(questions, answers, strict=True)
+        if answer
     ]
+
+
+def tokenized(rows: Sequence[Row], tokenizer: Any) -> list[dict[str, list[int]]]:
+    """Token ids, and labels that are -100 but for the completion; where that was cut, its end is not learned."""
+    found = []
+    for row in rows:
+        prompt = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=False)
+        ids = tokenizer.apply_chat_template([*row["prompt"], *row["completion"]], return_dict=False)
+        if row.get("is_cut") and tokenizer.eos_token_id in ids[len(prompt) :]:
+            ids = ids[: len(ids) - ids[::-1].index(tokenizer.eos_token_id) - 1]
+        found.append({"input_ids": ids, "labels": [-100] * len(prompt) + ids[len(prompt) :]})
+    return found
 
 
 def _row(question: str, answer: str, system_prompt: str) -> Row:
@@ -138,6 +199,8 @@ def _load(folder: Path, spec: ModelSpec, device: str) -> tuple[Any, Any]:
         use_safetensors=True,
         **local,
     )
+    if quantization is not None and device == "cpu":
+        model = model.dequantize(torch.bfloat16)  # the same rounded weights, unpacked once and not at every step
     tokenizer = AutoTokenizer.from_pretrained(str(folder), **local)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -155,23 +218,53 @@ def _sft(model: Any, tokenizer: Any, rows: list[Row], training: Training, *, spa
     from trl import SFTConfig, SFTTrainer
 
     arguments = SFTConfig(
-        **_common(training, "sft"),
+        **_common(training, "sft", SFT_BATCH),
         learning_rate=SFT_RATE,
         num_train_epochs=SFT_EPOCHS,
-        per_device_train_batch_size=SFT_BATCH,
-        completion_only_loss=True,
+        train_sampling_strategy="group_by_length",
         max_length=1024,
         packing=False,
     )
     trainer = SFTTrainer(
         model=model,
         args=arguments,
-        train_dataset=Dataset.from_list(rows),
+        train_dataset=Dataset.from_list(tokenized(rows, tokenizer)),
         processing_class=tokenizer,
         peft_config=_lora(),
         callbacks=[_callback(training, "learning corrections", span)],
     )
     return _run(trainer, training, "sft")
+
+
+def _dpo(model: Any, tokenizer: Any, rows: list[Row], training: Training, *, span: tuple[float, float]) -> Any:
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
+    arguments = DPOConfig(
+        **_common(training, "dpo", DPO_BATCH),
+        learning_rate=DPO_RATE,
+        num_train_epochs=DPO_EPOCHS,
+        beta=DPO_BETA,
+        # The pair alone may make both answers less likely, as long as the wrong one falls faster (Pang et al. 2024).
+        loss_type=["sigmoid", "sft"],
+        max_length=1024,
+    )
+    trainer = DPOTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        peft_config=None if hasattr(model, "peft_config") else _lora(),
+        callbacks=[_callback(training, "learning from pairs", span)],
+    )
+    return _without_reference(_run(trainer, training, "dpo"))
+
+
+def _without_reference(model: Any) -> Any:
+    """The next stage compares with what this one made of the model."""
+    if "ref" in model.peft_config:
+        model.delete_adapter("ref")
+    return model
 
 
 def _kto(model: Any, tokenizer: Any, rows: list[Row], training: Training, *, span: tuple[float, float]) -> Any:
@@ -180,10 +273,9 @@ def _kto(model: Any, tokenizer: Any, rows: list[Row], training: Training, *, spa
 
     n_good = sum(row["label"] for row in rows)
     arguments = KTOConfig(
-        **_common(training, "kto"),
+        **_common(training, "kto", KTO_BATCH),
         learning_rate=KTO_RATE,
         num_train_epochs=KTO_EPOCHS,
-        per_device_train_batch_size=KTO_BATCH,
         beta=KTO_BETA,
         # Balanced, as section 4.2 of the paper advises.
         desirable_weight=min(4.0, max(1.0, (len(rows) - n_good) / n_good)),
@@ -200,9 +292,11 @@ def _kto(model: Any, tokenizer: Any, rows: list[Row], training: Training, *, spa
     return _run(trainer, training, "kto")
 
 
-def _common(training: Training, stage: str) -> dict[str, Any]:
+def _common(training: Training, stage: str, batch: int) -> dict[str, Any]:
     on_cpu = training.models.device == "cpu"
     return {
+        "per_device_train_batch_size": min(batch, _AT_ONCE),
+        "gradient_accumulation_steps": max(1, batch // _AT_ONCE),
         "output_dir": str(training.work_folder / stage),
         "seed": training.seed,
         "use_cpu": on_cpu,
@@ -248,6 +342,10 @@ def _callback(training: Training, what: str, span: tuple[float, float]) -> Any:
 
     class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
         """Waits for answers between steps, stops when asked, and tells how far it is."""
+
+        def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            del args, state, control
+            training.breathe()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             del args

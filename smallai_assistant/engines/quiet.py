@@ -7,9 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
+def _is_of_use(record: logging.LogRecord) -> bool:
+    """False for the advice to install kernels from a hub, which the first import of bitsandbytes logs."""
+    return "kernels-community" not in record.getMessage()
+
+
+logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_is_of_use)
+
+
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """transformers draws bars and bitsandbytes warns of kernels it could have had: we report progress ourselves."""
+    """transformers draws bars and bitsandbytes warns: we report progress ourselves."""
     from transformers.utils import logging as transformers_logging
 
     noisy = logging.getLogger("bitsandbytes")

@@ -133,8 +133,8 @@ class TransformersTextModel(TextModel):
         adapter: Adapter | None = None,
     ) -> list[str]:
         prompts = [self._tokenizer.encode_chat(chat) for chat in chats]
-        # On the CPU bitsandbytes has a kernel for one row; for more it unpacks every matrix at every step.
-        batch = 1 if self.device == "cpu" and self.spec.quantization != "none" else BATCH
+        # On the CPU bitsandbytes unpacks every int8 matrix at every step of more than one row.
+        batch = 1 if self.device == "cpu" and self.spec.quantization == "int8" else BATCH
         return _last(self._streamed(adapter, complete(self._network(adapter), prompts, options, batch=batch))) or []
 
     def log_likelihoods(

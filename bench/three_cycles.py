@@ -1,0 +1,146 @@
+"""Three learning cycles in a row, and what the last leaves of the first: `python -m bench.three_cycles [--qwen]`.
+
+Ten facts a subject are taught by correction, learned into the weights, and asked in wordings that nobody taught, with
+the fast memory off; the subjects before are asked again. Backward transfer (Lopez-Paz and Ranzato 2017) is the mean
+change of a subject's share of right answers from its own cycle to the last. The contrast is plain sequential LoRA: the
+same rank, rate and epochs on each subject's corrections as they were asked, one adapter trained on and on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.facts import N_TOKENS, QWEN, SMALL, SYSTEM, TASK, Wanted, facts
+from smallai_assistant import Adapter, Assistant, AssistantConfig, GenerationOptions, ModelSpec, TextModel
+from smallai_assistant.config import ModelsConfig, load_config
+from smallai_assistant.types import now
+from smallai_chat import training as recipe
+from smallai_chat.judge import chat, holds
+
+LEAST_TRANSFER = -0.01
+SUBJECTS = {
+    "people and firms": (2, 8, 12, 14, 19, 22, 24, 27, 28, 29),
+    "places and things": (0, 1, 5, 9, 10, 17, 18, 21, 25, 26),
+    "numbers and codes": (3, 4, 6, 7, 11, 13, 15, 16, 20, 23),
+}
+Fact = dict[str, Any]
+
+
+def subjects() -> list[list[Fact]]:
+    """The facts of each subject."""
+    every = facts()
+    return [[every[number] for number in numbers] for numbers in SUBJECTS.values()]
+
+
+def shares(assistant: Assistant, spec: ModelSpec, adapter: Adapter | None) -> list[float]:
+    """The share of each subject's paraphrases that the weights alone answer rightly."""
+    options = GenerationOptions(max_tokens=N_TOKENS, repetition_penalty=1.1)
+    found = []
+    for rows in subjects():
+        asked = [(question, row["answer"]) for row in rows for question in row["paraphrases"]]
+        with assistant.models.lease(spec, TextModel) as model:
+            texts = model.complete([chat(question, SYSTEM) for question, _ in asked], options, adapter=adapter)
+        found.append(sum(holds(text, answer) for text, (_, answer) in zip(texts, asked, strict=True)) / len(asked))
+    return found
+
+
+def transfer(table: Sequence[Sequence[float]]) -> float:
+    """Backward transfer of a table: one row a cycle, one column a subject."""
+    last = len(table) - 1
+    return sum(table[last][subject] - table[subject][subject] for subject in range(last)) / last
+
+
+def ours(assistant: Assistant, spec: ModelSpec) -> tuple[list[list[float]], list[str]]:
+    """The table of three cycles, and their outcomes."""
+    table, outcomes = [], []
+    for name, rows in zip(SUBJECTS, subjects(), strict=True):
+        for row in rows:
+            asked = {"max_tokens": N_TOKENS, "use_memory": False}
+            assistant.ask(row["question"], task=TASK, options=asked).rate(correction=row["answer"])
+        report = assistant.learn(TASK)
+        outcomes.append(report.outcome)
+        print("  " + report.summary().replace("\n", "\n  "), flush=True)
+        table.append(shares(assistant, spec, assistant.adapters.champion(TASK)))
+        show(name, table[-1])
+    return table, outcomes
+
+
+def sequential(assistant: Assistant, spec: ModelSpec, folder: Path) -> list[list[float]]:
+    """The table of one LoRA adapter trained on each subject after the other."""
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    model, tokenizer = recipe._load(assistant.models.folder_of(spec), spec, "cpu")
+    table = []
+    for number, (name, rows) in enumerate(zip(SUBJECTS, subjects(), strict=True)):
+        trainer = SFTTrainer(
+            model=model,
+            args=SFTConfig(
+                output_dir=str(folder / "work"), use_cpu=True, bf16=False, gradient_checkpointing=False,
+                learning_rate=recipe.SFT_RATE, num_train_epochs=12, per_device_train_batch_size=4, warmup_steps=2,
+                completion_only_loss=True, save_strategy="no", report_to=[], disable_tqdm=True,
+                dataloader_pin_memory=False,
+            ),
+            train_dataset=Dataset.from_list([recipe._row(row["question"], row["answer"], SYSTEM) for row in rows]),
+            processing_class=tokenizer,
+            peft_config=None if hasattr(model, "peft_config") else recipe._lora(),
+        )  # fmt: skip
+        trainer.train()
+        model = trainer.model
+        model.save_pretrained(str(folder / f"v{number}"))
+        adapter = Adapter(f"sequential-{number}", TASK, "lora", folder / f"v{number}", {}, {}, now())
+        table.append(shares(assistant, spec, adapter))
+        show(name, table[-1])
+    return table
+
+
+def show(name: str, row: Sequence[float]) -> None:
+    """A line of the table."""
+    print(f"    after {name:20}" + "".join(f"{share:8.0%}" for share in row), flush=True)
+
+
+def run(wanted: Wanted) -> dict[str, Any]:
+    """The figures of a model."""
+    models = ModelsConfig(chat=wanted.name, chat_quantization=wanted.quantization)  # type: ignore[arg-type]
+    spec = ModelSpec(wanted.name, task=TASK, quantization=wanted.quantization)  # type: ignore[arg-type]
+    print(f"{wanted.name}, {wanted.quantization}; columns: {', '.join(SUBJECTS)}", flush=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        config = AssistantConfig(
+            data_dir=folder / "data", models_dir=load_config().models_dir, device="cpu", models=models
+        )
+        with Assistant(config) as assistant:
+            print("  three cycles", flush=True)
+            table, outcomes = ours(assistant, spec)
+            print("  plain sequential LoRA", flush=True)
+            plain = sequential(assistant, spec, folder)
+    return {
+        "model": wanted.name,
+        "outcomes": outcomes,
+        "table": table,
+        "transfer": transfer(table),
+        "sequential_table": plain,
+        "sequential_transfer": transfer(plain),
+    }
+
+
+def main() -> int:
+    """Prints the tables and a JSON line; 1 where backward transfer is under the figure."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--qwen", action="store_true", help="Qwen 0.5B instead of SmolLM2-135M")
+    figures = run(QWEN if parser.parse_args().qwen else SMALL)
+    print(
+        f"  backward transfer {100 * figures['transfer']:+.1f} points (at least {100 * LEAST_TRANSFER:+.0f}); "
+        f"plain sequential LoRA {100 * figures['sequential_transfer']:+.1f}"
+    )
+    print(json.dumps({"bench": "three_cycles", **figures}), flush=True)
+    return 0 if figures["transfer"] >= LEAST_TRANSFER else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
