@@ -18,8 +18,9 @@ from typing import Any
 
 from bench.facts import QWEN, SMALL, TASK, Wanted, facts
 from bench.style import FIRST_SENTENCE, questions
-from smallai_assistant import Assistant, AssistantConfig, CycleOptions, errors
+from smallai_assistant import Assistant, AssistantConfig, errors
 from smallai_assistant.config import ModelsConfig, load_config
+from smallai_assistant.learning import CycleOptions
 
 N_THUMBS, N_BEFORE, N_TOKENS = 70, 12, 24
 PAUSE_S = 5.0

@@ -7,7 +7,7 @@ each rating is a click. `frozen` is the same plugin that knows the first 90 % an
 ratings are by users who came after, so it has popularity for them. Plain EASE (ridge 500), as frozen, is beside it.
 
 The index and the fast memory of the plugin are driven directly; what an update costs is also measured through
-`Assistant.give_feedback`, with the database. Poison: before the stream, 5 % fake users push a film by clicks.
+`Assistant.give_feedback`, with the database. Poison: before the stream, 1 to 10 % fake users push a film by clicks.
 
 With `--cycle` also learning cycles over 5,000 clicks: the very first ones, with nothing imported, and the first ones
 after the 90 %, where the weights know already what goes together. Each is judged by users it has not learned from,
@@ -27,6 +27,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import product
 from math import log2
 from pathlib import Path
 
@@ -44,7 +45,7 @@ SHARE_KNOWN = 0.9
 LEAST_NDCG, LEAST_RATIO, MOST_UPDATE_MS = 0.116, 3.2, 5.0
 PLAIN_RIDGE = 500.0
 N_THROUGH_ASSISTANT = 200
-FAKE_SHARE, PUSHED = 0.05, "1138"
+FAKE_SHARES, PUSHED = (0.01, 0.02, 0.05, 0.1), "1138"
 MOST_PUSHED_LISTS = 0.01
 N_CYCLE = 5_000
 N_MARKS, WIDTH = 20, 50
@@ -173,14 +174,14 @@ def time_through_assistant(assistant: Assistant, stream: Sequence[Interaction]) 
 
 
 def poison(films: Sequence[Item], known: Sequence[Interaction]) -> dict[str, object]:
-    """5 % fake users click one film, alone or hidden among popular ones; how many real lists it reaches."""
+    """Fake users click one film, alone or hidden among popular ones; how many real lists it reaches."""
     figures: dict[str, object] = {}
     clean, _ = opened(films, known)
     real = list(clean.evidence.users)[::5]
-    n_fake = round(FAKE_SHARE * len(clean.evidence.users))
     popular = [clean.evidence.item_ids[item] for item in np.argsort(-clean.evidence.popularity)[:100]]
     end = known[-1].at
-    for kind in ("once", "three times", "among 20 popular ones"):
+    for share, kind in product(FAKE_SHARES, ("once", "three times", "among 20 popular ones")):
+        n_fake = round(share * len(clean.evidence.users))
         index, memory = opened(films, known)
         random = np.random.default_rng(0)
         heard = _Heard()
@@ -196,7 +197,7 @@ def poison(films: Sequence[Item], known: Sequence[Interaction]) -> dict[str, obj
         logging.getLogger("smallai_recommend").removeHandler(heard)
         item = index.evidence.index_of(PUSHED)
         reached = statistics.mean(item in rank(index, user).order[:K] for user in real)
-        figures[kind] = {
+        figures[f"{share:.0%} {kind}"] = {
             "n_fake": n_fake,
             "set_aside": len(memory.pushed().get(PUSHED, ())),
             "place_before": _popular_place(clean, PUSHED),
