@@ -100,13 +100,15 @@ def test_a_batch_gives_what_each_gives_alone(tiny: Any) -> None:
     assert tiny.complete([], options) == []
 
 
-def test_log_likelihoods_are_the_networks_own(tiny: Any) -> None:
+@pytest.mark.parametrize("with_end", [False, True])
+def test_log_likelihoods_are_the_networks_own(tiny: Any, with_end: bool) -> None:
     import torch
 
     pairs = [(user("one"), "two"), (user("a longer question here"), "four words of text"), (user("x"), "")]
-    found = tiny.log_likelihoods(pairs)
+    found = tiny.log_likelihoods(pairs, with_end=with_end)
+    end = [tiny._tokenizer.eos_id] if with_end else []
     for (chat, text), value in zip(pairs, found, strict=True):
-        prompt, completion = tiny._tokenizer.encode_chat(chat), tiny._tokenizer.encode_text(text)
+        prompt, completion = tiny._tokenizer.encode_chat(chat), [*tiny._tokenizer.encode_text(text), *end]
         with torch.inference_mode():
             logits = tiny._module(input_ids=torch.tensor([[*prompt, *completion]])).logits[0].log_softmax(-1)
         expected = sum(float(logits[len(prompt) - 1 + n, token]) for n, token in enumerate(completion))

@@ -28,7 +28,7 @@ from smallai_chat.examples import (
     unrelated,
     wordings,
 )
-from smallai_chat.judge import holds
+from smallai_chat.judge import evaluate, holds
 from smallai_chat.memory import ChatMemory, is_other_case, remembered
 
 TASK = "text-generation"
@@ -212,6 +212,32 @@ def test_pairs_come_from_corrections_and_from_two_answers_to_one_question() -> N
     assert pairs[0] == (QUESTION, ANSWER, "in the cellar")
     assert [pair[1:] for pair in pairs] == [(ANSWER, "in the cellar")] * 2 + [("Hello.", "Go away.")]
     assert all(row["prompt"][0]["content"] == "Be brief." for row in rows)
+
+
+class Likelihoods:
+    """A model that finds texts as likely as the table says, by what is added with an adapter."""
+
+    def __init__(self, gains: dict[str, float]) -> None:
+        self.gains = gains
+
+    def log_likelihoods(self, pairs: Any, *, adapter: Any = None, with_end: bool = False) -> list[float]:
+        assert with_end, "where an answer ends is half of what a rating says"
+        return [-10.0 + (self.gains[text] if adapter is not None else 0.0) for _, text in pairs]
+
+
+@pytest.mark.parametrize(
+    ("gain_of_good", "gain_of_bad", "is_better"),
+    [(1.0, -1.0, True), (-1.0, -3.0, True), (-1.0, -1.0, False), (-3.0, -1.0, False)],
+)
+def test_a_rated_answer_counts_against_what_became_of_the_others(
+    gain_of_good: float, gain_of_bad: float, is_better: bool
+) -> None:
+    examples = examples_of([lesson("Hi?", "yes", is_good=True), lesson("Ho?", "nope", is_good=False)])
+    model: Any = Likelihoods({"yes": gain_of_good, "nope": gain_of_bad})
+    adapter: Any = object()
+    good, bad = evaluate(examples, model, adapter, system_prompt="")
+    assert (good.value > 0.5, bad.value > 0.5) == (is_better, is_better)
+    assert [each.value for each in evaluate(examples, model, None, system_prompt="")] == [0.5, 0.5]
 
 
 # -- into the weights --

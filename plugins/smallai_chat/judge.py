@@ -23,9 +23,10 @@ def evaluate(
     """One score an example.
 
     A fact scores 1 where the answer holds the right one, else 0. A rated answer scores by how much likelier the adapter
-    makes it than the bare base does: 0.5 where not at all, more for a good one, less for a bad one. A choice scores the
-    share that its right answer has of the probability of all, by the mean over tokens. An everyday question scores 1
-    unless a taught answer turns up in it.
+    makes it than the bare base does, against what it does to the others: 0.5 where good and bad ones are treated alike,
+    more for a good one that gained more or a bad one that gained less. A choice scores the share that its right answer
+    has of the probability of all, by the mean over tokens. An everyday question scores 1 unless a taught answer turns
+    up in it.
     """
     found: dict[int, Score] = {}
     for kind, score in ((Fact, _facts), (Rated, _rated), (Choice, _choices), (Unrelated, _unrelated)):
@@ -70,12 +71,17 @@ def _rated(rated: Sequence[Rated], model: TextModel, adapter: Adapter | None, sy
     pairs = [(chat(each.question, system_prompt), each.answer) for each in rated]
     if adapter is None:
         return [Score(0.5, "") for _ in rated]
-    before = model.log_likelihoods(pairs)
-    after = model.log_likelihoods(pairs, adapter=adapter)
+    before = model.log_likelihoods(pairs, with_end=True)
+    after = model.log_likelihoods(pairs, adapter=adapter, with_end=True)
+    gains = [  # a token has about four characters
+        (new - old) / max(1, len(each.answer) // 4) for each, old, new in zip(rated, before, after, strict=True)
+    ]
+    # The reference point of KTO: training on ratings makes good answers less likely too, as long as bad ones fall more.
+    kinds = [[gain for each, gain in zip(rated, gains, strict=True) if each.is_good is kind] for kind in (True, False)]
+    middle = sum(sum(kind) / len(kind) for kind in kinds) / 2 if all(kinds) else 0.0
     scores = []
-    for each, old, new in zip(rated, before, after, strict=True):
-        gain = (new - old) / max(1, len(each.answer) // 4)  # a token has about four characters
-        likelier = 1 / (1 + math.exp(-max(-50.0, min(50.0, _RATED_SHARPNESS * gain))))
+    for each, gain in zip(rated, gains, strict=True):
+        likelier = 1 / (1 + math.exp(-max(-50.0, min(50.0, _RATED_SHARPNESS * (gain - middle)))))
         scores.append(Score(likelier if each.is_good else 1 - likelier, f"{gain:+.2f} nats a token"))
     return scores
 

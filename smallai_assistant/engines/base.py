@@ -161,9 +161,17 @@ class TextModel(LoadedModel):
 
     @abstractmethod
     def log_likelihoods(
-        self, pairs: Sequence[tuple[Sequence[dict[str, str]], str]], *, adapter: Adapter | None = None
+        self,
+        pairs: Sequence[tuple[Sequence[dict[str, str]], str]],
+        *,
+        adapter: Adapter | None = None,
+        with_end: bool = False,
     ) -> list[float]:
-        """The log probability of each text as the answer to its chat, in nats, summed over its tokens."""
+        """The log probability of each text as the answer to its chat, in nats, summed over its tokens.
+
+        Args:
+            with_end: also that the answer ends there.
+        """
 
 
 @dataclass(slots=True)

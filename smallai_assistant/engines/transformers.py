@@ -138,9 +138,14 @@ class TransformersTextModel(TextModel):
         return _last(self._streamed(adapter, complete(self._network(adapter), prompts, options, batch=batch))) or []
 
     def log_likelihoods(
-        self, pairs: Sequence[tuple[Sequence[dict[str, str]], str]], *, adapter: Adapter | None = None
+        self,
+        pairs: Sequence[tuple[Sequence[dict[str, str]], str]],
+        *,
+        adapter: Adapter | None = None,
+        with_end: bool = False,
     ) -> list[float]:
-        ids = [(self._tokenizer.encode_chat(chat), self._tokenizer.encode_text(text)) for chat, text in pairs]
+        end = [self._tokenizer.eos_id] if with_end and self._tokenizer.eos_id is not None else []
+        ids = [(self._tokenizer.encode_chat(chat), [*self._tokenizer.encode_text(text), *end]) for chat, text in pairs]
         return _last(self._streamed(adapter, log_likelihoods(self._network(adapter), ids))) or []
 
     def retire_adapter(self, adapter_id: str) -> None:
