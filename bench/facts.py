@@ -12,7 +12,8 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,6 +41,20 @@ class Wanted(NamedTuple):
 
 SMALL = Wanted("smollm2-135m-instruct", "none", memory=0.80)
 QWEN = Wanted("qwen2.5-coder-0.5b-instruct", "nf4", memory=0.95)
+
+
+@contextmanager
+def opened(wanted: Wanted) -> Iterator[tuple[Assistant, ModelSpec]]:
+    """An assistant without a past on that model, and the model's spec."""
+    models = ModelsConfig(chat=wanted.name, chat_quantization=wanted.quantization)  # type: ignore[arg-type]
+    spec = ModelSpec(wanted.name, task=TASK, quantization=wanted.quantization)  # type: ignore[arg-type]
+    print(f"{wanted.name}, {wanted.quantization}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        config = AssistantConfig(
+            data_dir=Path(folder), models_dir=load_config().models_dir, device="cpu", models=models
+        )
+        with Assistant(config) as assistant:
+            yield assistant, spec
 
 
 def facts() -> list[dict[str, Any]]:
@@ -94,36 +109,27 @@ def canary(assistant: Assistant, spec: ModelSpec, n: int) -> float:
 
 def run(wanted: Wanted, *, learns: bool, n_canary: int) -> tuple[dict[str, Any], bool]:
     """The figures, and whether all are met."""
-    models = ModelsConfig(chat=wanted.name, chat_quantization=wanted.quantization)  # type: ignore[arg-type]
-    base = load_config()
-    print(f"{wanted.name}, {wanted.quantization}", flush=True)
-    with tempfile.TemporaryDirectory() as folder:
-        config = AssistantConfig(data_dir=Path(folder), models_dir=base.models_dir, device="cpu", models=models)
-        with Assistant(config) as assistant:
-            spec = ModelSpec(wanted.name, task=TASK, quantization=wanted.quantization)  # type: ignore[arg-type]
-            figures: dict[str, Any] = {"model": wanted.name}
-            figures["before"] = share_right(without_memory(assistant, spec))
-            say("before", figures["before"], f"at most {wanted.before:.0%}")
-            for fact in facts():
-                response = assistant.ask(
-                    fact["question"], task=TASK, options={"max_tokens": N_TOKENS, "use_memory": False}
-                )
-                response.rate(correction=fact["answer"])
-            begun = time.perf_counter()
-            texts = [
-                assistant.ask(question, task=TASK, options={"max_tokens": N_TOKENS}).text
-                for question, _ in paraphrases()
-            ]
-            figures["next_turn"] = share_right(texts)
-            figures["next_turn_s"] = round((time.perf_counter() - begun) / len(texts), 2)
-            say("next turn, from the fast memory", figures["next_turn"], f"at least {wanted.memory:.0%}")
-            show_wrong(texts)
-            if learns:
-                figures |= learned(assistant, spec, n_canary)
-                say("from the weights alone", figures["weights"], f"at least {wanted.weights:.0%}")
-                drop = figures["canary_before"] - figures["canary_after"]
-                say("canary drop", drop, f"at most {wanted.canary_drop:.0%}")
-                print(f"  taught answers to {len(UNRELATED)} unrelated questions: {figures['leaks']}", flush=True)
+    with opened(wanted) as (assistant, spec):
+        figures: dict[str, Any] = {"model": wanted.name}
+        figures["before"] = share_right(without_memory(assistant, spec))
+        say("before", figures["before"], f"at most {wanted.before:.0%}")
+        for fact in facts():
+            response = assistant.ask(fact["question"], task=TASK, options={"max_tokens": N_TOKENS, "use_memory": False})
+            response.rate(correction=fact["answer"])
+        begun = time.perf_counter()
+        texts = [
+            assistant.ask(question, task=TASK, options={"max_tokens": N_TOKENS}).text for question, _ in paraphrases()
+        ]
+        figures["next_turn"] = share_right(texts)
+        figures["next_turn_s"] = round((time.perf_counter() - begun) / len(texts), 2)
+        say("next turn, from the fast memory", figures["next_turn"], f"at least {wanted.memory:.0%}")
+        show_wrong(texts)
+        if learns:
+            figures |= learned(assistant, spec, n_canary)
+            say("from the weights alone", figures["weights"], f"at least {wanted.weights:.0%}")
+            drop = figures["canary_before"] - figures["canary_after"]
+            say("canary drop", drop, f"at most {wanted.canary_drop:.0%}")
+            print(f"  taught answers to {len(UNRELATED)} unrelated questions: {figures['leaks']}", flush=True)
     ok = figures["before"] <= wanted.before and figures["next_turn"] >= wanted.memory
     if learns:
         ok &= figures["weights"] >= wanted.weights and drop <= wanted.canary_drop

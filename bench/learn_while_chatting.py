@@ -10,16 +10,13 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import tempfile
 import time
 from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
-from bench.facts import QWEN, SMALL, TASK, Wanted, facts
+from bench.facts import QWEN, SMALL, TASK, Wanted, facts, opened
 from bench.style import FIRST_SENTENCE, questions
-from smallai_assistant import Assistant, AssistantConfig, errors
-from smallai_assistant.config import ModelsConfig, load_config
+from smallai_assistant import Assistant, errors
 from smallai_assistant.learning import CycleOptions
 
 N_THUMBS, N_BEFORE, N_TOKENS = 70, 12, 24
@@ -50,32 +47,26 @@ def turn(assistant: Assistant, number: int) -> tuple[float, float]:
 
 def run(wanted: Wanted, *, minutes: float | None) -> dict[str, Any]:
     """The figures of a model."""
-    models = ModelsConfig(chat=wanted.name, chat_quantization=wanted.quantization)  # type: ignore[arg-type]
-    print(f"{wanted.name}, {wanted.quantization}", flush=True)
     during: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
-    with tempfile.TemporaryDirectory() as folder:
-        config = AssistantConfig(
-            data_dir=Path(folder), models_dir=load_config().models_dir, device="cpu", models=models
-        )
-        with Assistant(config) as assistant:
-            n_rows = collect(assistant)
-            before = [turn(assistant, number) for number in range(N_BEFORE)]
-            print(f"  {n_rows} rows; a turn of {N_TOKENS} tokens takes {median(before, 1):.2f} s alone", flush=True)
-            options = CycleOptions(budget_s=None if minutes is None else 60 * minutes)
-            begun, number = time.perf_counter(), 0
-            job = assistant.learn_in_background(TASK, options)
-            while job.is_running:
-                what = job.what
-                during[what].append(turn(assistant, number))
-                number += 1
-                time.sleep(PAUSE_S)
-            try:
-                report = job.result()
-                outcome = report.outcome
-                print("  " + report.summary().replace("\n", "\n  "), flush=True)
-            except errors.AssistantError as error:
-                outcome = f"{type(error).__name__}: {error}"
-            seconds = time.perf_counter() - begun
+    with opened(wanted) as (assistant, _):
+        n_rows = collect(assistant)
+        before = [turn(assistant, number) for number in range(N_BEFORE)]
+        print(f"  {n_rows} rows; a turn of {N_TOKENS} tokens takes {median(before, 1):.2f} s alone", flush=True)
+        options = CycleOptions(budget_s=None if minutes is None else 60 * minutes)
+        begun, number = time.perf_counter(), 0
+        job = assistant.learn_in_background(TASK, options)
+        while job.is_running:
+            what = job.what
+            during[what].append(turn(assistant, number))
+            number += 1
+            time.sleep(PAUSE_S)
+        try:
+            report = job.result()
+            outcome = report.outcome
+            print("  " + report.summary().replace("\n", "\n  "), flush=True)
+        except errors.AssistantError as error:
+            outcome = f"{type(error).__name__}: {error}"
+        seconds = time.perf_counter() - begun
     for what, rows in during.items():
         print(f"    {what:34} {len(rows):4} turns, first piece {median(rows, 0):.2f} s, whole {median(rows, 1):.2f} s")
     training = [row for what, rows in during.items() if what.startswith("learning") for row in rows]

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
-from pathlib import Path
 from typing import Any
 
-from bench.facts import QWEN, SMALL, SYSTEM, TASK, Wanted, canary
-from smallai_assistant import Assistant, AssistantConfig, GenerationOptions, ModelSpec, TextModel
-from smallai_assistant.config import ModelsConfig, load_config
+from bench.facts import QWEN, SMALL, SYSTEM, TASK, Wanted, canary, opened
+from smallai_assistant import Assistant, GenerationOptions, ModelSpec, TextModel
 from smallai_chat.judge import chat
 
 MOST_WORDS = 25
@@ -60,32 +57,25 @@ def compliance(assistant: Assistant, spec: ModelSpec) -> float:
 
 def run(wanted: Wanted, *, n_canary: int) -> tuple[dict[str, Any], bool]:
     """The figures, and whether all are met."""
-    models = ModelsConfig(chat=wanted.name, chat_quantization=wanted.quantization)  # type: ignore[arg-type]
-    spec = ModelSpec(wanted.name, task=TASK, quantization=wanted.quantization)  # type: ignore[arg-type]
-    print(f"{wanted.name}, {wanted.quantization}", flush=True)
-    with tempfile.TemporaryDirectory() as folder:
-        config = AssistantConfig(
-            data_dir=Path(folder), models_dir=load_config().models_dir, device="cpu", models=models
-        )
-        with Assistant(config) as assistant:
-            n_up = 0
-            for number, question in enumerate(questions()[:N_TURNS]):
-                stop = FIRST_SENTENCE if number % 2 else ()
-                style = {"max_tokens": N_TOKENS, "use_memory": False, "stop": stop}
-                response = assistant.ask(question, task=TASK, options=style)
-                n_up += is_short(response.text)
-                response.rate(good=is_short(response.text))
-            figures: dict[str, Any] = {"model": wanted.name, "thumbs_up": n_up, "thumbs_down": N_TURNS - n_up}
-            print(f"  {n_up} thumbs up, {N_TURNS - n_up} down", flush=True)
-            figures["canary_before"] = canary(assistant, spec, n_canary)
-            figures["before"] = compliance(assistant, spec)
-            report = assistant.learn(TASK)
-            print("  " + report.summary().replace("\n", "\n  "), flush=True)
-            if not report.is_promoted:
-                assistant.promote(report.adapter_id, force=True)  # to measure it all the same; the outcome is reported
-            figures["after"] = compliance(assistant, spec)
-            figures["canary_after"] = canary(assistant, spec, n_canary)
-            figures |= {"outcome": report.outcome, "minutes": round(report.seconds / 60, 1)}
+    with opened(wanted) as (assistant, spec):
+        n_up = 0
+        for number, question in enumerate(questions()[:N_TURNS]):
+            stop = FIRST_SENTENCE if number % 2 else ()
+            style = {"max_tokens": N_TOKENS, "use_memory": False, "stop": stop}
+            response = assistant.ask(question, task=TASK, options=style)
+            n_up += is_short(response.text)
+            response.rate(good=is_short(response.text))
+        figures: dict[str, Any] = {"model": wanted.name, "thumbs_up": n_up, "thumbs_down": N_TURNS - n_up}
+        print(f"  {n_up} thumbs up, {N_TURNS - n_up} down", flush=True)
+        figures["canary_before"] = canary(assistant, spec, n_canary)
+        figures["before"] = compliance(assistant, spec)
+        report = assistant.learn(TASK)
+        print("  " + report.summary().replace("\n", "\n  "), flush=True)
+        if not report.is_promoted:
+            assistant.promote(report.adapter_id, force=True)  # to measure it all the same; the outcome is reported
+        figures["after"] = compliance(assistant, spec)
+        figures["canary_after"] = canary(assistant, spec, n_canary)
+        figures |= {"outcome": report.outcome, "minutes": round(report.seconds / 60, 1)}
     gain = figures["after"] - figures["before"]
     drop = figures["canary_before"] - figures["canary_after"]
     print(f"  short answers {figures['before']:.1%} before, {figures['after']:.1%} after: {100 * gain:+.1f} points")

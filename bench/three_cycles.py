@@ -15,9 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.facts import N_TOKENS, QWEN, SMALL, SYSTEM, TASK, Wanted, facts
-from smallai_assistant import Adapter, Assistant, AssistantConfig, GenerationOptions, ModelSpec, TextModel
-from smallai_assistant.config import ModelsConfig, load_config
+from bench.facts import N_TOKENS, QWEN, SMALL, SYSTEM, TASK, Wanted, facts, opened
+from smallai_assistant import Adapter, Assistant, GenerationOptions, ModelSpec, TextModel
 from smallai_assistant.types import now
 from smallai_chat import training as recipe
 from smallai_chat.judge import chat, holds
@@ -106,19 +105,12 @@ def show(name: str, row: Sequence[float]) -> None:
 
 def run(wanted: Wanted) -> dict[str, Any]:
     """The figures of a model."""
-    models = ModelsConfig(chat=wanted.name, chat_quantization=wanted.quantization)  # type: ignore[arg-type]
-    spec = ModelSpec(wanted.name, task=TASK, quantization=wanted.quantization)  # type: ignore[arg-type]
-    print(f"{wanted.name}, {wanted.quantization}; columns: {', '.join(SUBJECTS)}", flush=True)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        config = AssistantConfig(
-            data_dir=folder / "data", models_dir=load_config().models_dir, device="cpu", models=models
-        )
-        with Assistant(config) as assistant:
-            print("  three cycles", flush=True)
-            table, outcomes = ours(assistant, spec)
-            print("  plain sequential LoRA", flush=True)
-            plain = sequential(assistant, spec, folder)
+    with opened(wanted) as (assistant, spec), tempfile.TemporaryDirectory() as folder:
+        print(f"  columns: {', '.join(SUBJECTS)}", flush=True)
+        print("  three cycles", flush=True)
+        table, outcomes = ours(assistant, spec)
+        print("  plain sequential LoRA", flush=True)
+        plain = sequential(assistant, spec, Path(folder))
     return {
         "model": wanted.name,
         "outcomes": outcomes,

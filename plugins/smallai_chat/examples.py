@@ -41,6 +41,7 @@ a an the of in on at to for from by with and or is are was were be been do does 
 must should would will i me my you your he she it its we us our they them their this that there here much many kept
 please tell name
 """
+_WORD = r"[\w'-]+"
 _LIGHT = frozenset(_LIGHT_WORDS.split()) | frozenset(_ASKING)
 
 
@@ -173,7 +174,7 @@ def wordings(question: str, n: int, rng: random.Random) -> list[str]:
 
 def near_misses(question: str, things: Sequence[str], n: int, rng: random.Random) -> list[str]:
     """Questions that begin as one that was taught, up to the first word that carries meaning, about other things."""
-    words = [each for each in re.finditer(r"[\w'-]+", question) if each[0].lower() not in _LIGHT]
+    words = _content_words(question)
     if len(words) < 2:
         return []
     chosen = (thing.removeprefix("a ").removeprefix("an ").removeprefix("the ") for thing in rng.sample(things, n))
@@ -197,5 +198,8 @@ def statement_order(question: str) -> str:
 
 def keywords(question: str) -> list[str]:
     """The words that carry the meaning, in order."""
-    found = re.findall(r"[\w'-]+", question)
-    return [word for word in found if word.lower() not in _LIGHT] or found or [question]
+    return [each[0] for each in _content_words(question)] or re.findall(_WORD, question) or [question]
+
+
+def _content_words(question: str) -> list[re.Match[str]]:
+    return [each for each in re.finditer(_WORD, question) if each[0].lower() not in _LIGHT]

@@ -14,7 +14,6 @@ import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import product
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,21 +27,19 @@ TARGETS = "all-linear"
 SFT_RATE, SFT_EPOCHS, SFT_BATCH = 5e-4, 6, 8
 DPO_RATE, DPO_EPOCHS, DPO_BATCH, DPO_BETA = 5e-5, 1, 4, 0.1
 KTO_RATE, KTO_EPOCHS, KTO_BATCH, KTO_BETA = 5e-4, 4, 4, 0.1
-_AT_ONCE = 8  # rows of a batch that are computed before an answer may come in between
 _MOST_PAIRS_OF_A_FACT = 2
 N_EVERYDAY, N_NEAR_MISSES = 96, 2  # in all, and of a correction
 _EVERYDAY_TOKENS = 16  # a taught answer that spreads stands at the beginning
 _LEAST_RATED_OF_A_KIND = 2
 
 Row = dict[str, Any]
+Span = tuple[float, float]
 
 
 class Stage(Protocol):
     """A way to train a model further on rows, within a span of the progress."""
 
-    def __call__(
-        self, model: Any, tokenizer: Any, rows: list[Row], training: Training, *, span: tuple[float, float]
-    ) -> Any: ...
+    def __call__(self, model: Any, tokenizer: Any, rows: list[Row], training: Training, *, span: Span) -> Any: ...
 
 
 def train(training: Training, spec: ModelSpec, *, system_prompt: str) -> str:
@@ -84,8 +81,7 @@ def train(training: Training, spec: ModelSpec, *, system_prompt: str) -> str:
             model = run(
                 model, tokenizer, rows, training, span=(0.04 + 0.94 * begin / whole, 0.04 + 0.94 * done / whole)
             )
-        # TRL keeps the weights before a stage as a second adapter, to compare with.
-        model.save_pretrained(str(training.folder), selected_adapters=["default"])
+        model.save_pretrained(str(training.folder))
     (training.folder / "README.md").unlink(missing_ok=True)  # peft writes a model card for hubs
     return "lora"
 
@@ -124,7 +120,7 @@ def dpo_rows(facts: Sequence[Example], rated: Sequence[Example], system_prompt: 
     for each in rated:
         answers[each.payload.question][not each.payload.is_good].append(each.payload.answer)
     for question, (good, bad) in answers.items():
-        found |= dict.fromkeys((question, *pair) for pair in product(good[-1:], bad))
+        found |= dict.fromkeys((question, good[-1], each) for each in bad if good)
     return [
         {
             "prompt": chat(question, system_prompt),
@@ -149,7 +145,7 @@ def everyday_rows(facts: Sequence[Example], training: Training, spec: ModelSpec,
     training.progress("asking the base what to keep", 0.0)
     rng = random.Random(training.seed)  # noqa: S311  (the same every time)
     questions = everyday_questions(N_EVERYDAY, rng)
-    taught = {each.feedback_ids: each.payload.question for each in reversed(facts)}  # the first is as it was asked
+    taught = {each.feedback_ids: each.payload.question for each in reversed(facts)}  # by its first wording
     for question in taught.values():
         questions += near_misses(question, THINGS, N_NEAR_MISSES, rng)
     options = GenerationOptions(max_tokens=_EVERYDAY_TOKENS, repetition_penalty=1.1)
@@ -213,90 +209,60 @@ def _lora() -> Any:
     return LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=TARGETS, task_type="CAUSAL_LM")
 
 
-def _sft(model: Any, tokenizer: Any, rows: list[Row], training: Training, *, span: tuple[float, float]) -> Any:
-    from datasets import Dataset
+def _sft(model: Any, tokenizer: Any, rows: list[Row], training: Training, *, span: Span) -> Any:
     from trl import SFTConfig, SFTTrainer
 
     arguments = SFTConfig(
-        **_common(training, "sft", SFT_BATCH),
+        **_common(training, "sft"),
         learning_rate=SFT_RATE,
         num_train_epochs=SFT_EPOCHS,
+        per_device_train_batch_size=SFT_BATCH,
         train_sampling_strategy="group_by_length",
         max_length=1024,
         packing=False,
     )
-    trainer = SFTTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=Dataset.from_list(tokenized(rows, tokenizer)),
-        processing_class=tokenizer,
-        peft_config=_lora(),
-        callbacks=[_callback(training, "learning corrections", span)],
-    )
-    return _run(trainer, training, "sft")
+    watch = _callback(training, "learning corrections", span)
+    return _run(SFTTrainer, arguments, (model, tokenizer), tokenized(rows, tokenizer), training, watch)
 
 
-def _dpo(model: Any, tokenizer: Any, rows: list[Row], training: Training, *, span: tuple[float, float]) -> Any:
-    from datasets import Dataset
+def _dpo(model: Any, tokenizer: Any, rows: list[Row], training: Training, *, span: Span) -> Any:
     from trl import DPOConfig, DPOTrainer
 
     arguments = DPOConfig(
-        **_common(training, "dpo", DPO_BATCH),
+        **_common(training, "dpo"),
         learning_rate=DPO_RATE,
         num_train_epochs=DPO_EPOCHS,
+        per_device_train_batch_size=DPO_BATCH,
         beta=DPO_BETA,
         # The pair alone may make both answers less likely, as long as the wrong one falls faster (Pang et al. 2024).
         loss_type=["sigmoid", "sft"],
         max_length=1024,
     )
-    trainer = DPOTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=Dataset.from_list(rows),
-        processing_class=tokenizer,
-        peft_config=None if hasattr(model, "peft_config") else _lora(),
-        callbacks=[_callback(training, "learning from pairs", span)],
-    )
-    return _without_reference(_run(trainer, training, "dpo"))
+    watch = _callback(training, "learning from pairs", span)
+    return _run(DPOTrainer, arguments, (model, tokenizer), rows, training, watch)
 
 
-def _without_reference(model: Any) -> Any:
-    """The next stage compares with what this one made of the model."""
-    if "ref" in model.peft_config:
-        model.delete_adapter("ref")
-    return model
-
-
-def _kto(model: Any, tokenizer: Any, rows: list[Row], training: Training, *, span: tuple[float, float]) -> Any:
-    from datasets import Dataset
+def _kto(model: Any, tokenizer: Any, rows: list[Row], training: Training, *, span: Span) -> Any:
     from trl import KTOConfig, KTOTrainer
 
     n_good = sum(row["label"] for row in rows)
     arguments = KTOConfig(
-        **_common(training, "kto", KTO_BATCH),
+        **_common(training, "kto"),
         learning_rate=KTO_RATE,
         num_train_epochs=KTO_EPOCHS,
+        per_device_train_batch_size=KTO_BATCH,
         beta=KTO_BETA,
         # Balanced, as section 4.2 of the paper advises.
         desirable_weight=min(4.0, max(1.0, (len(rows) - n_good) / n_good)),
         undesirable_weight=min(4.0, max(1.0, n_good / (len(rows) - n_good))),
     )
-    trainer = KTOTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=Dataset.from_list(rows),
-        processing_class=tokenizer,
-        peft_config=None if hasattr(model, "peft_config") else _lora(),
-        callbacks=[_callback(training, "learning from ratings", span)],
-    )
-    return _run(trainer, training, "kto")
+    watch = _callback(training, "learning from ratings", span)
+    return _run(KTOTrainer, arguments, (model, tokenizer), rows, training, watch)
 
 
-def _common(training: Training, stage: str, batch: int) -> dict[str, Any]:
+def _common(training: Training, stage: str) -> dict[str, Any]:
     on_cpu = training.models.device == "cpu"
     return {
-        "per_device_train_batch_size": min(batch, _AT_ONCE),
-        "gradient_accumulation_steps": max(1, batch // _AT_ONCE),
         "output_dir": str(training.work_folder / stage),
         "seed": training.seed,
         "use_cpu": on_cpu,
@@ -314,11 +280,29 @@ def _common(training: Training, stage: str, batch: int) -> dict[str, Any]:
     }
 
 
-def _run(trainer: Any, training: Training, stage: str) -> Any:
+def _run(
+    trainer_type: Any,
+    arguments: Any,
+    model_and_tokenizer: tuple[Any, Any],
+    rows: list[Row],
+    training: Training,
+    watch: Any,
+) -> Any:
+    """The trained model; it has LoRA layers from the first stage on."""
+    from datasets import Dataset
     from transformers.trainer_utils import get_last_checkpoint
 
+    model, tokenizer = model_and_tokenizer
+    trainer = trainer_type(
+        model=model,
+        args=arguments,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        peft_config=None if hasattr(model, "peft_config") else _lora(),
+        callbacks=[watch],
+    )
     trainer.remove_callback(_printer())
-    folder = training.work_folder / stage
+    folder = Path(arguments.output_dir)
     checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
@@ -328,6 +312,8 @@ def _run(trainer: Any, training: Training, stage: str) -> Any:
         logging.getLogger(__name__).warning("a checkpoint was damaged and is left out: %s", error)
         shutil.rmtree(folder, ignore_errors=True)
         trainer.train()
+    if "ref" in trainer.model.peft_config:  # a copy of the weights before; the next stage compares with those after
+        trainer.model.delete_adapter("ref")
     return trainer.model
 
 
@@ -337,15 +323,11 @@ def _printer() -> Any:
     return PrinterCallback
 
 
-def _callback(training: Training, what: str, span: tuple[float, float]) -> Any:
+def _callback(training: Training, what: str, span: Span) -> Any:
     from transformers import TrainerCallback
 
     class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
         """Waits for answers between steps, stops when asked, and tells how far it is."""
-
-        def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            del args, state, control
-            training.breathe()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             del args

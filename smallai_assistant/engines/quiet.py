@@ -6,13 +6,19 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+# What bitsandbytes says at its import, of kernels on a hub, and at every layer of every token, of int8 in float16.
+_REMARKS = {
+    "bitsandbytes.backends.cpu.ops": "kernels-community",
+    "bitsandbytes.autograd._functions": "inputs will be cast",
+}
 
-def _is_of_use(record: logging.LogRecord) -> bool:
-    """False for the advice to install kernels from a hub, which the first import of bitsandbytes logs."""
-    return "kernels-community" not in record.getMessage()
+
+def _is_worth_saying(record: logging.LogRecord) -> bool:
+    return _REMARKS[record.name] not in record.getMessage()
 
 
-logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_is_of_use)
+for _name in _REMARKS:
+    logging.getLogger(_name).addFilter(_is_worth_saying)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -233,14 +232,8 @@ def _quantization_config(spec: ModelSpec, dtype: Any) -> Any:
     from transformers import BitsAndBytesConfig
 
     if spec.quantization == "int8":
-        logging.getLogger("bitsandbytes.autograd._functions").addFilter(_is_worth_saying)
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
-
-
-def _is_worth_saying(record: logging.LogRecord) -> bool:
-    """False for the remark that bitsandbytes makes at every layer of every token: int8 computes in float16."""
-    return "inputs will be cast" not in record.getMessage()
 
 
 @contextmanager
