@@ -184,8 +184,14 @@ class Assistant:
         return self._desk.undo(feedback_id)
 
     def erase_feedback(self, ids: Sequence[str]) -> Erased:
-        """Deletes the content of feedback for good. The result names the adapters that learned from it."""
-        return self._desk.erase(ids)
+        """Deletes the content of feedback for good, also from the checkpoints of stopped learning cycles.
+
+        Returns:
+            What was erased, and the adapters that learned from it: rebuild or remove them.
+        """
+        erased = self._desk.erase(ids)
+        self._learner.drop_checkpoints()
+        return erased
 
     def export_feedback(self, path: Path, *, task: str | None = None) -> Transfer:
         """Writes feedback, the turns it is about and their pictures and recordings to one JSONL file.

@@ -44,8 +44,9 @@ class AssistantConfig:
     """Everything that can be set.
 
     Attributes:
-        data_dir: database, media and adapters; the only folder that is written besides `models_dir`.
-        models_dir: pulled models.
+        data_dir: database, media and adapters; the only folder that is written besides `models_dir`. A string is taken
+            as a path.
+        models_dir: pulled models; a string too.
         database_url: an SQLAlchemy URL; empty for an SQLite file in `data_dir`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         memory_budget_mb: most megabytes (2**20 bytes) of loaded models; 0 takes 60 % of what the device has.
@@ -68,6 +69,11 @@ class AssistantConfig:
     tasks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name in ("data_dir", "models_dir"):
+            try:
+                object.__setattr__(self, name, Path(getattr(self, name)))
+            except TypeError as error:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}", hint="give a path") from error
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise ConfigError(f"device is {self.device!r}", hint="use auto, cpu, cuda or cuda:N")
         if self.memory_budget_mb < 0:

@@ -98,6 +98,16 @@ class Learner:
         self._stop.set()
         self._idle.wait(_CLOSE_PATIENCE_S)
 
+    def drop_checkpoints(self) -> None:
+        """Deletes what stopped cycles left, for it may hold what was erased; a cycle that runs sees that itself."""
+        try:
+            with exclusive(self._folder / ".lock", timeout_s=0.0, other="a learning cycle runs"):
+                for path in self._folder.iterdir():
+                    if path.is_dir():
+                        shutil.rmtree(path, ignore_errors=True)
+        except Busy:
+            log.info("checkpoints stay: a learning cycle runs, and looks for what was erased before it ends")
+
     def promote(self, adapter_id: str, *, force: bool = False, reason: str = "promoted by hand") -> Adapter:
         """Makes an adapter the champion and lets the running process serve it; see `Promoter.promote`."""
         adapter = self._adapters.get(adapter_id)
@@ -111,6 +121,7 @@ class Learner:
 
     def _run(self, task: LearningTask, options: CycleOptions, stop: threading.Event, tell: OnProgress) -> CycleReport:
         begun = time.monotonic()
+        self._remove_unjudged(task.name)
         tell("screening the feedback", 0.0)
         cycle = prepare(task, self._feedback.lessons(task.name), options, self._folder)
         tell("asking what serves now", 0.05)
@@ -119,6 +130,7 @@ class Learner:
         try:
             tell("asking the candidate", 0.8)
             after = self._scores(cycle, cycle.slices, candidate, stop)
+            self._check_not_erased(cycle, candidate)
             report = self._decide(cycle, candidate, self._report(cycle, candidate, after))
             if report.is_approved:
                 tell("asking what it now knows", 0.9)
@@ -135,6 +147,29 @@ class Learner:
             report = self._promote(cycle, candidate, report)
         tell("done", 1.0)
         return report
+
+    def _remove_unjudged(self, name: str) -> None:
+        """What a kill between training and judging left; nobody asked for it, and it never served."""
+        served = {each["adapter_id"] for each in self._adapters.log(name)}
+        for each in self._adapters.versions(name):
+            if each.status == "candidate" and each.id not in served:
+                log.info("%s was never judged, and is removed", each.id)
+                self._adapters.remove(each.id)
+
+    def _check_not_erased(self, cycle: Cycle, candidate: Adapter) -> None:
+        """An erasure while the cycle runs ends it: weights that know the row must not come to serve.
+
+        Raises:
+            TrainingFailed: a row was erased.
+        """
+        active = {each.feedback.id for each in self._feedback.lessons(cycle.task.name)}
+        gone = [each for each in candidate.feedback_ids if each not in active]
+        if erased := [each for each in gone if self._feedback.get(each).state == "erased"]:
+            shutil.rmtree(cycle.checkpoints, ignore_errors=True)
+            raise TrainingFailed(
+                f"{len(erased)} of the rows it learned from were erased while the cycle ran",
+                hint="nothing was changed; start it again: it learns from the rest",
+            )
 
     def _train(self, cycle: Cycle, stop: threading.Event, tell: OnProgress) -> Adapter:
         task, options = cycle.task, cycle.options

@@ -161,6 +161,17 @@ def test_a_pull_gives_the_very_files_and_runs_nothing_of_the_packages(catalog: C
     assert not [name for name in sys.modules if name.startswith("tiny_weights")]
 
 
+def test_a_pull_onto_a_file_system_without_hard_links(
+    catalog: Catalog, packages: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert catalog.pull(["few"]) == ["tiny"]
+    catalog.verify("tiny")
+
+
 def test_what_is_here_is_not_fetched_again(
     catalog: Catalog, pulled: Path, monkeypatch: pytest.MonkeyPatch, no_network: None
 ) -> None:

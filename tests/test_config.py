@@ -127,3 +127,11 @@ def test_config_holds_its_bounds_or_refuses(device: str, budget: int, threshold:
         return
     assert config.memory_budget_mb >= 0
     assert 0 <= config.intent_threshold <= 1
+
+
+def test_a_folder_may_be_a_string() -> None:
+    config = AssistantConfig(data_dir="here", models_dir="there")  # type: ignore[arg-type]
+    assert (config.data_dir, config.models_dir) == (Path("here"), Path("there"))
+    with pytest.raises(ConfigError, match=r"data_dir is 3") as caught:
+        AssistantConfig(data_dir=3)  # type: ignore[arg-type]
+    assert caught.value.hint == "give a path"

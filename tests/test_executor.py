@@ -38,6 +38,48 @@ def test_streams_take_turns_step_by_step(thread: ModelThread) -> None:
     assert "".join(order) == "abc" * 4
 
 
+def test_a_stream_in_the_background_waits_while_another_has_steps(thread: ModelThread) -> None:
+    order: list[str] = []
+    both_there = threading.Event()
+
+    def steps(name: str) -> Iterator[str]:
+        both_there.wait(5)
+        for _ in range(4):
+            order.append(name)
+            yield name
+
+    evaluation = thread.stream(steps("e"), in_background=True)
+    answer = thread.stream(steps("a"))
+    both_there.set()
+    assert list(answer) == ["a"] * 4
+    assert list(evaluation) == ["e"] * 4
+    assert "".join(order).removeprefix("e") in ("aaaaeee", "aaaaeeee")  # at most the step that had begun went first
+
+
+def test_a_stream_in_the_background_is_not_starved(thread: ModelThread, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smallai_assistant.engines.executor._BACKGROUND_PATIENCE_S", 0.05)
+    is_done = threading.Event()
+
+    def endless() -> Iterator[int]:
+        while not is_done.is_set():
+            time.sleep(0.002)
+            yield 1
+
+    answer = thread.stream(endless())
+    reader = threading.Thread(target=lambda: list(answer))
+    reader.start()
+    assert list(thread.stream(iter("abc"), in_background=True)) == ["a", "b", "c"]
+    assert reader.is_alive()
+    is_done.set()
+    reader.join(5)
+
+
+def test_a_stream_in_the_background_goes_on_while_nobody_reads_the_others(thread: ModelThread) -> None:
+    unread = thread.stream(iter(range(100)))
+    assert list(thread.stream(iter("abc"), in_background=True)) == ["a", "b", "c"]
+    assert list(unread) == list(range(100))
+
+
 def test_calls_run_between_the_steps_of_a_long_stream(thread: ModelThread) -> None:
     def steps() -> Iterator[int]:
         for n in range(1000):

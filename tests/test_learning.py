@@ -491,10 +491,23 @@ def test_other_feedback_does_not_go_on_from_the_checkpoint(opened: Assistant, ta
     trained = [
         each for each in ids if not is_held_out(opened.feedback.lessons(NAME)[ids.index(each)].turn.request.text)
     ]
-    opened.erase_feedback(trained[:1])
+    opened.undo_feedback(trained[0])
     assert opened.learn(NAME).is_promoted
     assert task.steps[0] == 0
     assert not list((tmp_path / "data/learning").rglob("checkpoint.json"))
+
+
+def test_a_candidate_that_a_kill_left_unjudged_is_removed(opened: Assistant, tmp_path: Path) -> None:
+    with opened.adapters.work_folder() as folder:
+        (folder / "table.json").write_text("{}")
+        left = opened.adapters.add(folder, task=NAME, kind="table", base={}).id
+    with opened.adapters.work_folder() as folder:
+        (folder / "table.json").write_text("{} ")
+        forced = opened.adapters.add(folder, task=NAME, kind="table", base={"model": "paper", "version": 1}).id
+    opened.adapters.promote(forced, force=True)  # served once: a person wanted it
+    first = learned(opened, DRINKS)
+    assert [each.id for each in opened.adapters.versions(NAME)] == [forced, first]
+    assert not (tmp_path / "data/adapters" / left).exists()
 
 
 # -- at once --
@@ -663,6 +676,39 @@ def test_erasing_names_the_adapters_and_a_rebuild_is_without_the_row(opened: Ass
     assert opened.erase_feedback(rows).adapter_ids == (second,)
     opened.adapters.remove(second)
     assert [each.id for each in opened.adapters.versions(NAME)] == [first, report.adapter_id]
+
+
+def test_an_erasure_deletes_the_checkpoints_of_stopped_cycles(opened: Assistant, tmp_path: Path) -> None:
+    ids = teach(opened, DRINKS)
+    stop = threading.Event()
+    with pytest.raises(errors.Cancelled):
+        opened.learn(NAME, cancel=stop, on_progress=lambda what, _: stop.set() if "step 5" in what else None)
+    assert list((tmp_path / "data/learning").rglob("checkpoint.json"))
+    opened.erase_feedback(ids[:1])
+    assert not list((tmp_path / "data/learning").rglob("checkpoint.json"))
+
+
+@pytest.mark.parametrize("when", ["step 5", "asking the candidate"])
+def test_what_learned_from_a_row_that_is_erased_meanwhile_does_not_serve(
+    opened: Assistant, tmp_path: Path, when: str
+) -> None:
+    first = learned(opened, DRINKS)
+    ids = teach(opened, PLANTS)
+    asked = {each.turn.request.text: each.feedback.id for each in opened.feedback.lessons(NAME)}
+    trained = [each for text, each in asked.items() if each in ids and not is_held_out(text)]
+    gone = trained[:1]
+
+    def tell(what: str, _: float) -> None:
+        if when in what and gone:
+            opened.erase_feedback([gone.pop()])
+
+    with pytest.raises(errors.TrainingFailed, match="1 of the rows it learned from were erased") as caught:
+        opened.learn(NAME, on_progress=tell)
+    assert "start it again" in caught.value.hint
+    assert served_by(opened) == first
+    assert [each.id for each in opened.adapters.versions(NAME)] == [first]
+    assert not list((tmp_path / "data/learning").rglob("checkpoint.json"))
+    assert opened.learn(NAME).is_promoted
 
 
 def test_a_cycle_after_an_erasure_starts_from_the_base_even_where_nobody_asked(

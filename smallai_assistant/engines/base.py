@@ -94,9 +94,13 @@ class LoadedModel(ABC):
         """Runs `function` on the model's thread between the steps of running streams, and waits for it."""
         return self._thread.call(function)
 
-    def stream(self, steps: Iterator[T]) -> Iterator[T]:
-        """Advances `steps` on the model's thread and yields what it yields; closing the result closes `steps`."""
-        return self._thread.stream(steps)
+    def stream(self, steps: Iterator[T], *, in_background: bool = False) -> Iterator[T]:
+        """Advances `steps` on the model's thread and yields what it yields; closing the result closes `steps`.
+
+        Args:
+            in_background: steps of the other streams go first: for what nobody waits for, such as an evaluation.
+        """
+        return self._thread.stream(steps, in_background=in_background)
 
     def retire_adapter(self, adapter_id: str) -> None:  # noqa: B027  (a model without adapters has nothing to do)
         """An adapter no longer serves: drop it and what was computed with it once the last stream with it has ended."""
@@ -154,6 +158,8 @@ class TextModel(LoadedModel):
     ) -> list[str]:
         """The likeliest answer to each chat, for evaluation; engines that can compute several at once do.
 
+        It takes its steps while no answer is streamed.
+
         Args:
             options: as for greedy decoding; `max_tokens` and `repetition_penalty` count.
         """
@@ -168,6 +174,8 @@ class TextModel(LoadedModel):
         with_end: bool = False,
     ) -> list[float]:
         """The log probability of each text as the answer to its chat, in nats, summed over its tokens.
+
+        It takes its steps while no answer is streamed.
 
         Args:
             with_end: also that the answer ends there.

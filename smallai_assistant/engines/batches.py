@@ -1,6 +1,6 @@
 """Many prompts at once, for evaluation: answers, and how likely given answers are.
 
-One forward of the whole batch a step, so that an answer that somebody waits for takes its turns in between.
+One forward of the whole batch a step, so that an answer that somebody waits for goes in between.
 """
 
 from __future__ import annotations

@@ -1,8 +1,12 @@
-"""One thread per loaded model: calls run between stream steps, streams take turns step by step."""
+"""One thread per loaded model: calls run between stream steps, streams take turns step by step.
+
+A stream in the background, such as an evaluation, takes its steps while no other stream has one to run.
+"""
 
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -15,6 +19,7 @@ from smallai_assistant.errors import Cancelled
 T = TypeVar("T")
 
 _STEPS_AHEAD = 8  # how many unread items a stream may have before its turn is skipped
+_BACKGROUND_PATIENCE_S = 5.0  # a stream in the background takes a step then, however busy the thread is
 _CLOSE_PATIENCE_S = 30.0
 
 
@@ -51,15 +56,18 @@ class ModelThread:
         finally:
             del future  # an error's traceback holds this frame: without the cycle both go at once
 
-    def stream(self, steps: Iterator[T]) -> Iterator[T]:
+    def stream(self, steps: Iterator[T], *, in_background: bool = False) -> Iterator[T]:
         """Advances `steps` on the thread; the result yields its items, re-raises its error, and closes it when closed.
 
         A result that is dropped without being closed closes `steps` too.
 
+        Args:
+            in_background: the other streams' steps go first.
+
         Raises:
             Cancelled: the thread was closed, now or while the stream runs.
         """
-        stream = _Stream(steps, self._notify)
+        stream = _Stream(steps, self._notify, in_background=in_background)
         with self._wake:
             if self._closed:
                 raise _closed_error()
@@ -115,12 +123,15 @@ class ModelThread:
             stream.end(_closed_error())
 
     def _next_runnable(self) -> _Stream[Any] | None:
+        later = None
         for _ in range(len(self._streams)):
             stream = self._streams[0]
             self._streams.rotate(-1)
-            if stream.is_runnable:
+            if stream.is_runnable and not stream.is_patient:
                 return stream
-        return None
+            if stream.is_runnable and later is None:
+                later = stream
+        return later
 
 
 def _closed_error() -> Cancelled:
@@ -142,19 +153,33 @@ class _Done:
 class _Stream(Generic[T]):
     """The thread's handle on a stream."""
 
-    def __init__(self, steps: Iterator[T], notify: Callable[[], None]) -> None:
+    def __init__(self, steps: Iterator[T], notify: Callable[[], None], *, in_background: bool) -> None:
         self._steps = steps
         self.notify = notify
         self.items: SimpleQueue[T | _Done] = SimpleQueue()
         self.has_ended = threading.Event()
         self._is_closing = False
+        self._in_background = in_background
+        self._stepped_at = time.monotonic()
 
     @property
     def is_runnable(self) -> bool:
         return self._is_closing or self.items.qsize() < _STEPS_AHEAD
 
+    @property
+    def is_patient(self) -> bool:
+        """Whether other streams' steps go first."""
+        waited_s = time.monotonic() - self._stepped_at
+        return self._in_background and not self._is_closing and waited_s < _BACKGROUND_PATIENCE_S
+
     def step(self) -> bool:
         """Advances once; False when there is nothing more to do."""
+        try:
+            return self._step()
+        finally:
+            self._stepped_at = time.monotonic()
+
+    def _step(self) -> bool:
         if self._is_closing:
             self.end(None)
             return False

@@ -134,7 +134,8 @@ class TransformersTextModel(TextModel):
         prompts = [self._tokenizer.encode_chat(chat) for chat in chats]
         # On the CPU bitsandbytes unpacks every int8 matrix at every step of more than one row.
         batch = 1 if self.device == "cpu" and self.spec.quantization == "int8" else BATCH
-        return _last(self._streamed(adapter, complete(self._network(adapter), prompts, options, batch=batch))) or []
+        steps = complete(self._network(adapter), prompts, options, batch=batch)
+        return _last(self._streamed(adapter, steps, in_background=True)) or []
 
     def log_likelihoods(
         self,
@@ -145,7 +146,8 @@ class TransformersTextModel(TextModel):
     ) -> list[float]:
         end = [self._tokenizer.eos_id] if with_end and self._tokenizer.eos_id is not None else []
         ids = [(self._tokenizer.encode_chat(chat), [*self._tokenizer.encode_text(text), *end]) for chat, text in pairs]
-        return _last(self._streamed(adapter, log_likelihoods(self._network(adapter), ids))) or []
+        steps = log_likelihoods(self._network(adapter), ids)
+        return _last(self._streamed(adapter, steps, in_background=True)) or []
 
     def retire_adapter(self, adapter_id: str) -> None:
         self._adapters.retire(adapter_id)
@@ -168,17 +170,17 @@ class TransformersTextModel(TextModel):
             steer=None if steering is None else Steer(steering, self._tokenizer.encode_text, self._end_ids),
         )
 
-    def _streamed(self, adapter: Adapter | None, steps: Iterator[T]) -> Iterator[T]:
+    def _streamed(self, adapter: Adapter | None, steps: Iterator[T], *, in_background: bool = False) -> Iterator[T]:
         """The steps on the model's thread; the adapter is in use until they end."""
         if adapter is None:
-            return self.stream(steps)
+            return self.stream(steps, in_background=in_background)
         self._adapters.begin(adapter)
 
         def at_end() -> None:
             self._adapters.end(adapter)
             self._drop_unused()
 
-        return self.stream(_Ending(steps, at_end))
+        return self.stream(_Ending(steps, at_end), in_background=in_background)
 
     def _drop_unused(self) -> None:
         for adapter_id in self._adapters.drop_unused():
