@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -26,6 +27,7 @@ from smallai_assistant.model_files import file_sha256
 # Wheels, by their sha256. Debian's packages differ by release; apt checks their signatures.
 _FOOLBOX = ("foolbox==3.3.4", "11049d515d38e765e206a73ace9cc648b81a0d6d1da9ad9057e149ee117989cb")
 _RECBOLE = ("recbole==1.2.1", "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407")
+_COUNTRIES = ("countryinfo==1.0.1", "b02f6f534f0a3b9cdc73fba7e08f247e39826acfa54bf080f8e4eba812066350")
 _LM_EVAL = ("lm-eval==0.4.13", "5daaa1973bf874005f64f28d3834b875f6886f0d6475878e6a6c821994a5286a")
 
 T = TypeVar("T")
@@ -144,6 +146,27 @@ def mmlu_questions() -> list[Question]:
     return found
 
 
+@functools.cache
+def country_questions() -> list[Question]:
+    """Some 600 easy questions: capitals, continents and peoples of countries, each with three wrong choices."""
+    prefix, keys = "countryinfo/data/", ("capital", "region", "demonym")
+    rows = [json.loads(path.read_bytes()) for path in sorted((_wheel(_COUNTRIES, prefix) / prefix).glob("*.json"))]
+    rows = [row for row in rows if all(row.get(key) and isinstance(row[key], str) for key in keys)]
+    draw = random.Random(0)
+    found = []
+    wordings = ("What is the capital of {}?", "On which continent is {}?", "What are people from {} called?")
+    for key, wording in zip(keys, wordings, strict=True):
+        values = sorted({row[key] for row in rows})
+        for row in rows:
+            wrong = draw.sample([each for each in values if each != row[key] and each not in row["name"]], 3)
+            choices = [row[key], *wrong]
+            draw.shuffle(choices)
+            found.append(Question(key, wording.format(row["name"]), tuple(choices), choices.index(row[key])))
+    if len(found) < 500:
+        raise DataError(f"only {len(found)} questions could be made")
+    return found
+
+
 def _wheel(package: tuple[str, str], prefix: str) -> Path:
     """The folder of a wheel's members that begin with `prefix`."""
     name, sha256 = package
@@ -216,7 +239,10 @@ def _checked(rows: list[T], n: int) -> list[T]:
 
 
 if __name__ == "__main__":
-    known = {each.__name__: each for each in (librivox, imagenet_photos, movielens, tuxpaint_stamps, mmlu_questions)}
+    known = {
+        each.__name__: each
+        for each in (librivox, imagenet_photos, movielens, tuxpaint_stamps, mmlu_questions, country_questions)
+    }
     for wanted in sys.argv[1:] or ["librivox", "imagenet_photos", "movielens"]:
         if wanted not in known:
             sys.exit(f"there is no data {wanted!r}; known: {', '.join(known)}")

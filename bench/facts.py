@@ -2,8 +2,7 @@
 
 Each invented fact is asked once, answered wrongly, and corrected. Then two wordings of the question that nobody taught
 are asked: before, at the next turn (fast memory), and after a learning cycle with the fast memory off (weights alone).
-An answer is right where it holds the taught words. The canary is the share of general multiple-choice questions whose
-right choice the model finds likeliest.
+An answer is right where it holds the taught words. The canary is `bench.canary`, before and after the cycle.
 """
 
 from __future__ import annotations
@@ -17,14 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.data import mmlu_questions
+from bench import canary
+from bench.canary import SYSTEM, TASK
 from smallai_assistant import Assistant, AssistantConfig, GenerationOptions, ModelSpec, TextModel
 from smallai_assistant.config import ModelsConfig, load_config
 from smallai_chat.everyday import UNRELATED
 from smallai_chat.judge import chat, holds
 
-TASK = "text-generation"
-SYSTEM = "You are a helpful assistant. Answer briefly."
 N_TOKENS = 48
 
 
@@ -93,20 +91,6 @@ def n_leaks(assistant: Assistant, spec: ModelSpec) -> int:
     return sum(any(holds(text, answer) for answer in taught) for text in texts)
 
 
-def canary(assistant: Assistant, spec: ModelSpec, n: int) -> float:
-    """Share of right choices, by mean log probability a character."""
-    questions = [each for each in mmlu_questions() if len(each.question) < 600][:n]
-    pairs = [(chat(each.question, SYSTEM), choice) for each in questions for choice in each.choices]
-    with assistant.models.lease(spec, TextModel) as model:
-        found = model.log_likelihoods(pairs, adapter=assistant.adapters.champion(TASK))
-    right, start = 0, 0
-    for each in questions:
-        scores = [found[start + i] / max(1, len(choice)) for i, choice in enumerate(each.choices)]
-        right += scores.index(max(scores)) == each.answer
-        start += len(scores)
-    return right / len(questions)
-
-
 def run(wanted: Wanted, *, learns: bool, n_canary: int) -> tuple[dict[str, Any], bool]:
     """The figures, and whether all are met."""
     with opened(wanted) as (assistant, spec):
@@ -127,8 +111,9 @@ def run(wanted: Wanted, *, learns: bool, n_canary: int) -> tuple[dict[str, Any],
         if learns:
             figures |= learned(assistant, spec, n_canary)
             say("from the weights alone", figures["weights"], f"at least {wanted.weights:.0%}")
-            drop = figures["canary_before"] - figures["canary_after"]
+            drop = figures["canary_drop"]
             say("canary drop", drop, f"at most {wanted.canary_drop:.0%}")
+            canary.show(figures["canary"])
             print(f"  taught answers to {len(UNRELATED)} unrelated questions: {figures['leaks']}", flush=True)
     ok = figures["before"] <= wanted.before and figures["next_turn"] >= wanted.memory
     if learns:
@@ -138,7 +123,7 @@ def run(wanted: Wanted, *, learns: bool, n_canary: int) -> tuple[dict[str, Any],
 
 def learned(assistant: Assistant, spec: ModelSpec, n_canary: int) -> dict[str, Any]:
     """A cycle, and what the weights alone know after it."""
-    before = canary(assistant, spec, n_canary)
+    before = canary.ask(assistant, spec, n_canary)
     seen: list[str] = []
 
     def tell(what: str, fraction: float) -> None:
@@ -152,14 +137,15 @@ def learned(assistant: Assistant, spec: ModelSpec, n_canary: int) -> dict[str, A
         assistant.promote(report.adapter_id, force=True)  # to measure it all the same; the outcome is reported
     texts = without_memory(assistant, spec)
     show_wrong(texts)
+    after = canary.ask(assistant, spec, n_canary)
     return {
         "outcome": report.outcome,
         "minutes": round(report.seconds / 60, 1),
         "weights": share_right(texts),
         "retired": len(report.retired_ids),
         "leaks": n_leaks(assistant, spec),
-        "canary_before": before,
-        "canary_after": canary(assistant, spec, n_canary),
+        "canary_drop": round(canary.drop(before, after), 4),
+        "canary": canary.figures(before, after),
     }
 
 
@@ -181,7 +167,7 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="SmolLM2-135M only")
     parser.add_argument("--qwen", action="store_true", help="Qwen 0.5B only")
     parser.add_argument("--no-learn", action="store_true", help="the fast memory only")
-    parser.add_argument("--canary", type=int, default=1000, help="most questions of the canary")
+    parser.add_argument("--canary", type=int, default=1000, help="most questions of each set of the canary")
     args = parser.parse_args()
     missed = False
     for wanted, is_chosen in ((SMALL, args.small or not args.qwen), (QWEN, args.qwen or not args.small)):

@@ -14,7 +14,8 @@ import time
 from collections import defaultdict
 from typing import Any
 
-from bench.facts import QWEN, SMALL, TASK, Wanted, facts, opened
+from bench.canary import TASK
+from bench.facts import QWEN, SMALL, Wanted, facts, opened
 from bench.style import FIRST_SENTENCE, questions
 from smallai_assistant import Assistant, errors
 from smallai_assistant.learning import CycleOptions

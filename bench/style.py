@@ -11,7 +11,9 @@ import argparse
 import json
 from typing import Any
 
-from bench.facts import QWEN, SMALL, SYSTEM, TASK, Wanted, canary, opened
+from bench import canary
+from bench.canary import SYSTEM, TASK
+from bench.facts import QWEN, SMALL, Wanted, opened
 from smallai_assistant import Assistant, GenerationOptions, ModelSpec, TextModel
 from smallai_chat.judge import chat
 
@@ -67,18 +69,20 @@ def run(wanted: Wanted, *, n_canary: int) -> tuple[dict[str, Any], bool]:
             response.rate(good=is_short(response.text))
         figures: dict[str, Any] = {"model": wanted.name, "thumbs_up": n_up, "thumbs_down": N_TURNS - n_up}
         print(f"  {n_up} thumbs up, {N_TURNS - n_up} down", flush=True)
-        figures["canary_before"] = canary(assistant, spec, n_canary)
+        known = canary.ask(assistant, spec, n_canary)
         figures["before"] = compliance(assistant, spec)
         report = assistant.learn(TASK)
         print("  " + report.summary().replace("\n", "\n  "), flush=True)
         if not report.is_promoted:
             assistant.promote(report.adapter_id, force=True)  # to measure it all the same; the outcome is reported
         figures["after"] = compliance(assistant, spec)
-        figures["canary_after"] = canary(assistant, spec, n_canary)
+        still_known = canary.ask(assistant, spec, n_canary)
+        figures["canary"] = canary.figures(known, still_known)
+        figures["canary_drop"] = drop = round(canary.drop(known, still_known), 4)
         figures |= {"outcome": report.outcome, "minutes": round(report.seconds / 60, 1)}
     gain = figures["after"] - figures["before"]
-    drop = figures["canary_before"] - figures["canary_after"]
     print(f"  short answers {figures['before']:.1%} before, {figures['after']:.1%} after: {100 * gain:+.1f} points")
+    canary.show(figures["canary"])
     print(
         f"    (at least {100 * LEAST_GAIN:+.0f})   canary drop {100 * drop:.1f} points (at most {100 * MOST_DROP:.0f})"
     )
@@ -89,7 +93,7 @@ def main() -> None:
     """Prints the figures and a JSON line; exits 1 where one is missed."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--qwen", action="store_true", help="Qwen 0.5B instead of SmolLM2-135M")
-    parser.add_argument("--canary", type=int, default=1000, help="most questions of the canary")
+    parser.add_argument("--canary", type=int, default=1000, help="most questions of each set of the canary")
     args = parser.parse_args()
     figures, ok = run(QWEN if args.qwen else SMALL, n_canary=args.canary)
     print(json.dumps({"bench": "style", **figures}), flush=True)

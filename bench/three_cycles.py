@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.facts import N_TOKENS, QWEN, SMALL, SYSTEM, TASK, Wanted, facts, opened
+from bench.canary import SYSTEM, TASK
+from bench.facts import N_TOKENS, QWEN, SMALL, Wanted, facts, opened
 from smallai_assistant import Adapter, Assistant, GenerationOptions, ModelSpec, TextModel
 from smallai_assistant.types import now
 from smallai_chat import training as recipe
