@@ -24,6 +24,7 @@ from smallai_chat.examples import (
     examples_of,
     keywords,
     near_misses,
+    plain_answers,
     statement_order,
     unrelated,
     wordings,
@@ -240,6 +241,19 @@ def test_a_rated_answer_counts_against_what_became_of_the_others(
     assert [each.value for each in evaluate(examples, model, None, system_prompt="")] == [0.5, 0.5]
 
 
+@pytest.mark.parametrize(("gain", "change"), [(0.0, 0.0), (-0.1, -0.01), (-0.2, -0.02), (0.1, 0.01), (-90.0, -0.5)])
+def test_plain_language_loses_a_point_where_perplexity_rises_by_a_tenth(gain: float, change: float) -> None:
+    """`gain` is in nats a token of about four characters."""
+    examples = plain_answers()
+    model: Any = Likelihoods({each.expected: gain * (len(each.expected) // 4) for each in examples})
+    before = evaluate(examples, model, None, system_prompt="")
+    adapter: Any = object()
+    after = evaluate(examples, model, adapter, system_prompt="")
+    assert [new.value - old.value for old, new in zip(before, after, strict=True)] == pytest.approx(
+        [change] * len(examples)
+    )
+
+
 # -- into the weights --
 
 
@@ -264,7 +278,7 @@ def test_a_cycle_trains_judges_and_says_why(tiny: Assistant) -> None:
             response.rate(good=number % 2 == 0)
     report = tiny.learn(TASK)
     assert report.losses
-    assert {each.name for each in report.slices} >= {"general knowledge"}
+    assert {each.name for each in report.slices} >= {"general knowledge", "plain language", "unrelated questions"}
     assert report.reasons
     adapter = tiny.adapters.get(report.adapter_id)
     assert adapter.kind == "lora"

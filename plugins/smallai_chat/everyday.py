@@ -142,30 +142,32 @@ def everyday_questions(n: int, rng: random.Random) -> list[str]:
     return list(found)
 
 
-# Never trained on: where a taught answer turns up here, it has spread to what it is no answer to.
-UNRELATED = (
-    "What is the capital of France?",
-    "What colour is the sky on a clear day?",
-    "Who wrote Romeo and Juliet?",
-    "How many days are there in a week?",
-    "What is the largest planet in the solar system?",
-    "Can you recommend a book for a rainy day?",
-    "Which language is spoken in Brazil?",
-    "What is 12 times 7?",
-    "Write a short poem about autumn.",
-    "How long does it take to fly from London to New York?",
-    "What do dogs eat?",
-    "What is the difference between a cat and a dog?",
-    "Who was the first person on the moon?",
-    "How does a printer work?",
-    "Which city is known for its canals?",
-    "How many people live in Germany?",
-    "How do I write a cover letter?",
-    "What is the boiling point of water?",
-    "Who painted the Mona Lisa?",
-    "How do I fold a shirt?",
-    "How do I water a house plant?",
-    "Who is the author of The Hobbit?",
-    "When do leaves fall from the trees?",
-    "Where do penguins live?",
-)
+# Never trained on. Where a taught answer turns up at one of these questions, it has spread to what it is no answer to;
+# where the plain answer becomes less likely, language itself has suffered.
+PLAIN_ANSWERS = {
+    "What is the capital of France?": "The capital of France is Paris.",
+    "What colour is the sky on a clear day?": "On a clear day the sky is blue.",
+    "Who wrote Romeo and Juliet?": "Romeo and Juliet was written by William Shakespeare.",
+    "How many days are there in a week?": "There are seven days in a week.",
+    "What is the largest planet in the solar system?": "Jupiter is the largest planet in the solar system.",
+    "Can you recommend a book for a rainy day?": "I would recommend a good mystery novel for a rainy day.",
+    "Which language is spoken in Brazil?": "Portuguese is the official language of Brazil.",
+    "What is 12 times 7?": "12 times 7 is 84.",
+    "Write a short poem about autumn.": "Golden leaves fall from the trees, carried by a gentle breeze.",
+    "How long does it take to fly from London to New York?": "A flight from London to New York takes eight hours.",
+    "What do dogs eat?": "Dogs eat meat, vegetables, and dog food made for their needs.",
+    "What is the difference between a cat and a dog?": "Cats are more independent, while dogs are more social.",
+    "Who was the first person on the moon?": "Neil Armstrong was the first person to walk on the moon.",
+    "How does a printer work?": "A printer puts ink or toner on paper to form text and images.",
+    "Which city is known for its canals?": "Venice, in Italy, is known for its canals.",
+    "How many people live in Germany?": "About 83 million people live in Germany.",
+    "How do I write a cover letter?": "Start by saying which job you want and why you are a good fit for it.",
+    "What is the boiling point of water?": "Water boils at 100 degrees Celsius at sea level.",
+    "Who painted the Mona Lisa?": "The Mona Lisa was painted by Leonardo da Vinci.",
+    "How do I fold a shirt?": "Lay the shirt flat, fold the sleeves in, and then fold it in half.",
+    "How do I water a house plant?": "Water the soil slowly until it is moist, but not soaked.",
+    "Who is the author of The Hobbit?": "The author of The Hobbit is J.R.R. Tolkien.",
+    "When do leaves fall from the trees?": "Leaves fall from the trees in autumn.",
+    "Where do penguins live?": "Penguins live in the Southern Hemisphere, mostly in Antarctica.",
+}
+UNRELATED = tuple(PLAIN_ANSWERS)

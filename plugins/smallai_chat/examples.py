@@ -12,7 +12,7 @@ from importlib import resources
 from typing import Literal
 
 from smallai_assistant import Example, Lesson
-from smallai_chat.everyday import UNRELATED
+from smallai_chat.everyday import PLAIN_ANSWERS, UNRELATED
 
 N_WORDINGS = 12
 _MAX_QUESTION_CHARS, _MAX_ANSWER_CHARS = 1_000, 2_000
@@ -79,7 +79,15 @@ class Unrelated:
     taught: tuple[str, ...]
 
 
-Payload = Fact | Rated | Choice | Unrelated
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """An everyday question and a plain answer to it, as a person would write it."""
+
+    question: str
+    answer: str
+
+
+Payload = Fact | Rated | Choice | Unrelated | Plain
 Kind = Literal["fact", "rated"]
 
 
@@ -151,6 +159,21 @@ def unrelated(lessons: Sequence[Lesson]) -> tuple[Example, ...]:
             payload=Unrelated(question, taught),
         )
         for number, question in enumerate(UNRELATED if taught else ())
+    )
+
+
+@cache
+def plain_answers() -> tuple[Example, ...]:
+    """Everyday questions and plain answers to them: how likely the model finds these is how well it knows language."""
+    return tuple(
+        Example(
+            id=f"plain/{number}",
+            prompt=question,
+            expected=answer,
+            split_key=f"plain/{number}",
+            payload=Plain(question, answer),
+        )
+        for number, (question, answer) in enumerate(PLAIN_ANSWERS.items())
     )
 
 
