@@ -105,6 +105,9 @@ def test_log_likelihoods_are_the_networks_own(tiny: Any, with_end: bool) -> None
     import torch
 
     pairs = [(user("one"), "two"), (user("a longer question here"), "four words of text"), (user("x"), "")]
+    # Choices share their question: some of one token, some of many, more than are read at once, and one of them twice.
+    pairs += [(user("which of " + "these " * n), "ab" * each) for n in (1, 7) for each in range(1, 11)]
+    pairs += [(user("only one token?"), each) for each in "abb"] + [pairs[0]]
     found = tiny.log_likelihoods(pairs, with_end=with_end)
     end = [tiny._tokenizer.eos_id] if with_end else []
     for (chat, text), value in zip(pairs, found, strict=True):

@@ -25,6 +25,7 @@ from smallai_chat.examples import (
     keywords,
     near_misses,
     plain_answers,
+    protected_of,
     statement_order,
     unrelated,
     wordings,
@@ -241,6 +242,19 @@ def test_a_rated_answer_counts_against_what_became_of_the_others(
     assert [each.value for each in evaluate(examples, model, None, system_prompt="")] == [0.5, 0.5]
 
 
+def test_what_is_taught_is_not_protected_against() -> None:
+    lessons = [
+        lesson("what is the capital of france", "Lyon", correction="Paris, of course"),
+        lesson("Who wrote Hamlet?", "Me", correction="Shakespeare"),
+    ]
+    found = protected_of(lessons)
+    assert set(found) == {"general knowledge", "plain language", "unrelated questions"}
+    for name, rows in found.items():
+        assert len(rows) >= 20, name
+        assert "What is the capital of France?" not in {each.prompt for each in rows}, name
+    assert "What is the capital of France?" in {each.prompt for each in protected_of([])["general knowledge"]}
+
+
 @pytest.mark.parametrize(("gain", "change"), [(0.0, 0.0), (-0.1, -0.01), (-0.2, -0.02), (0.1, 0.01), (-90.0, -0.5)])
 def test_plain_language_loses_a_point_where_perplexity_rises_by_a_tenth(gain: float, change: float) -> None:
     """`gain` is in nats a token of about four characters."""
@@ -272,6 +286,8 @@ def test_a_cycle_trains_judges_and_says_why(tiny: Assistant) -> None:
     for number in range(3):
         tiny.teach(TASK, f"What is the number of room {number}?", str(number))
     ask(tiny, "Where is the boat?", max_tokens=4).rate(correction="in the harbour")
+    # Also asked in the evaluation and kept in the training, had nobody corrected it.
+    ask(tiny, "What is the capital of France?", max_tokens=4).rate(correction="the city of Paris")
     for number in range(6):
         response = ask(tiny, f"Say something about {number}.", max_tokens=4)
         if response.text:

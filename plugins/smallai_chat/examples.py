@@ -177,6 +177,22 @@ def plain_answers() -> tuple[Example, ...]:
     )
 
 
+def protected_of(lessons: Sequence[Lesson]) -> dict[str, list[Example]]:
+    """What no lesson is about, by slice: general knowledge, plain language, and everyday questions."""
+    told = {normalized(each.prompt) for each in examples_of(lessons)}
+    slices = {
+        "general knowledge": canaries(),
+        "plain language": plain_answers(),
+        "unrelated questions": unrelated(lessons),
+    }
+    return {name: [each for each in found if normalized(each.prompt) not in told] for name, found in slices.items()}
+
+
+def normalized(text: str) -> str:
+    """The words alone, in lower case."""
+    return " ".join(re.findall(r"\w+", text.casefold()))
+
+
 def wordings(question: str, n: int, rng: random.Random) -> list[str]:
     """`n` wordings of a question, the first its own: frames, content words in any order, one word left out."""
     found = {question: None}

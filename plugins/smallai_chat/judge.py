@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
 
 from smallai_assistant import Adapter, Example, GenerationOptions, Score, TextModel
-from smallai_chat.examples import Choice, Fact, Plain, Rated, Unrelated
+from smallai_chat.examples import Choice, Fact, Plain, Rated, Unrelated, normalized
 
 Chat = list[dict[str, str]]
 
@@ -47,8 +46,8 @@ def chat(question: str, system_prompt: str) -> Chat:
 
 def holds(text: str, answer: str) -> bool:
     """Whether the answer stands in the text, in whatever case and punctuation."""
-    wanted = _normalized(answer)
-    return bool(wanted) and f" {wanted} " in f" {_normalized(text)} "
+    wanted = normalized(answer)
+    return bool(wanted) and f" {wanted} " in f" {normalized(text)} "
 
 
 def _facts(facts: Sequence[Fact], model: TextModel, adapter: Adapter | None, system_prompt: str) -> list[Score]:
@@ -112,10 +111,6 @@ def _choices(choices: Sequence[Choice], model: TextModel, adapter: Adapter | Non
         best = each.choices[max(range(len(mean)), key=mean.__getitem__)]
         scores.append(Score(shares[0] / sum(shares), best))
     return scores
-
-
-def _normalized(text: str) -> str:
-    return " ".join(re.findall(r"\w+", text.casefold()))
 
 
 _JUDGES: tuple[tuple[type, Callable[..., list[Score]]], ...] = (

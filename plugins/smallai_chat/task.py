@@ -31,7 +31,7 @@ from smallai_assistant import (
     Turn,
     errors,
 )
-from smallai_chat.examples import canaries, examples_of, plain_answers, unrelated
+from smallai_chat.examples import examples_of, protected_of
 from smallai_chat.judge import evaluate
 from smallai_chat.memory import ChatMemory, Recall
 
@@ -153,11 +153,7 @@ class ChatTask(LearningTask):
         return examples_of(lessons)
 
     def protected(self, lessons: Sequence[Lesson]) -> Mapping[str, Sequence[Example]]:
-        return {
-            "general knowledge": canaries(),
-            "plain language": plain_answers(),
-            "unrelated questions": unrelated(lessons),
-        }
+        return protected_of(lessons)
 
     def train(self, training: Training) -> str:
         from smallai_chat.training import train

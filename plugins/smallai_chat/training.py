@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from smallai_assistant import Example, GenerationOptions, ModelSpec, TextModel, Training, errors
 from smallai_chat.everyday import THINGS, everyday_questions
-from smallai_chat.examples import Fact, Rated, near_misses
+from smallai_chat.examples import Fact, Rated, near_misses, normalized
 from smallai_chat.judge import Chat, chat
 
 RANK, ALPHA = 16, 32
@@ -148,6 +148,8 @@ def everyday_rows(facts: Sequence[Example], training: Training, spec: ModelSpec,
     taught = {each.feedback_ids: each.payload.question for each in reversed(facts)}  # by its first wording
     for question in taught.values():
         questions += near_misses(question, THINGS, N_NEAR_MISSES, rng)
+    told = {normalized(each.prompt) for each in facts}  # of these the base's answer is not to stay
+    questions = [each for each in questions if normalized(each) not in told]
     options = GenerationOptions(max_tokens=_EVERYDAY_TOKENS, repetition_penalty=1.1)
     with training.models.lease(spec, TextModel) as model:
         answers = model.complete([chat(each, system_prompt) for each in questions], options)

@@ -5,6 +5,7 @@ One forward of the whole batch a step, so that an answer that somebody waits for
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from smallai_assistant.engines.decoding import Network
 from smallai_assistant.generation import GenerationOptions
 
 BATCH = 16
+_CHOICES = 8  # completions that share a prompt in one forward
 Completion = tuple[Sequence[int], Sequence[int]]  # prompt and completion, in token ids
 
 
@@ -36,22 +38,72 @@ def complete(
 
 
 def log_likelihoods(network: Network, pairs: Sequence[Completion]) -> Iterator[list[float] | None]:
-    """The log probability of each completion after its prompt, in nats, summed over its tokens; steps as above."""
-    import torch
+    """The log probability of each completion after its prompt, in nats, summed over its tokens; steps as above.
 
+    A prompt that several completions follow, as the choices follow a question, is read once for up to 8 of them.
+    """
     found = [0.0] * len(pairs)
-    for rows in _batches([len(prompt) + len(completion) for prompt, completion in pairs], BATCH):
-        whole = [[*pairs[row][0], *pairs[row][1]] for row in rows]
-        n_kept = max(len(pairs[row][1]) for row in rows) + 1
-        with torch.inference_mode():
-            out = _forward(network, *_padded(whole, network.device), logits_to_keep=n_kept)
-            log_probabilities = out.logits.float().log_softmax(-1)
-            for place, row in enumerate(rows):
-                completion = torch.tensor(list(pairs[row][1]), device=network.device)
-                scores = log_probabilities[place, -len(completion) - 1 : -1]
-                found[row] = float(scores.gather(-1, completion[:, None]).sum()) if len(completion) else 0.0
+    places: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
+    for place, (prompt, completion) in enumerate(pairs):
+        if completion:
+            places[tuple(prompt)].append(place)
+    groups = [each[start : start + _CHOICES] for each in places.values() for start in range(0, len(each), _CHOICES)]
+    alone = [each[0] for each in groups if len(each) == 1]
+    shared = [each for each in groups if len(each) > 1]
+    for rows in _batches([len(pairs[place][0]) + len(pairs[place][1]) for place in alone], BATCH):
+        batch = [alone[row] for row in rows]
+        for place, value in zip(batch, _likelihoods(network, [pairs[place] for place in batch]), strict=True):
+            found[place] = value
+        yield None
+    for rows in _batches([len(pairs[group[0]][0]) for group in shared], BATCH // 2):
+        batches = [shared[row] for row in rows]
+        values = _likelihoods_of_choices(network, [[pairs[place] for place in group] for group in batches])
+        for place, value in zip([place for group in batches for place in group], values, strict=True):
+            found[place] = value
         yield None
     yield found
+
+
+def _likelihoods(network: Network, pairs: Sequence[Completion]) -> list[float]:
+    import torch
+
+    n_kept = max(len(completion) for _, completion in pairs) + 1
+    with torch.inference_mode():
+        whole = [[*prompt, *completion] for prompt, completion in pairs]
+        out = _forward(network, *_padded(whole, network.device), logits_to_keep=n_kept)
+        logits = [out.logits[row, -len(completion) - 1 : -1] for row, (_, completion) in enumerate(pairs)]
+        return [_summed(each, completion) for each, (_, completion) in zip(logits, pairs, strict=True)]
+
+
+def _likelihoods_of_choices(network: Network, groups: Sequence[Sequence[Completion]]) -> list[float]:
+    """Of each pair, in order; within a group the prompt is the same."""
+    import torch
+
+    pairs = [pair for group in groups for pair in group]
+    prompt_of = torch.tensor([n for n, group in enumerate(groups) for _ in group], device=network.device)
+    with torch.inference_mode():
+        ids, mask = _padded([group[0][0] for group in groups], network.device)
+        out = _forward(network, ids, mask, use_cache=True, logits_to_keep=1)
+        logits = out.logits[prompt_of]
+        if any(len(completion) > 1 for _, completion in pairs):
+            out.past_key_values.batch_select_indices(prompt_of)
+            # Padded on the right, where nothing that counts sees it.
+            longest = max(len(completion) for _, completion in pairs) - 1
+            rest = [[*completion[:-1], *[0] * (longest + 1 - len(completion))] for _, completion in pairs]
+            more = torch.tensor(rest, device=network.device)
+            mask = torch.cat([mask[prompt_of], mask.new_ones(more.shape)], dim=1)
+            out = _forward(network, more, mask, past_key_values=out.past_key_values, use_cache=True)
+            logits = torch.cat([logits, out.logits], dim=1)
+        return [_summed(logits[row], completion) for row, (_, completion) in enumerate(pairs)]
+
+
+def _summed(logits: Any, completion: Sequence[int]) -> float:
+    """The log probability of the tokens; `logits` are of the places that say each, shape (at least n, n_vocabulary)."""
+    import torch
+
+    tokens = torch.tensor(list(completion), device=logits.device)
+    scores = logits[: len(completion)].float().log_softmax(-1)
+    return float(scores.gather(-1, tokens[:, None]).sum())
 
 
 def _complete_batch(
