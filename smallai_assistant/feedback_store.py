@@ -123,6 +123,8 @@ class FeedbackStore:
     def erase(self, ids: Iterable[str]) -> list[str]:
         """Deletes the content of feedback rows for good. Returns the ids of the adapters that learned from them.
 
+        Reports of cycles that learned from the rows, or judged by them, lose their examples; the figures stay.
+
         Raises:
             InvalidInput: an id is unknown; nothing was erased.
         """
@@ -138,6 +140,7 @@ class FeedbackStore:
                 )
                 query = sa.select(learned.c.adapter_id).where(learned.c.feedback_id.in_(chunk))
                 affected |= set(connection.scalars(query))
+            _drop_examples(connection, affected, set(wanted))
             order = connection.scalars(sa.select(adapters.c.id).order_by(adapters.c.seq)).all()
         self._database.forget_log()
         return [each for each in order if each in affected]
@@ -243,6 +246,14 @@ def row_of(given: Feedback) -> dict[str, Any]:
         "created_at": given.created_at.timestamp(),
         "body": json.dumps({name: getattr(given, name) for name in _BODY}),
     }
+
+
+def _drop_examples(connection: sa.Connection, affected: set[str], erased: set[str]) -> None:
+    for row in connection.execute(sa.select(adapters.c.id, adapters.c.report)).all():
+        report = json.loads(row.report)
+        if report.get("changes") and (row.id in affected or erased.intersection(report.get("held_out_ids", ()))):
+            report["changes"] = []
+            connection.execute(sa.update(adapters).where(adapters.c.id == row.id).values(report=json.dumps(report)))
 
 
 def row_to_feedback(row: sa.Row[Any]) -> Feedback | None:

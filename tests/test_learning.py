@@ -678,6 +678,20 @@ def test_erasing_names_the_adapters_and_a_rebuild_is_without_the_row(opened: Ass
     assert [each.id for each in opened.adapters.versions(NAME)] == [first, report.adapter_id]
 
 
+@pytest.mark.parametrize("side", ["learned from", "judged by"])
+def test_an_erasure_takes_its_words_from_the_reports(opened: Assistant, side: str) -> None:
+    adapter = opened.adapters.get(learned(opened, DRINKS))
+    assert adapter.report["changes"]
+    untouched = opened.adapters.get(learned(opened, PLANTS))
+    ids = adapter.feedback_ids if side == "learned from" else adapter.report["held_out_ids"]
+    opened.erase_feedback(ids[:1])
+    report = opened.adapters.get(adapter.id).report
+    assert report["changes"] == []
+    assert report["slices"] == adapter.report["slices"]
+    # Its own cycle asked and learned the first one's lessons again.
+    assert opened.adapters.get(untouched.id).report["changes"] == []
+
+
 def test_an_erasure_deletes_the_checkpoints_of_stopped_cycles(opened: Assistant, tmp_path: Path) -> None:
     ids = teach(opened, DRINKS)
     stop = threading.Event()
