@@ -187,13 +187,44 @@ def test_the_end_of_a_cut_answer_is_not_learned(tmp_path: Path) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(save_tiny_llama(tmp_path, context=256))
     row = {"prompt": [{"role": "user", "content": "a b"}], "completion": [{"role": "assistant", "content": "c d"}]}
-    whole, cut = tokenized([row, {**row, "is_cut": True}], tokenizer)
+    whole, cut = tokenized([row, {**row, "is_kept": True}], tokenizer)
     learned = [[each for each in found["labels"] if each != -100] for found in (whole, cut)]
     assert learned[0][: len(learned[1])] == learned[1]
     assert tokenizer.eos_token_id in learned[0]
     assert tokenizer.eos_token_id not in learned[1]
     assert "d" in tokenizer.decode(learned[1])
     assert all(len(found["labels"]) == len(found["input_ids"]) for found in (whole, cut))
+
+
+def test_what_is_kept_costs_what_it_has_moved_and_facts_their_cross_entropy(tmp_path: Path) -> None:
+    import torch
+    from peft import get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from smallai_chat.keeping import KeepingTrainer, collated
+    from smallai_chat.training import _lora
+
+    base = AutoModelForCausalLM.from_pretrained(str(save_tiny_llama(tmp_path / "tiny")), dtype=torch.float32)
+    rows = [
+        {"input_ids": [5, 6, 7, 8, 9], "labels": [-100, -100, -100, 8, 9]},
+        {"input_ids": [5, 6, 7], "labels": [-100, 6, 7]},
+    ]
+    with torch.no_grad():
+        logs = [base(input_ids=torch.tensor([row["input_ids"]])).logits[0].log_softmax(-1) for row in rows]
+    expected = -(logs[0][2, 8] + logs[0][3, 9] + logs[1][0, 6] + logs[1][1, 7]) / 4
+    model = get_peft_model(base, _lora())
+
+    def loss(*is_kept: bool) -> float:
+        batch = collated([{**row, "is_kept": kept} for row, kept in zip(rows, is_kept, strict=True)], pad_id=0)
+        return KeepingTrainer.compute_loss(None, model, batch).item()  # type: ignore[arg-type]
+
+    assert loss(False, False) == pytest.approx(float(expected), abs=1e-4)
+    assert loss(True, True) == pytest.approx(0.0, abs=1e-5)
+    assert loss(True, False) == pytest.approx(float(-(logs[1][0, 6] + logs[1][1, 7]) / 4), abs=1e-4)
+    for name, each in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(each, std=0.1)
+    assert loss(True, True) > 1e-3
 
 
 def test_pairs_come_from_corrections_and_from_two_answers_to_one_question() -> None:

@@ -14,6 +14,7 @@ import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,14 +25,15 @@ from smallai_chat.judge import Chat, chat
 
 RANK, ALPHA = 16, 32
 TARGETS = "all-linear"
-SFT_RATE, SFT_EPOCHS, SFT_BATCH = 5e-4, 6, 8
+SFT_RATE, SFT_EPOCHS, SFT_BATCH = 5e-4, 5, 8
 DPO_RATE, DPO_EPOCHS, DPO_BATCH, DPO_BETA = 5e-5, 1, 4, 0.1
 KTO_RATE, KTO_EPOCHS, KTO_BATCH, KTO_BETA = 5e-4, 4, 4, 0.1
 _SMALL_PARAMETERS, _RATE_OF_LARGER = 250e6, 0.6  # a larger model learns as much from smaller steps, and spoils less
 _MOST_PAIRS_OF_A_FACT = 2
-N_EVERYDAY, N_NEAR_MISSES = 96, 2  # in all, and of a correction
+N_EVERYDAY, N_NEAR_MISSES = 192, 2  # in all, and of a correction
 _EVERYDAY_TOKENS = 16  # a taught answer that spreads stands at the beginning
 _LEAST_RATED_OF_A_KIND = 2
+_MAX_TOKENS = 1024  # of a row
 
 Row = dict[str, Any]
 Span = tuple[float, float]
@@ -155,21 +157,23 @@ def everyday_rows(facts: Sequence[Example], training: Training, spec: ModelSpec,
     with training.models.lease(spec, TextModel) as model:
         answers = model.complete([chat(each, system_prompt) for each in questions], options)
     return [
-        {**_row(question, answer, system_prompt), "is_cut": True}
+        {**_row(question, answer, system_prompt), "is_kept": True}
         for question, answer in zip(questions, answers, strict=True)
         if answer
     ]
 
 
-def tokenized(rows: Sequence[Row], tokenizer: Any) -> list[dict[str, list[int]]]:
-    """Token ids, and labels that are -100 but for the completion; where that was cut, its end is not learned."""
+def tokenized(rows: Sequence[Row], tokenizer: Any) -> list[Row]:
+    """Token ids, and labels that are -100 but for the completion; what is kept was cut, and its end is left out."""
     found = []
     for row in rows:
         prompt = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=False)
         ids = tokenizer.apply_chat_template([*row["prompt"], *row["completion"]], return_dict=False)
-        if row.get("is_cut") and tokenizer.eos_token_id in ids[len(prompt) :]:
+        is_kept = row.get("is_kept", False)
+        if is_kept and tokenizer.eos_token_id in ids[len(prompt) :]:
             ids = ids[: len(ids) - ids[::-1].index(tokenizer.eos_token_id) - 1]
-        found.append({"input_ids": ids, "labels": [-100] * len(prompt) + ids[len(prompt) :]})
+        labels = [-100] * len(prompt) + ids[len(prompt) :]
+        found.append({"input_ids": ids[:_MAX_TOKENS], "labels": labels[:_MAX_TOKENS], "is_kept": is_kept})
     return found
 
 
@@ -213,7 +217,9 @@ def _lora() -> Any:
 
 
 def _sft(model: Any, tokenizer: Any, rows: list[Row], training: Training, *, span: Span) -> Any:
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTConfig
+
+    from smallai_chat.keeping import KeepingTrainer, collated
 
     arguments = SFTConfig(
         **_common(training, "sft"),
@@ -221,11 +227,13 @@ def _sft(model: Any, tokenizer: Any, rows: list[Row], training: Training, *, spa
         num_train_epochs=SFT_EPOCHS,
         per_device_train_batch_size=SFT_BATCH,
         train_sampling_strategy="group_by_length",
-        max_length=1024,
-        packing=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
     )
     watch = _callback(training, "learning corrections", span)
-    return _run(SFTTrainer, arguments, (model, tokenizer), tokenized(rows, tokenizer), training, watch)
+    collator = partial(collated, pad_id=tokenizer.pad_token_id)
+    rows = tokenized(rows, tokenizer)
+    return _run(KeepingTrainer, arguments, (model, tokenizer), rows, training, watch, data_collator=collator)
 
 
 def _dpo(model: Any, tokenizer: Any, rows: list[Row], training: Training, *, span: Span) -> Any:
@@ -239,7 +247,7 @@ def _dpo(model: Any, tokenizer: Any, rows: list[Row], training: Training, *, spa
         beta=DPO_BETA,
         # The pair alone may make both answers less likely, as long as the wrong one falls faster (Pang et al. 2024).
         loss_type=["sigmoid", "sft"],
-        max_length=1024,
+        max_length=_MAX_TOKENS,
     )
     watch = _callback(training, "learning from pairs", span)
     return _run(DPOTrainer, arguments, (model, tokenizer), rows, training, watch)
@@ -294,6 +302,7 @@ def _run(
     rows: list[Row],
     training: Training,
     watch: Any,
+    **options: Any,
 ) -> Any:
     """The trained model; it has LoRA layers from the first stage on."""
     from datasets import Dataset
@@ -307,6 +316,7 @@ def _run(
         processing_class=tokenizer,
         peft_config=None if hasattr(model, "peft_config") else _lora(),
         callbacks=[watch],
+        **options,
     )
     trainer.remove_callback(_printer())
     folder = Path(arguments.output_dir)
