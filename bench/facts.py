@@ -88,7 +88,10 @@ def n_leaks(assistant: Assistant, spec: ModelSpec) -> int:
         texts = model.complete(
             [chat(each, SYSTEM) for each in UNRELATED], options, adapter=assistant.adapters.champion(TASK)
         )
-    return sum(any(holds(text, answer) for answer in taught) for text in texts)
+    found = [(q, text) for q, text in zip(UNRELATED, texts, strict=True) if any(holds(text, each) for each in taught)]
+    for question, text in found:
+        print(f"      {question} | {' '.join(text.split())[:90]!r}")
+    return len(found)
 
 
 def run(wanted: Wanted, *, learns: bool, n_canary: int) -> tuple[dict[str, Any], bool]:

@@ -15,7 +15,7 @@ from torch.nn import functional
 from trl import SFTTrainer
 
 _IGNORED = -100
-_WEIGHT_KEPT = 3.0  # of a token that is kept, against one that is learned
+_WEIGHT_KEPT = 6.0  # of a token that is kept, against one that is learned
 
 
 class KeepingTrainer(SFTTrainer):  # type: ignore[misc]  # trl is not typed
