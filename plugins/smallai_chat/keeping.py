@@ -15,7 +15,6 @@ from torch.nn import functional
 from trl import SFTTrainer
 
 _IGNORED = -100
-_WEIGHT_KEPT = 6.0  # of a token that is kept, against one that is learned
 
 
 class KeepingTrainer(SFTTrainer):  # type: ignore[misc]  # trl is not typed
@@ -40,7 +39,7 @@ class KeepingTrainer(SFTTrainer):  # type: ignore[misc]  # trl is not typed
             with torch.no_grad(), model.disable_adapter():
                 base = model(**rows, use_cache=False, logits_to_keep=n_last + 1).logits[:, :-1]
             wanted = base[counted[is_kept]].float().log_softmax(-1)
-            loss = loss + _WEIGHT_KEPT * functional.kl_div(found[kept], wanted, reduction="sum", log_target=True)
+            loss = loss + functional.kl_div(found[kept], wanted, reduction="sum", log_target=True)
         loss = loss / counted.sum()
         return (loss, output) if return_outputs else loss
 

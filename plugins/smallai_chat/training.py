@@ -25,12 +25,12 @@ from smallai_chat.judge import Chat, chat
 
 RANK, ALPHA = 16, 32
 TARGETS = "all-linear"
-SFT_RATE, SFT_EPOCHS, SFT_BATCH = 5e-4, 5, 8
+SFT_RATE, SFT_EPOCHS, SFT_BATCH = 5e-4, 6, 8
 DPO_RATE, DPO_EPOCHS, DPO_BATCH, DPO_BETA = 5e-5, 1, 4, 0.1
 KTO_RATE, KTO_EPOCHS, KTO_BATCH, KTO_BETA = 5e-4, 4, 4, 0.1
 _SMALL_PARAMETERS, _RATE_OF_LARGER = 250e6, 0.6  # a larger model learns as much from smaller steps, and spoils less
 _MOST_PAIRS_OF_A_FACT = 2
-N_EVERYDAY, N_NEAR_MISSES = 128, 4  # in all, and of a correction
+N_EVERYDAY, N_NEAR_MISSES = 96, 2  # in all, and of a correction
 _EVERYDAY_TOKENS = 16  # a taught answer that spreads stands at the beginning
 _LEAST_RATED_OF_A_KIND = 2
 _MAX_TOKENS = 1024  # of a row
