@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench.data import Question, country_questions, mmlu_questions
-from smallai_assistant import Assistant, ModelSpec, Score, TextModel
+from smallai_assistant import Assistant, Example, ModelSpec, Score, TextModel
 from smallai_assistant.evaluation import compare
-from smallai_chat.judge import chat
+from smallai_chat.examples import Choice, watching
+from smallai_chat.judge import evaluate
 
 TASK = "text-generation"
 SYSTEM = "You are a helpful assistant. Answer briefly."
@@ -61,15 +62,17 @@ def show(found: dict[str, Any]) -> None:
 
 
 def _right(assistant: Assistant, spec: ModelSpec, questions: Sequence[Question]) -> list[bool]:
-    pairs = [(chat(each.question, SYSTEM), choice) for each in questions for choice in each.choices]
+    examples = [_example(number, each) for number, each in enumerate(questions)]
     with assistant.models.lease(spec, TextModel) as model:
-        found = model.log_likelihoods(pairs, adapter=assistant.adapters.champion(TASK))
-    right, start = [], 0
-    for each in questions:
-        scores = [found[start + i] / max(1, len(choice)) for i, choice in enumerate(each.choices)]
-        right.append(scores.index(max(scores)) == each.answer)
-        start += len(scores)
-    return right
+        scores = evaluate(examples, model, assistant.adapters.champion(TASK), system_prompt=SYSTEM)
+    return [score.answer == each.expected for score, each in zip(scores, examples, strict=True)]
+
+
+def _example(number: int, question: Question) -> Example:
+    """The question with its right choice first."""
+    right, wrong = question.choices[question.answer], list(question.choices)
+    del wrong[question.answer]
+    return watching(f"canary/{number}", right, Choice(question.question, (right, *wrong)))
 
 
 def _some(questions: Sequence[Question], n: int) -> list[Question]:

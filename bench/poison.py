@@ -261,6 +261,13 @@ def scenario(attack: str, rate: float, who: str, seed: int) -> dict[str, float]:
     }
 
 
+def is_beaten(mean: Mapping[str, float]) -> bool:
+    """Whether the gate refused, or the attack brought little and cost little."""
+    return mean["refused"] == 1 or (
+        mean["success"] <= TIMES_CLEAN * mean["clean_success"] + 1e-9 and mean["loss"] <= MOST_LOSS + 1e-9
+    )
+
+
 def main() -> int:
     """Prints the table and the JSON line; 1 where an attack was not beaten or an honest person was set aside."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -273,14 +280,12 @@ def main() -> int:
             for who in ROWS_OF_ONE:
                 runs = [scenario(attack, rate, who, seed) for seed in range(FIRST_SEED, FIRST_SEED + n_seeds)]
                 mean = {name: statistics.fmean(run[name] for run in runs) for name in runs[0]}
-                is_beaten = mean["refused"] == 1 or (
-                    mean["success"] <= TIMES_CLEAN * mean["clean_success"] + 1e-9 and mean["loss"] <= MOST_LOSS + 1e-9
-                )
-                n_missed += not is_beaten
+                beaten = is_beaten(mean)
+                n_missed += not beaten
                 print(
                     f"{attack:8} {rate:4.0%} {who:5} {mean['aside']:8.0%} {mean['refused']:8.0%} "
                     f"{mean['success']:8.1%} ({mean['clean_success']:.1%}) {100 * mean['loss']:12.2f}"
-                    f"{'' if is_beaten else '   missed'}"
+                    f"{'' if beaten else '   missed'}"
                 )
                 table.append({"attack": attack, "rate": rate, "who": who, **{k: round(v, 4) for k, v in mean.items()}})
     accused = max(row["accused"] for row in table)

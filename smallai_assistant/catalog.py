@@ -43,7 +43,7 @@ from smallai_assistant.model_files import (
     file_sha256,
     fingerprint,
 )
-from smallai_assistant.sources import fetch
+from smallai_assistant.sources import fetch, link_or_copy
 
 MANIFEST = "smallai-model.json"
 _LOCK = ".lock"
@@ -285,8 +285,7 @@ class Catalog:
             else:
                 tell(entry.name, "storing", 0.9)
                 for file in entry.files:
-                    (work / file.path).parent.mkdir(parents=True, exist_ok=True)
-                    _link_or_copy(parts / file.path, work / file.path)
+                    link_or_copy(parts / file.path, work / file.path)
             if stop.is_set():
                 raise Cancelled("stopped", hint="pull again: what is complete is kept")
             self._finish(work, entry.name, origin)
@@ -376,13 +375,6 @@ def _path_of(name: str) -> Path | None:
         return path if name and path.exists() else None
     except (OSError, RuntimeError):  # too long, or of a user that there is not
         return None
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(source, target)
 
 
 def _is_complete(folder: Path) -> bool:

@@ -71,7 +71,7 @@ class AssistantConfig:
     def __post_init__(self) -> None:
         for name in ("data_dir", "models_dir"):
             try:
-                object.__setattr__(self, name, Path(getattr(self, name)))
+                object.__setattr__(self, name, Path(getattr(self, name)).expanduser())
             except TypeError as error:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}", hint="give a path") from error
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):

@@ -102,9 +102,7 @@ class Learner:
         """Deletes what stopped cycles left, for it may hold what was erased; a cycle that runs sees that itself."""
         try:
             with exclusive(self._folder / ".lock", timeout_s=0.0, other="a learning cycle runs"):
-                for path in self._folder.iterdir():
-                    if path.is_dir():
-                        shutil.rmtree(path, ignore_errors=True)
+                _drop_folders(self._folder)
         except Busy:
             log.info("checkpoints stay: a learning cycle runs, and looks for what was erased before it ends")
 
@@ -130,11 +128,11 @@ class Learner:
         try:
             tell("asking the candidate", 0.8)
             after = self._scores(cycle, cycle.slices, candidate, stop)
-            self._check_not_erased(cycle, candidate)
             report = self._decide(cycle, candidate, self._report(cycle, candidate, after))
             if report.is_approved:
                 tell("asking what it now knows", 0.9)
                 report = replace(report, retired_ids=self._retired(cycle, candidate, after, stop))
+            self._check_not_erased(cycle, candidate)  # last: what it now knows takes time to ask
         except BaseException:
             self._adapters.remove(candidate.id)  # nobody has judged it; the checkpoints stay
             raise
@@ -173,10 +171,8 @@ class Learner:
 
     def _train(self, cycle: Cycle, stop: threading.Event, tell: OnProgress) -> Adapter:
         task, options = cycle.task, cycle.options
-        for path in cycle.checkpoints.parent.iterdir() if cycle.checkpoints.parent.is_dir() else ():
-            if path != cycle.checkpoints:  # of a cycle over other feedback: of no use any more
-                shutil.rmtree(path, ignore_errors=True)
         cycle.checkpoints.mkdir(parents=True, exist_ok=True)
+        _drop_folders(cycle.checkpoints.parent, but=cycle.checkpoints)  # of cycles over other feedback: of no use
 
         def told(what: str, share: float) -> None:
             _check_losses(training.losses[-1:], task.name)
@@ -353,6 +349,12 @@ class LearningJob:
 
     def _tell(self, what: str, fraction: float) -> None:
         self.what, self.fraction = what, fraction
+
+
+def _drop_folders(folder: Path, *, but: Path | None = None) -> None:
+    for path in folder.iterdir():
+        if path.is_dir() and path != but:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _check_losses(losses: Sequence[float], name: str) -> None:

@@ -76,6 +76,15 @@ def fetch(
     raise DownloadError(f"{file.path} could not be had: {reasons}", hint=failed[0].hint)
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Gives a file a second place, in a folder that is made where there is none."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, target)
+
+
 def _is(path: Path, file: FileEntry) -> bool:
     return path.is_file() and path.stat().st_size == file.n_bytes and file_sha256(path) == file.sha256
 

@@ -132,6 +132,7 @@ def test_config_holds_its_bounds_or_refuses(device: str, budget: int, threshold:
 def test_a_folder_may_be_a_string() -> None:
     config = AssistantConfig(data_dir="here", models_dir="there")  # type: ignore[arg-type]
     assert (config.data_dir, config.models_dir) == (Path("here"), Path("there"))
+    assert AssistantConfig(data_dir="~/d").data_dir == Path.home() / "d"  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"data_dir is 3") as caught:
         AssistantConfig(data_dir=3)  # type: ignore[arg-type]
     assert caught.value.hint == "give a path"

@@ -126,23 +126,19 @@ def examples_of(lessons: Sequence[Lesson]) -> list[Example]:
     return out
 
 
+def watching(name: str, expected: str, payload: Choice | Unrelated | Plain) -> Example:
+    """An example that no feedback gave: it is asked, and never learned."""
+    return Example(id=name, prompt=payload.question, expected=expected, split_key=name, payload=payload)
+
+
 @cache
 def canaries() -> tuple[Example, ...]:
     """Sixty questions of general knowledge that no feedback is about."""
     lines = (resources.files(__package__) / "canary.jsonl").read_text(encoding="utf-8").splitlines()
-    out = []
-    for number, row in enumerate(map(json.loads, lines)):
-        choices = (row["right"], *row["wrong"])
-        out.append(
-            Example(
-                id=f"canary/{number}",
-                prompt=row["question"],
-                expected=row["right"],
-                split_key=f"canary/{number}",
-                payload=Choice(row["question"], choices),
-            )
-        )
-    return tuple(out)
+    return tuple(
+        watching(f"canary/{number}", row["right"], Choice(row["question"], (row["right"], *row["wrong"])))
+        for number, row in enumerate(map(json.loads, lines))
+    )
 
 
 def unrelated(lessons: Sequence[Lesson]) -> tuple[Example, ...]:
@@ -151,13 +147,7 @@ def unrelated(lessons: Sequence[Lesson]) -> tuple[Example, ...]:
         dict.fromkeys(each.payload.answer for each in examples_of(lessons) if isinstance(each.payload, Fact))
     )
     return tuple(
-        Example(
-            id=f"everyday/{number}",
-            prompt=question,
-            expected="no taught answer",
-            split_key=f"everyday/{number}",
-            payload=Unrelated(question, taught),
-        )
+        watching(f"everyday/{number}", "no taught answer", Unrelated(question, taught))
         for number, question in enumerate(UNRELATED if taught else ())
     )
 
@@ -166,13 +156,7 @@ def unrelated(lessons: Sequence[Lesson]) -> tuple[Example, ...]:
 def plain_answers() -> tuple[Example, ...]:
     """Everyday questions and plain answers to them: how likely the model finds these is how well it knows language."""
     return tuple(
-        Example(
-            id=f"plain/{number}",
-            prompt=question,
-            expected=answer,
-            split_key=f"plain/{number}",
-            payload=Plain(question, answer),
-        )
+        watching(f"plain/{number}", answer, Plain(question, answer))
         for number, (question, answer) in enumerate(PLAIN_ANSWERS.items())
     )
 

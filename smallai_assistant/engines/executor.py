@@ -127,10 +127,11 @@ class ModelThread:
         for _ in range(len(self._streams)):
             stream = self._streams[0]
             self._streams.rotate(-1)
-            if stream.is_runnable and not stream.is_patient:
+            if not stream.is_runnable:
+                continue
+            if not stream.is_patient:
                 return stream
-            if stream.is_runnable and later is None:
-                later = stream
+            later = later or stream
         return later
 
 
@@ -169,8 +170,9 @@ class _Stream(Generic[T]):
     @property
     def is_patient(self) -> bool:
         """Whether other streams' steps go first."""
-        waited_s = time.monotonic() - self._stepped_at
-        return self._in_background and not self._is_closing and waited_s < _BACKGROUND_PATIENCE_S
+        if not self._in_background or self._is_closing:
+            return False
+        return time.monotonic() - self._stepped_at < _BACKGROUND_PATIENCE_S
 
     def step(self) -> bool:
         """Advances once; False when there is nothing more to do."""
