@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from smallai_assistant.errors import AssistantError, InvalidInput, NotEnoughData, PluginError
 from smallai_assistant.evaluation import check_contamination, split
 from smallai_assistant.feedback import Adapter, Example, Lesson, Score
-from smallai_assistant.guard import Evidence, screen
+from smallai_assistant.guard import Evidence, Labels, screen
 from smallai_assistant.task import LearningTask
 
 T = TypeVar("T")
@@ -82,7 +82,7 @@ def prepare(task: LearningTask, lessons: Sequence[Lesson], options: CycleOptions
         EvalContaminated: something to be trained on is asked in the evaluation.
         PluginError: a method of the task raised.
     """
-    evidence = screen(lessons, trusted=options.trusted)
+    evidence = screen(lessons, trusted=options.trusted, labelled=lambda screened: _labelled(task, screened))
     base = base_of(task)
     champion = task.context.adapters.champion(task.name)
     champion_id = champion.id if champion is not None else None
@@ -136,6 +136,27 @@ def asked(task: LearningTask, name: str, call: Callable[[], T]) -> T:
             f"the task {task.name!r}: {name} raised {type(error).__name__}: {error}",
             hint="this is a defect of the plugin; nothing was changed",
         ) from error
+
+
+def _labelled(task: LearningTask, lessons: Sequence[Lesson]) -> Labels:
+    """What the task says is labelled, if it can be compared.
+
+    Raises:
+        PluginError: the vectors are not all finite and of one shape.
+    """
+
+    def checked() -> Labels:
+        import numpy as np
+
+        found = task.labelled(lessons)
+        shapes = {np.shape(vector) for _, vector in found.values()}
+        if len(shapes) > 1 or any(len(shape) != 1 for shape in shapes):
+            raise ValueError(f"vectors of the shapes {sorted(shapes)}")
+        if not all(np.isfinite(vector).all() for _, vector in found.values()):
+            raise ValueError("a vector is not finite")
+        return found
+
+    return asked(task, "labelled", checked)
 
 
 def _weighted(example: Example, weights: Mapping[str, float]) -> Example:

@@ -9,13 +9,19 @@ from __future__ import annotations
 import hashlib
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from smallai_assistant.consensus import Claim, contradicted
 from smallai_assistant.evaluation import normalized
 from smallai_assistant.feedback import Feedback, Lesson
+from smallai_assistant.lookalikes import LEAST_VOTES, Labelled, contradicting
 from smallai_assistant.types import AudioPart, ImagePart, Turn
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 BURST_ROWS, BURST_S = 100, 60.0  # ratings and clicks of one source; MovieLens' fastest rater gave 30 in a minute
 LEAST_COMPARED = 4  # subjects that others judged too, before a source is called at odds with them
@@ -58,11 +64,21 @@ class Evidence:
         return dict(Counter(each.feedback.source for each in self.lessons))
 
 
-def screen(lessons: Sequence[Lesson], *, trusted: Collection[str] = ()) -> Evidence:
+# The label that a feedback gives, and the vector of what it gives it to; see LearningTask.labelled.
+Labels = Mapping[str, "tuple[str, npt.NDArray[np.float32]]"]
+
+
+def screen(
+    lessons: Sequence[Lesson],
+    *,
+    trusted: Collection[str] = (),
+    labelled: Callable[[Sequence[Lesson]], Labels] | None = None,
+) -> Evidence:
     """Screens the lessons of one task, oldest first.
 
     Args:
         trusted: sources that are not set aside, whatever they do.
+        labelled: what those lessons label, by feedback id; None where words say it all.
     """
     agreed = [each for each in lessons if each.feedback.may_train]
     quarantined = [each for each in (*_bursts(agreed), *_pushed(agreed)) if each.source not in trusted]
@@ -72,9 +88,10 @@ def screen(lessons: Sequence[Lesson], *, trusted: Collection[str] = ()) -> Evide
     latest = _without(latest, at_odds)
     distinct = _distinct(latest)
     n_collapsed = len(latest) - len(distinct)
-    contradicting = [each for each in _contradicting(distinct) if each.source not in trusted]
-    quarantined += contradicting
-    distinct = _without(distinct, contradicting)
+    contradicted = [*_contradicted(distinct), *_looking_otherwise(distinct, labelled)]
+    contradicted = [each for each in contradicted if each.source not in trusted]
+    quarantined += contradicted
+    distinct = _without(distinct, contradicted)
     return Evidence(
         lessons=tuple(distinct),
         weights=_weights(distinct),
@@ -231,7 +248,7 @@ def _distinct(lessons: Sequence[Lesson]) -> list[Lesson]:
     return kept[::-1]
 
 
-def _contradicting(lessons: Sequence[Lesson]) -> list[Quarantine]:
+def _contradicted(lessons: Sequence[Lesson]) -> list[Quarantine]:
     """Single corrections that contradict what most others say of similar questions; their sources' others stay."""
     claims = []
     for each in lessons:
@@ -243,6 +260,28 @@ def _contradicting(lessons: Sequence[Lesson]) -> list[Quarantine]:
         by_source[claim.source].append(claim.id)
     reason = "contradicts what most others say of similar questions"
     return [Quarantine(source, reason, tuple(ids)) for source, ids in by_source.items()]
+
+
+def _looking_otherwise(
+    lessons: Sequence[Lesson], labelled: Callable[[Sequence[Lesson]], Labels] | None
+) -> list[Quarantine]:
+    """The labels that look-alikes contradict, of sources of which most are; one source has nobody to contradict it."""
+    if labelled is None or len({each.feedback.source for each in lessons}) <= LEAST_VOTES:
+        return []
+    found = labelled(lessons)
+    claims = [
+        Labelled(given.id, given.source, normalized(found[given.id][0]), found[given.id][1])
+        for given in (each.feedback for each in lessons)
+        if given.id in found
+    ]
+    return [
+        Quarantine(
+            source,
+            f"{len(rows)} labels contradict what most others call what looks alike",
+            tuple(each.id for each in rows),
+        )
+        for source, rows in contradicting(claims).items()
+    ]
 
 
 def _jaccard(first: frozenset[str], second: frozenset[str]) -> float:

@@ -16,6 +16,9 @@ from smallai_assistant.feedback import Adapter, Example, Feedback, Lesson, Score
 from smallai_assistant.types import Modality, Notice, Request, StreamItem, Turn
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from smallai_assistant.config import ModelsConfig
     from smallai_assistant.items import ItemStore
     from smallai_assistant.runtime import ModelRuntime
@@ -204,6 +207,16 @@ class LearningTask(Task):
 
     def protected(self, lessons: Sequence[Lesson]) -> Mapping[str, Sequence[Example]]:
         """What must not get worse, by the name of the slice: general abilities that no feedback is about."""
+        del lessons
+        return {}
+
+    def labelled(self, lessons: Sequence[Lesson]) -> Mapping[str, tuple[str, npt.NDArray[np.float32]]]:
+        """The label that a lesson gives and the vector of what it gives it to, by feedback id.
+
+        The guard sets aside sources most of whose labels contradict what others call what looks alike. A vector is
+        float32, shape (n_dimensions,), of length 1. Empty where words tell what a lesson is about: those it compares
+        itself.
+        """
         del lessons
         return {}
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -471,3 +472,59 @@ def test_people_who_are_right_are_never_set_aside(seed: int) -> None:
         for k, word in enumerate(draw.choices(list(DESKS), k=draw.randrange(1, 12)))
     ]
     assert screen(rows).quarantined == ()
+
+
+# -- look-alikes --
+
+AXES = {"bird": 0, "cow": 1, "tree": 2, "zorbo": 3}
+
+
+def labelled_pictures(rows: Sequence[tuple[str, str, str]], *, spread: float = 0.3) -> tuple[list[Lesson], Any]:
+    """Lessons of (source, what it is, what it is called), and the hook that gives their labels and vectors."""
+    noise = np.random.default_rng(0)
+    lessons, found = [], {}
+    for n, (source, kind, label) in enumerate(rows):
+        each = lesson("", correction=label, source=source, turn_id=f"p{n}", picture=f"{n}.png")
+        vector = np.eye(8, dtype=np.float32)[AXES[kind]] + noise.normal(0, spread, 8).astype(np.float32)
+        lessons.append(each)
+        found[each.feedback.id] = (label, vector / np.linalg.norm(vector))
+    return lessons, lambda screened: {each.feedback.id: found[each.feedback.id] for each in screened}
+
+
+def people_and_kinds(n: int = 6) -> list[tuple[str, str, str]]:
+    return [(f"user{n}", kind, kind) for n in range(n) for kind in ("bird", "cow", "tree")]
+
+
+@pytest.mark.parametrize("label", ["cow", "zorbo"])
+def test_sources_that_call_birds_something_else_are_set_aside(label: str) -> None:
+    attack = [(f"eve{n}", "bird", label) for n in (0, 0, 1, 1)]
+    lessons, hook = labelled_pictures([*people_and_kinds(), *attack])
+    evidence = screen(lessons, labelled=hook)
+    assert quarantined(evidence) == {"eve0": 2, "eve1": 2}
+    assert evidence.quarantined[0].reason == "2 labels contradict what most others call what looks alike"
+    assert quarantined(screen(lessons)) == {}
+    assert quarantined(screen(lessons, labelled=hook, trusted=["eve0"])) == {"eve1": 2}
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ([("ann", "zorbo", "zorbo")] * 2 + [("bob", "zorbo", "zorbo")] * 2, "a new kind looks like itself"),
+        ([("ann", "bird", "robin")] * 4, "who alone uses a label defines it"),
+        ([("ann", "bird", "cow")], "one is a hard picture"),
+        ([("ann", "bird", "cow")] * 2 + [("ann", "tree", "tree")] * 2, "half of them agree"),
+        ([(f"user{n}", "bird", "cow") for n in range(6)], "nobody is set aside for one of four"),
+    ],
+)
+def test_whose_labels_stay(more: list[tuple[str, str, str]], why: str) -> None:
+    lessons, hook = labelled_pictures([*people_and_kinds(), *more])
+    assert screen(lessons, labelled=hook).quarantined == (), why
+
+
+def test_one_source_alone_is_not_looked_at() -> None:
+    lessons, _ = labelled_pictures([("ann", "bird", "bird"), ("ann", "bird", "cow")] * 5)
+
+    def never(_: Sequence[Lesson]) -> Any:
+        raise AssertionError("pictures are looked at for nothing")
+
+    assert screen(lessons, labelled=never).quarantined == ()

@@ -290,6 +290,20 @@ def test_a_cycle_teaches_the_weights_and_empties_the_memory(config: AssistantCon
         assert label_of(it, rings(100)) == "target"  # by memory again
 
 
+def test_labels_that_look_alikes_contradict_are_set_aside(fresh: Assistant) -> None:
+    for person in range(4):
+        for kind, label in ((rings, "target"), (flag, "banner")):
+            for n in range(3):
+                fresh.teach(TASK, ImagePart(data=kind(10 * person + n)), label, source=f"person{person}")
+    for liar in range(2):
+        for n in range(2):
+            fresh.teach(TASK, ImagePart(data=rings(100 + 10 * liar + n)), "banner", source=f"liar{liar}")
+    report = fresh.learn(TASK)
+    found = {source: (reason, n) for source, reason, n in report.quarantined}
+    why = "2 labels contradict what most others call what looks alike"
+    assert found == {"liar0": (why, 2), "liar1": (why, 2)}
+
+
 def test_training_goes_on_where_it_was_stopped(fresh: Assistant, tmp_path: Path) -> None:
     work = tmp_path / "work"
     work.mkdir()

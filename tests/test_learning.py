@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from scripted import ScriptedPlugin, make_task
 from scripted_learner import NAME, UNKNOWN, Dictionary, Knobs, open_assistant, questions, teach
@@ -385,11 +386,17 @@ def test_an_adapter_that_hangs_is_taken_back(
     assert served_by(opened) is None
 
 
-@pytest.mark.parametrize("method", ["examples", "protected", "evaluate", "base", "train"])
+def teach_by_several(assistant: Assistant) -> None:
+    """One person's labels alone are not compared with anything."""
+    for source in ("ann", "bob", "carl", "dora"):
+        teach(assistant, DRINKS, source=source)
+
+
+@pytest.mark.parametrize("method", ["labelled", "examples", "protected", "evaluate", "base", "train"])
 def test_a_method_that_raises_is_the_plugins_fault_and_changes_nothing(
     opened: Assistant, task: Dictionary, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    teach(opened, DRINKS)
+    teach_by_several(opened)
 
     def fail(*_: Any) -> Any:
         raise ZeroDivisionError("oh")
@@ -401,6 +408,23 @@ def test_a_method_that_raises_is_the_plugins_fault_and_changes_nothing(
             opened.learn(NAME)
     assert opened.adapters.versions(NAME) == []
     assert opened.learn(NAME).is_promoted
+
+
+@pytest.mark.parametrize(
+    "vectors", [[[1.0], [1.0, 0.0]], [[float("nan")], [1.0]], [[[1.0]], [[1.0]]]], ids=["lengths", "nan", "matrices"]
+)
+def test_vectors_that_cannot_be_compared_are_the_plugins_fault(
+    opened: Assistant, task: Dictionary, vectors: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teach_by_several(opened)
+
+    def labelled(lessons: Any) -> dict[str, Any]:
+        pairs = zip(lessons, vectors, strict=False)
+        return {each.feedback.id: ("a", np.asarray(vector, np.float32)) for each, vector in pairs}
+
+    monkeypatch.setattr(task, "labelled", labelled)
+    with pytest.raises(errors.PluginError, match=r"labelled raised ValueError: .*vector"):
+        opened.learn(NAME)
 
 
 @pytest.mark.parametrize("value", [float("nan"), 1.5, -0.1])

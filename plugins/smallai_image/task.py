@@ -41,6 +41,9 @@ from smallai_image.lessons import (
 from smallai_image.wording import fit_sentence, listed, sentence
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from smallai_image.guessing import Guesser
 
 # Vectors of pictures that are made another way do not fit what was learned from these.
@@ -190,6 +193,16 @@ class ImageClassification(LearningTask):
         from smallai_image.examples import protected_of
 
         return protected_of(lessons)
+
+    def labelled(self, lessons: Sequence[Lesson]) -> Mapping[str, tuple[str, npt.NDArray[np.float32]]]:
+        sayings = [each for each in all_said(lessons) if each.kind == "is"]
+        seen = self._ready().look_at([each.part for each in sayings], self.context.models)
+        # Of a lesson with several pictures one speaks for all.
+        return {
+            saying.feedback_id: (saying.label, picture.vector)
+            for saying, picture in zip(sayings, seen, strict=True)
+            if picture is not None
+        }
 
     def train(self, training: Training) -> str:
         from smallai_image.training import train
