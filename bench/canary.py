@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench.data import Question, country_questions, mmlu_questions
-from smallai_assistant import Assistant, Example, ModelSpec, Score, TextModel
+from smallai_assistant import Adapter, Assistant, Example, LearningTask, Score
 from smallai_assistant.evaluation import compare
 from smallai_chat.examples import Choice, watching
-from smallai_chat.judge import evaluate
 
 TASK = "text-generation"
 SYSTEM = "You are a helpful assistant. Answer briefly."
@@ -22,10 +21,17 @@ MOST_CHARS = 600  # of a question
 Answers = dict[str, list[bool]]
 
 
-def ask(assistant: Assistant, spec: ModelSpec, n: int) -> Answers:
+def by_weights(assistant: Assistant, examples: Sequence[Example], adapter: Adapter | None) -> list[Score]:
+    """What the weights alone make of the examples, by the task's own evaluation: the fast memory is off."""
+    task = assistant.tasks[TASK]
+    assert isinstance(task, LearningTask)
+    return task.evaluate(examples, adapter, assistant.models)
+
+
+def ask(assistant: Assistant, n: int) -> Answers:
     """Which questions the champion answers rightly, by set; at most `n` of a set."""
     sets = {"MMLU": mmlu_questions(), "countries": country_questions()}
-    return {name: _right(assistant, spec, _some(questions, n)) for name, questions in sets.items()}
+    return {name: _right(assistant, _some(questions, n)) for name, questions in sets.items()}
 
 
 def drop(before: Answers, after: Answers) -> float:
@@ -61,10 +67,9 @@ def show(found: dict[str, Any]) -> None:
         )
 
 
-def _right(assistant: Assistant, spec: ModelSpec, questions: Sequence[Question]) -> list[bool]:
+def _right(assistant: Assistant, questions: Sequence[Question]) -> list[bool]:
     examples = [_example(number, each) for number, each in enumerate(questions)]
-    with assistant.models.lease(spec, TextModel) as model:
-        scores = evaluate(examples, model, assistant.adapters.champion(TASK), system_prompt=SYSTEM)
+    scores = by_weights(assistant, examples, assistant.adapters.champion(TASK))
     return [score.answer == each.expected for score, each in zip(scores, examples, strict=True)]
 
 

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench import canary
-from bench.canary import SYSTEM, TASK
-from smallai_assistant import Assistant, AssistantConfig, GenerationOptions, ModelSpec, TextModel
+from bench.canary import TASK, by_weights
+from smallai_assistant import Assistant, AssistantConfig, Example, ModelSpec
 from smallai_assistant.config import ModelsConfig, load_config
 from smallai_chat.everyday import UNRELATED
-from smallai_chat.judge import chat, holds
+from smallai_chat.examples import Fact, Unrelated, watching
+from smallai_chat.judge import holds
 
 N_TOKENS = 48
 
@@ -72,33 +73,33 @@ def share_right(texts: Sequence[str]) -> float:
     return sum(holds(text, answer) for text, (_, answer) in zip(texts, rows, strict=True)) / len(rows)
 
 
-def without_memory(assistant: Assistant, spec: ModelSpec) -> list[str]:
-    """The model's answers to the paraphrases, with the champion and nothing else."""
-    options = GenerationOptions(max_tokens=N_TOKENS, repetition_penalty=1.1)
-    with assistant.models.lease(spec, TextModel) as model:
-        chats = [chat(question, SYSTEM) for question, _ in paraphrases()]
-        return model.complete(chats, options, adapter=assistant.adapters.champion(TASK))
+def without_memory(assistant: Assistant) -> list[str]:
+    """What the champion's weights alone answer to the paraphrases."""
+    asked = [fact_example(question, answer) for question, answer in paraphrases()]
+    return [each.answer for each in by_weights(assistant, asked, assistant.adapters.champion(TASK))]
 
 
-def n_leaks(assistant: Assistant, spec: ModelSpec) -> int:
+def fact_example(question: str, answer: str) -> Example:
+    """A question that is right where the answer holds the taught one."""
+    return watching(question, answer, Fact(question, answer))
+
+
+def n_leaks(assistant: Assistant) -> int:
     """How many everyday questions get a taught answer."""
-    taught = [fact["answer"] for fact in facts()]
-    options = GenerationOptions(max_tokens=24, repetition_penalty=1.1)
-    with assistant.models.lease(spec, TextModel) as model:
-        texts = model.complete(
-            [chat(each, SYSTEM) for each in UNRELATED], options, adapter=assistant.adapters.champion(TASK)
-        )
-    found = [(q, text) for q, text in zip(UNRELATED, texts, strict=True) if any(holds(text, each) for each in taught)]
-    for question, text in found:
-        print(f"      {question} | {' '.join(text.split())[:90]!r}")
-    return len(found)
+    taught = tuple(fact["answer"] for fact in facts())
+    asked = [watching(each, "", Unrelated(each, taught)) for each in UNRELATED]
+    found = by_weights(assistant, asked, assistant.adapters.champion(TASK))
+    for question, score in zip(UNRELATED, found, strict=True):
+        if score.value < 1:
+            print(f"      {question} | {' '.join(score.answer.split())[:90]!r}")
+    return sum(score.value < 1 for score in found)
 
 
 def run(wanted: Wanted, *, learns: bool, n_canary: int) -> tuple[dict[str, Any], bool]:
     """The figures, and whether all are met."""
-    with opened(wanted) as (assistant, spec):
+    with opened(wanted) as (assistant, _):
         figures: dict[str, Any] = {"model": wanted.name}
-        figures["before"] = share_right(without_memory(assistant, spec))
+        figures["before"] = share_right(without_memory(assistant))
         say("before", figures["before"], f"at most {wanted.before:.0%}")
         for fact in facts():
             response = assistant.ask(fact["question"], task=TASK, options={"max_tokens": N_TOKENS, "use_memory": False})
@@ -112,7 +113,7 @@ def run(wanted: Wanted, *, learns: bool, n_canary: int) -> tuple[dict[str, Any],
         say("next turn, from the fast memory", figures["next_turn"], f"at least {wanted.memory:.0%}")
         show_wrong(texts)
         if learns:
-            figures |= learned(assistant, spec, n_canary)
+            figures |= learned(assistant, n_canary)
             say("from the weights alone", figures["weights"], f"at least {wanted.weights:.0%}")
             drop = figures["canary_drop"]
             say("canary drop", drop, f"at most {wanted.canary_drop:.0%}")
@@ -124,9 +125,9 @@ def run(wanted: Wanted, *, learns: bool, n_canary: int) -> tuple[dict[str, Any],
     return figures, ok
 
 
-def learned(assistant: Assistant, spec: ModelSpec, n_canary: int) -> dict[str, Any]:
+def learned(assistant: Assistant, n_canary: int) -> dict[str, Any]:
     """A cycle, and what the weights alone know after it."""
-    before = canary.ask(assistant, spec, n_canary)
+    before = canary.ask(assistant, n_canary)
     seen: list[str] = []
 
     def tell(what: str, fraction: float) -> None:
@@ -138,15 +139,15 @@ def learned(assistant: Assistant, spec: ModelSpec, n_canary: int) -> dict[str, A
     print("  " + report.summary().replace("\n", "\n  "), flush=True)
     if not report.is_promoted:
         assistant.promote(report.adapter_id, force=True)  # to measure it all the same; the outcome is reported
-    texts = without_memory(assistant, spec)
+    texts = without_memory(assistant)
     show_wrong(texts)
-    after = canary.ask(assistant, spec, n_canary)
+    after = canary.ask(assistant, n_canary)
     return {
         "outcome": report.outcome,
         "minutes": round(report.seconds / 60, 1),
         "weights": share_right(texts),
         "retired": len(report.retired_ids),
-        "leaks": n_leaks(assistant, spec),
+        "leaks": n_leaks(assistant),
         "canary_drop": round(canary.drop(before, after), 4),
         "canary": canary.figures(before, after),
     }

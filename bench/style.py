@@ -69,14 +69,14 @@ def run(wanted: Wanted, *, n_canary: int) -> tuple[dict[str, Any], bool]:
             response.rate(good=is_short(response.text))
         figures: dict[str, Any] = {"model": wanted.name, "thumbs_up": n_up, "thumbs_down": N_TURNS - n_up}
         print(f"  {n_up} thumbs up, {N_TURNS - n_up} down", flush=True)
-        known = canary.ask(assistant, spec, n_canary)
+        known = canary.ask(assistant, n_canary)
         figures["before"] = compliance(assistant, spec)
         report = assistant.learn(TASK)
         print("  " + report.summary().replace("\n", "\n  "), flush=True)
         if not report.is_promoted:
             assistant.promote(report.adapter_id, force=True)  # to measure it all the same; the outcome is reported
         figures["after"] = compliance(assistant, spec)
-        still_known = canary.ask(assistant, spec, n_canary)
+        still_known = canary.ask(assistant, n_canary)
         figures["canary"] = canary.figures(known, still_known)
         figures["canary_drop"] = drop = round(canary.drop(known, still_known), 4)
         figures |= {"outcome": report.outcome, "minutes": round(report.seconds / 60, 1)}

@@ -15,12 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.canary import SYSTEM, TASK
-from bench.facts import N_TOKENS, QWEN, SMALL, Wanted, facts, opened
-from smallai_assistant import Adapter, Assistant, GenerationOptions, ModelSpec, TextModel
+from bench.canary import SYSTEM, TASK, by_weights
+from bench.facts import N_TOKENS, QWEN, SMALL, Wanted, fact_example, facts, opened
+from smallai_assistant import Adapter, Assistant, ModelSpec
 from smallai_assistant.types import now
 from smallai_chat import training as recipe
-from smallai_chat.judge import chat, holds
 
 LEAST_TRANSFER = -0.01
 SUBJECTS = {
@@ -37,15 +36,13 @@ def subjects() -> list[list[Fact]]:
     return [[every[number] for number in numbers] for numbers in SUBJECTS.values()]
 
 
-def shares(assistant: Assistant, spec: ModelSpec, adapter: Adapter | None) -> list[float]:
+def shares(assistant: Assistant, adapter: Adapter | None) -> list[float]:
     """The share of each subject's paraphrases that the weights alone answer rightly."""
-    options = GenerationOptions(max_tokens=N_TOKENS, repetition_penalty=1.1)
     found = []
     for rows in subjects():
-        asked = [(question, row["answer"]) for row in rows for question in row["paraphrases"]]
-        with assistant.models.lease(spec, TextModel) as model:
-            texts = model.complete([chat(question, SYSTEM) for question, _ in asked], options, adapter=adapter)
-        found.append(sum(holds(text, answer) for text, (_, answer) in zip(texts, asked, strict=True)) / len(asked))
+        asked = [fact_example(question, row["answer"]) for row in rows for question in row["paraphrases"]]
+        scores = by_weights(assistant, asked, adapter)
+        found.append(sum(each.value for each in scores) / len(scores))
     return found
 
 
@@ -55,7 +52,7 @@ def transfer(table: Sequence[Sequence[float]]) -> float:
     return sum(table[last][subject] - table[subject][subject] for subject in range(last)) / last
 
 
-def ours(assistant: Assistant, spec: ModelSpec) -> tuple[list[list[float]], list[str]]:
+def ours(assistant: Assistant) -> tuple[list[list[float]], list[str]]:
     """The table of three cycles, and their outcomes."""
     table, outcomes = [], []
     for name, rows in zip(SUBJECTS, subjects(), strict=True):
@@ -65,7 +62,7 @@ def ours(assistant: Assistant, spec: ModelSpec) -> tuple[list[list[float]], list
         report = assistant.learn(TASK)
         outcomes.append(report.outcome)
         print("  " + report.summary().replace("\n", "\n  "), flush=True)
-        table.append(shares(assistant, spec, assistant.adapters.champion(TASK)))
+        table.append(shares(assistant, assistant.adapters.champion(TASK)))
         show(name, table[-1])
     return table, outcomes
 
@@ -94,7 +91,7 @@ def sequential(assistant: Assistant, spec: ModelSpec, folder: Path) -> list[list
         model = trainer.model
         model.save_pretrained(str(folder / f"v{number}"))
         adapter = Adapter(f"sequential-{number}", TASK, "lora", folder / f"v{number}", {}, {}, now())
-        table.append(shares(assistant, spec, adapter))
+        table.append(shares(assistant, adapter))
         show(name, table[-1])
     return table
 
@@ -109,7 +106,7 @@ def run(wanted: Wanted) -> dict[str, Any]:
     with opened(wanted) as (assistant, spec), tempfile.TemporaryDirectory() as folder:
         print(f"  columns: {', '.join(SUBJECTS)}", flush=True)
         print("  three cycles", flush=True)
-        table, outcomes = ours(assistant, spec)
+        table, outcomes = ours(assistant)
         print("  plain sequential LoRA", flush=True)
         plain = sequential(assistant, spec, Path(folder))
     return {

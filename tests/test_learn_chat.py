@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tiny_text import save_tiny_llama
 
-from smallai_assistant import Assistant, AssistantConfig, Feedback, Lesson, Message, TextPart, Turn
+from smallai_assistant import Adapter, Assistant, AssistantConfig, Feedback, Lesson, Message, TextPart, Turn, errors
 from smallai_assistant.config import ModelsConfig
+from smallai_assistant.learning import CycleOptions
 from smallai_assistant.types import new_id, now
 from smallai_chat.everyday import EVERYDAY, THINGS, UNRELATED, everyday_questions
 from smallai_chat.examples import (
@@ -28,10 +31,12 @@ from smallai_chat.examples import (
     protected_of,
     statement_order,
     unrelated,
+    watching,
     wordings,
 )
 from smallai_chat.judge import evaluate, holds
 from smallai_chat.memory import ChatMemory, is_other_case, remembered
+from smallai_chat.scope import Scopes
 
 TASK = "text-generation"
 SHORT = {"max_tokens": 24}
@@ -45,6 +50,10 @@ QUESTION, ANSWER, PARAPHRASE = (
 def lesson(question: str, answer: str = "no idea", **given: Any) -> Lesson:
     turn = Turn(new_id(), "s", None, TASK, Message((TextPart(question),)), (TextPart(answer),), now())
     return Lesson(Feedback(turn.id, task=TASK, **given), turn)
+
+
+def adapter_in(folder: Path) -> Adapter:
+    return Adapter("a1", TASK, "lora", folder, {}, {}, now())
 
 
 @pytest.fixture(scope="module")
@@ -149,10 +158,11 @@ def test_a_correction_becomes_wordings_and_a_rating_one_example() -> None:
 
 def test_unrelated_questions_and_canaries_are_no_training_rows() -> None:
     lessons = [lesson(QUESTION, correction=ANSWER)]
-    assert len(canaries()) == 60
+    assert len(canaries()) == 160
     assert unrelated([lesson("Hi?", is_good=True)]) == ()
     asked = {each.prompt for each in (*canaries(), *unrelated(lessons))}
     assert asked.isdisjoint({each.prompt for each in examples_of(lessons)})
+    assert asked.isdisjoint(everyday_questions(10**6, random.Random(0)))
 
 
 @pytest.mark.parametrize("question", ["Where is the key?", "Who does what?", "key", "?", "Is it 5 or 6?", "ключ"])
@@ -267,7 +277,7 @@ def test_a_rated_answer_counts_against_what_became_of_the_others(
 ) -> None:
     examples = examples_of([lesson("Hi?", "yes", is_good=True), lesson("Ho?", "nope", is_good=False)])
     model: Any = Likelihoods({"yes": gain_of_good, "nope": gain_of_bad})
-    adapter: Any = object()
+    adapter = adapter_in(Path("a1"))
     good, bad = evaluate(examples, model, adapter, system_prompt="")
     assert (good.value > 0.5, bad.value > 0.5) == (is_better, is_better)
     assert [each.value for each in evaluate(examples, model, None, system_prompt="")] == [0.5, 0.5]
@@ -292,11 +302,78 @@ def test_plain_language_loses_a_point_where_perplexity_rises_by_a_tenth(gain: fl
     examples = plain_answers()
     model: Any = Likelihoods({each.expected: gain * (len(each.expected) // 4) for each in examples})
     before = evaluate(examples, model, None, system_prompt="")
-    adapter: Any = object()
+    adapter = adapter_in(Path("a1"))
     after = evaluate(examples, model, adapter, system_prompt="")
     assert [new.value - old.value for old, new in zip(before, after, strict=True)] == pytest.approx(
         [change] * len(examples)
     )
+
+
+# -- scope --
+
+
+class Compass:
+    """An embedding model for which questions that begin with the same word mean the same."""
+
+    def embed(self, texts: Sequence[str]) -> Any:
+        return np.stack([np.eye(8, dtype=np.float32)[ord(each[0]) % 8] for each in texts])
+
+
+def scopes(name: str = "compass") -> Scopes:
+    return Scopes(lambda: nullcontext(Compass()), lambda: {"model": name})  # type: ignore[arg-type, return-value]
+
+
+def test_an_adapter_answers_what_it_was_taught_and_the_base_the_rest(tmp_path: Path) -> None:
+    adapter = adapter_in(tmp_path)
+    assert scopes().answering(None, ["at", "bo"]) == [None, None]
+    assert scopes().answering(adapter, ["at", "bo"]) == [adapter, adapter]  # without a scope it answers everything
+    scopes().of_questions(["as taught", "cup"]).save(tmp_path)
+    assert scopes().answering(adapter, ["at", "bo", "cat"]) == [adapter, None, adapter]
+    assert scopes().answering(adapter, []) == []
+    (tmp_path / "elsewhere").mkdir()
+    found = scopes().answering(adapter, ["bo", "cat"])
+    assert [each.folder if each else None for each in found] == [tmp_path / "elsewhere", tmp_path]
+    assert found[0] is not None
+    assert found[0].id != adapter.id  # the engine tells weights apart by it
+
+
+def test_a_scope_of_another_embedding_model_or_a_damaged_one_is_refused(tmp_path: Path) -> None:
+    scopes("another").of_questions(["as taught"]).save(tmp_path)
+    with pytest.raises(errors.AdapterMismatch, match="'another', and 'compass' is configured") as caught:
+        scopes().answering(adapter_in(tmp_path), ["at"])
+    assert caught.value.hint == "learn again"
+    (tmp_path / "scope.safetensors").write_bytes(b"no scope")
+    with pytest.raises(errors.AdapterMismatch, match="not a scope"):
+        scopes().answering(adapter_in(tmp_path), ["at"])
+
+
+def test_who_answers_is_judged() -> None:
+    asked: list[tuple[str, str]] = []
+
+    class Recorder:
+        def complete(self, chats: Any, _: Any, *, adapter: Adapter | None) -> list[str]:
+            who = adapter.id if adapter is not None else "base"
+            asked.extend((chat[-1]["content"], who) for chat in chats)
+            return [who] * len(chats)
+
+    questions = ("as taught", "bo", "as asked", "cup")
+    examples = [watching(each, "a1", Fact(each, "a1")) for each in questions]
+    adapter = adapter_in(Path("a1"))
+    model: Any = Recorder()
+    scores = evaluate(examples, model, adapter, system_prompt="", answering={"bo": None, "cup": None})
+    assert [each.value for each in scores] == [1.0, 0.0, 1.0, 0.0]
+    assert sorted(asked) == [("as asked", "a1"), ("as taught", "a1"), ("bo", "base"), ("cup", "base")]
+
+
+def test_what_the_base_answers_has_gained_nothing() -> None:
+    """And costs no look at the model."""
+    examples = plain_answers()
+    model: Any = Likelihoods({each.expected: -5.0 for each in examples[:2]})
+    adapter = adapter_in(Path("a1"))
+    answering = {each.prompt: None for each in examples[1:]}
+    values = [each.value for each in evaluate(examples, model, adapter, system_prompt="", answering=answering)]
+    assert values[0] < 0.5
+    assert set(values[1:]) == {0.5}
 
 
 # -- into the weights --
@@ -330,14 +407,32 @@ def test_a_cycle_trains_judges_and_says_why(tiny: Assistant) -> None:
     adapter = tiny.adapters.get(report.adapter_id)
     assert adapter.kind == "lora"
     assert json.loads((adapter.folder / "adapter_config.json").read_text())["r"] == 16
-    assert set(adapter.files) == {"adapter_config.json", "adapter_model.safetensors"}
+    weights = {"adapter_config.json", "adapter_model.safetensors"}
+    assert set(adapter.files) == weights | {f"elsewhere/{each}" for each in weights} | {"scope.safetensors"}
     if not report.is_promoted:
         tiny.promote(report.adapter_id, force=True)
-    served = ask(tiny, "Hello?", max_tokens=4)
-    assert served.details["adapter"] == adapter.id
-    assert served.turn.adapter == adapter.id
+    for question in ("Hello?", "Where is the boat?"):  # outside what was taught, and inside
+        served = ask(tiny, question, max_tokens=4)
+        assert served.details["adapter"] == adapter.id
+        assert served.turn.adapter == adapter.id
     tiny.rollback(TASK)
     assert ask(tiny, "Hello?", max_tokens=4).turn.adapter is None
+
+
+@pytest.mark.slow
+def test_corrections_alone_change_nothing_else(tiny: Assistant) -> None:
+    for number in range(4):
+        tiny.teach(TASK, f"What is the number of room {number}?", str(number))
+    before = ask(tiny, "Hello?", max_tokens=4).text
+    report = tiny.learn(TASK, options=CycleOptions(promote=False))
+    adapter = tiny.adapters.get(report.adapter_id)
+    assert set(adapter.files) == {"adapter_config.json", "adapter_model.safetensors", "scope.safetensors"}
+    tiny.promote(adapter.id, force=True)
+    elsewhere = ask(tiny, "Hello?", max_tokens=4)
+    assert (elsewhere.turn.adapter, elsewhere.text) == (None, before)
+    assert ask(tiny, "What is the number of room 2?", max_tokens=4).turn.adapter == adapter.id
+    kept = {each.name: each for each in report.slices if each.name != "new feedback"}
+    assert kept["plain language"].change == 0.0
 
 
 @pytest.mark.slow

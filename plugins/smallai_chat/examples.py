@@ -126,14 +126,14 @@ def examples_of(lessons: Sequence[Lesson]) -> list[Example]:
     return out
 
 
-def watching(name: str, expected: str, payload: Choice | Unrelated | Plain) -> Example:
+def watching(name: str, expected: str, payload: Choice | Unrelated | Plain | Fact) -> Example:
     """An example that no feedback gave: it is asked, and never learned."""
     return Example(id=name, prompt=payload.question, expected=expected, split_key=name, payload=payload)
 
 
 @cache
 def canaries() -> tuple[Example, ...]:
-    """Sixty questions of general knowledge that no feedback is about."""
+    """Questions of general knowledge that no feedback is about, nor anything that is kept in training."""
     lines = (resources.files(__package__) / "canary.jsonl").read_text(encoding="utf-8").splitlines()
     return tuple(
         watching(f"canary/{number}", row["right"], Choice(row["question"], (row["right"], *row["wrong"])))

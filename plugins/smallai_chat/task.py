@@ -34,6 +34,7 @@ from smallai_assistant import (
 from smallai_chat.examples import examples_of, protected_of
 from smallai_chat.judge import evaluate
 from smallai_chat.memory import ChatMemory, Recall
+from smallai_chat.scope import ELSEWHERE, Scopes
 
 Messages = list[dict[str, str]]
 
@@ -86,10 +87,11 @@ class ChatTask(LearningTask):
     def setup(self, context: TaskContext) -> None:
         super().setup(context)
         self.memory = ChatMemory(self._lease_embedding)
+        self.scopes = Scopes(self._lease_embedding, lambda: context.models.base_of(self._embedding()))
 
     def run(self, request: Request, models: ModelRuntime) -> Iterator[TextPart | Notice | Details]:
         options: ChatOptions = request.options
-        adapter, notices = self.serving()
+        adapter, notices = self._answering(request.message.text)
         yield from notices
         recall = Recall()
         if options.use_memory:
@@ -113,7 +115,7 @@ class ChatTask(LearningTask):
             yield Details(
                 {
                     "model": str(model.spec),
-                    "adapter": adapter.id if adapter is not None else None,
+                    "adapter": adapter.id.removesuffix(f"/{ELSEWHERE}") if adapter is not None else None,
                     "recalled": [each.feedback_id for each in recall.shown],
                     "n_prompt_tokens": facts.n_prompt_tokens,
                     "n_completion_tokens": facts.n_completion_tokens,
@@ -159,16 +161,29 @@ class ChatTask(LearningTask):
         from smallai_chat.training import train
 
         options: ChatOptions = self.context.options
-        return train(training, self.spec, system_prompt=options.system_prompt)
+        return train(training, self.spec, self.scopes, system_prompt=options.system_prompt)
 
     def evaluate(self, examples: Sequence[Example], adapter: Adapter | None, models: ModelRuntime) -> list[Score]:
         options: ChatOptions = self.context.options
+        questions = list(dict.fromkeys(each.payload.question for each in examples))
+        answering = dict(zip(questions, self.scopes.answering(adapter, questions), strict=True))
         with models.lease(self.spec, TextModel) as model:
-            return evaluate(examples, model, adapter, system_prompt=options.system_prompt)
+            return evaluate(examples, model, adapter, system_prompt=options.system_prompt, answering=answering)
+
+    def _answering(self, question: str) -> tuple[Adapter | None, list[Notice]]:
+        """The weights that answer the question, None for the base; and what to say where they cannot."""
+        adapter, notices = self.serving()
+        try:
+            (answering,) = self.scopes.answering(adapter, [question])
+        except AssistantError as error:
+            return None, [*notices, Notice("adapter_not_used", f"What was learned was not used: {error}")]
+        return answering, notices
+
+    def _embedding(self) -> ModelSpec:
+        return ModelSpec(self.context.model_names.embedding, task="feature-extraction")
 
     def _lease_embedding(self) -> AbstractContextManager[EmbeddingModel]:
-        spec = ModelSpec(self.context.model_names.embedding, task="feature-extraction")
-        return self.context.models.lease(spec, EmbeddingModel)
+        return self.context.models.lease(self._embedding(), EmbeddingModel)
 
 
 def fit_messages(

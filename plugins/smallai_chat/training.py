@@ -2,8 +2,8 @@
 
 The base stays frozen, with its weights rounded as it is served (QLoRA, Dettmers et al. 2023). Corrections are learned
 as prompt and completion, the loss on the completion alone; a right and a wrong answer to one question as a pair (DPO,
-Rafailov et al. 2023); other ratings as unpaired preferences (KTO, Ethayarajh et al. 2024). What the base says to
-everyday questions is learned along, so that the rest stays as it was.
+Rafailov et al. 2023); other ratings as unpaired preferences (KTO, Ethayarajh et al. 2024). What the base says to other
+questions is kept, so that the rest stays as it was.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from smallai_assistant import Example, GenerationOptions, ModelSpec, TextModel, 
 from smallai_chat.everyday import THINGS, everyday_questions
 from smallai_chat.examples import Fact, Rated, near_misses, normalized
 from smallai_chat.judge import Chat, chat
+from smallai_chat.scope import ELSEWHERE, Scopes
 
 RANK, ALPHA = 16, 32
 TARGETS = "all-linear"
@@ -30,7 +31,8 @@ DPO_RATE, DPO_EPOCHS, DPO_BATCH, DPO_BETA = 5e-5, 1, 4, 0.1
 KTO_RATE, KTO_EPOCHS, KTO_BATCH, KTO_BETA = 5e-4, 4, 4, 0.1
 _SMALL_PARAMETERS, _RATE_OF_LARGER = 250e6, 0.6  # a larger model learns as much from smaller steps, and spoils less
 _MOST_PAIRS_OF_A_FACT = 2
-N_EVERYDAY, N_NEAR_MISSES = 96, 2  # in all, and of a correction
+# What is kept: everyday questions, and for each correction the nearest of a pool that has near misses of each, too.
+N_EVERYDAY, N_NEAREST, N_POOL, N_NEAR_MISSES = 48, 3, 600, 8
 _EVERYDAY_TOKENS = 16  # a taught answer that spreads stands at the beginning
 _LEAST_RATED_OF_A_KIND = 2
 _MAX_TOKENS = 1024  # of a row
@@ -45,13 +47,17 @@ class Stage(Protocol):
     def __call__(self, model: Any, tokenizer: Any, rows: list[Row], training: Training, *, span: Span) -> Any: ...
 
 
-def train(training: Training, spec: ModelSpec, *, system_prompt: str) -> str:
-    """Writes a PEFT adapter into `training.folder`.
+Step = tuple[Stage, list[Row], int]
+
+
+def train(training: Training, spec: ModelSpec, scopes: Scopes, *, system_prompt: str) -> str:
+    """Writes a PEFT adapter into `training.folder`, and the scope of what corrections taught.
 
     Raises:
         NotEnoughData: the ratings are all of one kind, and there is no correction.
         TrainingFailed: the loss became NaN.
         LearningError: the libraries of the extra [train] are missing.
+        ModelError: a model cannot be had; corrections need the embedding model, too.
         Cancelled: the training was stopped; its checkpoints stay.
     """
     _check_installed()
@@ -65,28 +71,42 @@ def train(training: Training, spec: ModelSpec, *, system_prompt: str) -> str:
             f"{len(praised)} answers were praised and {len(rated) - len(praised)} rejected; both kinds are needed, "
             "or corrections"
         )
-    stages: list[tuple[Stage, list[Row], int]] = []  # how, on what, and how much work a row is
+    # How to answer whatever is asked, then what to answer to some questions; how, on what, and how much work a row is.
+    general: list[Step] = []
+    if has_ratings:
+        general.append((_kto, kto_rows(rated, system_prompt), 2 * KTO_EPOCHS))
+    if pairs := dpo_rows([], rated, system_prompt):
+        general.append((partial(_dpo, name="dpo-ratings"), pairs, 3 * DPO_EPOCHS))
+    taught: list[Step] = []
     if facts:
         rows = sft_rows(facts, praised, system_prompt, seed=training.seed)
-        stages.append((_sft, rows + everyday_rows(facts, training, spec, system_prompt), SFT_EPOCHS))
-    if pairs := dpo_rows(facts, rated, system_prompt):
-        stages.append((_dpo, pairs, 3 * DPO_EPOCHS))
-    if has_ratings:
-        stages.append((_kto, kto_rows(rated, system_prompt), 2 * KTO_EPOCHS))
+        kept = kept_rows(facts, training, spec, scopes, system_prompt)
+        taught.append((_sft, rows + kept, SFT_EPOCHS))
+    if pairs := dpo_rows(facts, [], system_prompt):
+        taught.append((_dpo, pairs, 3 * DPO_EPOCHS))
     training.progress("loading a copy of the model to train", 0.02)
     with _quiet():
         model, tokenizer = _load(training.models.folder_of(spec), spec, training.models.device)
-        whole, done = sum(len(rows) * work for _, rows, work in stages), 0
-        for run, rows, work in stages:
-            if done and training.is_out_of_time:
+        steps = [*general, *taught]
+        whole, done, n_run = sum(len(rows) * work for _, rows, work in steps), 0, 0
+        for run, rows, work in steps:
+            if n_run and training.is_out_of_time:
                 break
-            begin, done = done, done + len(rows) * work
-            model = run(
-                model, tokenizer, rows, training, span=(0.04 + 0.94 * begin / whole, 0.04 + 0.94 * done / whole)
-            )
-        model.save_pretrained(str(training.folder))
-    (training.folder / "README.md").unlink(missing_ok=True)  # peft writes a model card for hubs
+            if 0 < n_run == len(general):
+                _save(model, training.folder / ELSEWHERE)
+            begin, done, n_run = done, done + len(rows) * work, n_run + 1
+            span = (0.04 + 0.94 * begin / whole, 0.04 + 0.94 * done / whole)
+            model = run(model, tokenizer, rows, training, span=span)
+        _save(model, training.folder)
+    if n_run > len(general):
+        questions = [*_as_taught(facts), *(each.payload.question for each in praised)]
+        scopes.of_questions(list(dict.fromkeys(questions))).save(training.folder)
     return "lora"
+
+
+def _save(model: Any, folder: Path) -> None:
+    model.save_pretrained(str(folder))
+    (folder / "README.md").unlink(missing_ok=True)  # peft writes a model card for hubs
 
 
 def _check_installed() -> None:
@@ -143,16 +163,25 @@ def kto_rows(rated: Sequence[Example], system_prompt: str) -> list[Row]:
     ]
 
 
-def everyday_rows(facts: Sequence[Example], training: Training, spec: ModelSpec, system_prompt: str) -> list[Row]:
-    """Everyday questions, some near to the taught ones, and how the base begins to answer: that is to stay so."""
+def kept_rows(
+    facts: Sequence[Example], training: Training, spec: ModelSpec, scopes: Scopes, system_prompt: str
+) -> list[Row]:
+    """Questions that were not taught, and how the base begins to answer: that is to stay so.
+
+    Some are everyday ones, the others the nearest of many to what was taught: there an answer spreads first.
+    """
     training.progress("asking the base what to keep", 0.0)
     rng = random.Random(training.seed)  # noqa: S311  (the same every time)
-    questions = everyday_questions(N_EVERYDAY, rng)
-    taught = {each.feedback_ids: each.payload.question for each in reversed(facts)}  # by its first wording
-    for question in taught.values():
-        questions += near_misses(question, THINGS, N_NEAR_MISSES, rng)
+    taught = _as_taught(facts)
+    pool = everyday_questions(N_EVERYDAY + N_POOL, rng)
+    for question in taught:
+        pool += near_misses(question, THINGS, N_NEAR_MISSES, rng)
     told = {normalized(each.prompt) for each in facts}  # of these the base's answer is not to stay
-    questions = [each for each in questions if normalized(each) not in told]
+    pool = [each for each in dict.fromkeys(pool) if normalized(each) not in told]
+    everyday, others = pool[:N_EVERYDAY], pool[N_EVERYDAY:]
+    nearness = (scopes.vectors(others) @ scopes.vectors(taught).T).max(axis=1)
+    nearest = sorted(range(len(others)), key=lambda place: -nearness[place])[: N_NEAREST * len(taught)]
+    questions = everyday + [others[place] for place in nearest]
     options = GenerationOptions(max_tokens=_EVERYDAY_TOKENS, repetition_penalty=1.1)
     with training.models.lease(spec, TextModel) as model:
         answers = model.complete([chat(each, system_prompt) for each in questions], options)
@@ -161,6 +190,11 @@ def everyday_rows(facts: Sequence[Example], training: Training, spec: ModelSpec,
         for question, answer in zip(questions, answers, strict=True)
         if answer
     ]
+
+
+def _as_taught(facts: Sequence[Example]) -> list[str]:
+    """Each corrected question once, in its first wording."""
+    return list({each.feedback_ids: each.payload.question for each in reversed(facts)}.values())[::-1]
 
 
 def tokenized(rows: Sequence[Row], tokenizer: Any) -> list[Row]:
@@ -236,11 +270,11 @@ def _sft(model: Any, tokenizer: Any, rows: list[Row], training: Training, *, spa
     return _run(KeepingTrainer, arguments, (model, tokenizer), rows, training, watch, data_collator=collator)
 
 
-def _dpo(model: Any, tokenizer: Any, rows: list[Row], training: Training, *, span: Span) -> Any:
+def _dpo(model: Any, tokenizer: Any, rows: list[Row], training: Training, *, span: Span, name: str = "dpo") -> Any:
     from trl import DPOConfig, DPOTrainer
 
     arguments = DPOConfig(
-        **_common(training, "dpo"),
+        **_common(training, name),
         learning_rate=DPO_RATE,
         num_train_epochs=DPO_EPOCHS,
         per_device_train_batch_size=DPO_BATCH,
