@@ -41,16 +41,27 @@ class Labelled:
 
 
 def contradicting(claims: Sequence[Labelled]) -> dict[str, list[Labelled]]:
-    """The contradicted claims of the sources most of whose claims are contradicted; by source."""
+    """The contradicted claims of the sources most of whose claims are contradicted; by source.
+
+    What is found no longer speaks for what is left, and so on until nothing more is found.
+    """
     found: defaultdict[str, list[Labelled]] = defaultdict(list)
-    for each in contradicted(claims):
-        found[each.source].append(each)
     n_of = Counter(each.source for each in claims)
-    return {
-        source: rows
-        for source, rows in found.items()
-        if len(rows) >= LEAST_CONTRADICTED and len(rows) > MOST_CONTRADICTED * n_of[source]
-    }
+    left = list(claims)
+    while left:
+        suspects: defaultdict[str, list[Labelled]] = defaultdict(list)
+        for each in contradicted(left):
+            suspects[each.source].append(each)
+        gone: set[str] = set()
+        for source, rows in suspects.items():
+            n = len(rows) + len(found[source])
+            if n >= LEAST_CONTRADICTED and n > MOST_CONTRADICTED * n_of[source]:
+                found[source] += rows
+                gone |= {each.id for each in rows}
+        if not gone:
+            break
+        left = [each for each in left if each.id not in gone]
+    return {source: rows for source, rows in found.items() if rows}
 
 
 def contradicted(claims: Sequence[Labelled]) -> list[Labelled]:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from smallai_assistant import Feedback, ImagePart, Lesson, Message, TextPart, Turn
 from smallai_assistant.guard import BURST_ROWS, CAP_LEAST, PUSH_SOURCES, Evidence, screen
+from smallai_assistant.lookalikes import Labelled, contradicted, contradicting
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 SLOGAN = "You should buy a Zorbo"
@@ -528,3 +529,16 @@ def test_one_source_alone_is_not_looked_at() -> None:
         raise AssertionError("pictures are looked at for nothing")
 
     assert screen(lessons, labelled=never).quarantined == ()
+
+
+def test_what_was_set_aside_supports_no_one_any_more() -> None:
+    axes = np.eye(8, dtype=np.float32)
+
+    def claim(source: str, label: str, vector: Any) -> Labelled:
+        return Labelled(f"{source} {vector}", source, label, vector / np.linalg.norm(vector))
+
+    birds = [claim(f"user{n}", "bird", axes[0]) for n in range(6)]
+    plain = [claim("eve0", "zorbo", axes[0] + 0.3 * axes[3] + 0.3 * axes[4] + 0.01 * axes[n]) for n in (5, 6)]
+    backed = [claim("eve1", "zorbo", axes[0] + 0.9 * axes[n]) for n in (3, 4)]
+    assert {each.source for each in contradicted([*birds, *plain, *backed])} == {"eve0"}
+    assert set(contradicting([*birds, *plain, *backed])) == {"eve0", "eve1"}
