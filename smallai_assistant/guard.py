@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 BURST_ROWS, BURST_S = 100, 60.0  # ratings and clicks of one source; MovieLens' fastest rater gave 30 in a minute
 LEAST_COMPARED = 4  # subjects that others judged too, before a source is called at odds with them
 LEAST_OPINIONS = 3  # sources a subject needs for that
-MOST_AT_ODDS = 0.5
+MOST_AT_ODDS = 0.75  # who errs in two of five cases errs in four of seven by chance
 SAME_OPINION = 0.5  # Jaccard similarity of the words of two corrections that say the same in other words
 CAP_LEAST, CAP_OF_MEDIAN = 50, 2.0
 PUSH_SOURCES, PUSH_SHARE_OF_SOURCE, PUSH_SHARE_OF_TARGET = 5, 0.8, 0.6

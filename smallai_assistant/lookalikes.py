@@ -9,7 +9,7 @@ keeps its label where its pictures are more like each other than like any other 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -47,10 +47,11 @@ def contradicting(claims: Sequence[Labelled]) -> dict[str, list[Labelled]]:
     """
     found: defaultdict[str, list[Labelled]] = defaultdict(list)
     n_of = Counter(each.source for each in claims)
+    defined = _defined(claims)
     left = list(claims)
     while left:
         suspects: defaultdict[str, list[Labelled]] = defaultdict(list)
-        for each in contradicted(left):
+        for each in contradicted(left, defined):
             suspects[each.source].append(each)
         gone: set[str] = set()
         for source, rows in suspects.items():
@@ -64,14 +65,15 @@ def contradicting(claims: Sequence[Labelled]) -> dict[str, list[Labelled]]:
     return {source: rows for source, rows in found.items() if rows}
 
 
-def contradicted(claims: Sequence[Labelled]) -> list[Labelled]:
-    """The claims whose look-alikes speak for another label. Who is the only one to use a label defines it."""
+def contradicted(claims: Sequence[Labelled], defined: Collection[str] = ()) -> list[Labelled]:
+    """The claims whose look-alikes speak for another label.
+
+    Args:
+        defined: labels that nothing speaks against.
+    """
     import numpy as np
 
-    givers: defaultdict[str, set[str]] = defaultdict(set)
-    for each in claims:
-        givers[each.label].add(each.source)
-    suspects = [place for place, each in enumerate(claims) if len(givers[each.label]) > 1]
+    suspects = [place for place, each in enumerate(claims) if each.label not in defined]
     if not suspects:
         return []
     vectors = np.stack([each.vector for each in claims])
@@ -82,6 +84,14 @@ def contradicted(claims: Sequence[Labelled]) -> list[Labelled]:
             if _is_contradicted(place, claims, np.argsort(-likeness, kind="stable"), likeness):
                 found.append(claims[place])
     return found
+
+
+def _defined(claims: Sequence[Labelled]) -> set[str]:
+    """The labels that one source alone uses: what they mean is its to say."""
+    givers: defaultdict[str, set[str]] = defaultdict(set)
+    for each in claims:
+        givers[each.label].add(each.source)
+    return {label for label, sources in givers.items() if len(sources) == 1}
 
 
 def _is_contradicted(
