@@ -132,7 +132,7 @@ class Learner:
             if report.is_approved:
                 tell("asking what it now knows", 0.9)
                 report = replace(report, retired_ids=self._retired(cycle, candidate, after, stop))
-            self._check_not_erased(cycle, candidate)  # last: what it now knows takes time to ask
+            self._check_not_erased(cycle, candidate, report)  # last: what it now knows takes time to ask
         except BaseException:
             self._adapters.remove(candidate.id)  # nobody has judged it; the checkpoints stay
             raise
@@ -154,18 +154,18 @@ class Learner:
                 log.info("%s was never judged, and is removed", each.id)
                 self._adapters.remove(each.id)
 
-    def _check_not_erased(self, cycle: Cycle, candidate: Adapter) -> None:
-        """An erasure while the cycle runs ends it: weights that know the row must not come to serve.
+    def _check_not_erased(self, cycle: Cycle, candidate: Adapter, report: CycleReport) -> None:
+        """An erasure while the cycle runs ends it: no weights that know the row come to serve, no report quotes it.
 
         Raises:
             TrainingFailed: a row was erased.
         """
         active = {each.feedback.id for each in self._feedback.lessons(cycle.task.name)}
-        gone = [each for each in candidate.feedback_ids if each not in active]
+        gone = [each for each in {*candidate.feedback_ids, *report.held_out_ids} if each not in active]
         if erased := [each for each in gone if self._feedback.get(each).state == "erased"]:
             shutil.rmtree(cycle.checkpoints, ignore_errors=True)
             raise TrainingFailed(
-                f"{len(erased)} of the rows it learned from were erased while the cycle ran",
+                f"{len(erased)} of the rows it learned from or was judged by were erased while the cycle ran",
                 hint="nothing was changed; start it again: it learns from the rest",
             )
 

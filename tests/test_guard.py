@@ -157,8 +157,9 @@ def honest(n_sources: int = 10, n_rows: int = 10) -> list[Lesson]:
 def test_sources_that_do_little_but_push_one_target_are_set_aside(given: dict[str, Any]) -> None:
     evidence = screen([*honest(), *bots(PUSH_SOURCES, **given)])
     assert quarantined(evidence) == {f"bot{n}": 3 for n in range(PUSH_SOURCES)}
-    assert "do little but push" in evidence.quarantined[0].reason
-    assert "zorbo" in evidence.quarantined[0].reason
+    reason = evidence.quarantined[0].reason
+    assert "do little but push" in reason
+    assert ("zorbo" in reason) == ("item" in given), "words of an answer would outlive their erasure in a report"
     assert len(evidence.lessons) == 100
 
 

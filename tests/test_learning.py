@@ -727,20 +727,23 @@ def test_an_erasure_deletes_the_checkpoints_of_stopped_cycles(opened: Assistant,
 
 
 @pytest.mark.parametrize("when", ["step 5", "asking the candidate"])
-def test_what_learned_from_a_row_that_is_erased_meanwhile_does_not_serve(
-    opened: Assistant, tmp_path: Path, when: str
+@pytest.mark.parametrize("is_judge", [False, True], ids=["learned from", "judged by"])
+def test_a_cycle_that_knows_a_row_that_is_erased_meanwhile_ends(
+    opened: Assistant, tmp_path: Path, when: str, is_judge: bool
 ) -> None:
     first = learned(opened, DRINKS)
-    ids = teach(opened, PLANTS)
+    ids = teach(opened, PLANTS | SEAS)
     asked = {each.turn.request.text: each.feedback.id for each in opened.feedback.lessons(NAME)}
-    trained = [each for text, each in asked.items() if each in ids and not is_held_out(text)]
-    gone = trained[:1]
+    gone = [each for text, each in asked.items() if each in ids and is_held_out(text) == is_judge][:1]
+    assert gone
 
     def tell(what: str, _: float) -> None:
         if when in what and gone:
             opened.erase_feedback([gone.pop()])
 
-    with pytest.raises(errors.TrainingFailed, match="1 of the rows it learned from were erased") as caught:
+    with pytest.raises(
+        errors.TrainingFailed, match="1 of the rows it learned from or was judged by were erased"
+    ) as caught:
         opened.learn(NAME, on_progress=tell)
     assert "start it again" in caught.value.hint
     assert served_by(opened) == first
