@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import by_heart
+import numpy as np
+import numpy.typing as npt
 import pytest
 from by_heart import Parrot, phrases_of, read
 from scripted import ScriptedPlugin
@@ -186,6 +188,20 @@ def taught_again(self: Parrot, lessons: Sequence[Lesson]) -> dict[str, list[Exam
     return {"manners": self.examples(lessons)[:1]}
 
 
+def labelled_with(make: Callable[[int], Any]) -> Callable[[Parrot, Sequence[Lesson]], dict[str, Any]]:
+    return lambda self, lessons: {each.feedback.id: make(n) for n, each in enumerate(lessons)}
+
+
+def axis(size: int, *, length: float = 1.0) -> npt.NDArray[np.float32]:
+    vector = np.zeros(size, np.float32)
+    vector[0] = length
+    return vector
+
+
+def test_labels_with_vectors_are_taken() -> None:
+    assert report_on(labelled=labelled_with(lambda n: ("a", axis(4)))).is_ok
+
+
 @pytest.mark.parametrize(
     ("broken", "check", "text"),
     [
@@ -205,6 +221,12 @@ def taught_again(self: Parrot, lessons: Sequence[Lesson]) -> dict[str, list[Exam
         ({"protected": lambda self, lessons: []}, "protected", "it returns a list"),
         ({"protected": lambda self, lessons: {"manners": [1]}}, "protected", "manners: 1 is no Example"),
         ({"protected": taught_again}, "protected", "is trained on"),
+        ({"labelled": lambda self, lessons: []}, "labelled", "it returns a list"),
+        ({"labelled": lambda self, lessons: {"x": ("a", axis(4))}}, "labelled", "'x' is no feedback of the lessons"),
+        ({"labelled": labelled_with(lambda n: axis(4))}, "labelled", "is no label and vector"),
+        ({"labelled": labelled_with(lambda n: ("a", axis(4, length=2.0)))}, "labelled", "and length 2"),
+        ({"labelled": labelled_with(lambda n: ("a", [1.0, 0.0]))}, "labelled", "a vector of float64"),
+        ({"labelled": labelled_with(lambda n: ("a", axis(4 + n % 2)))}, "labelled", "vectors of the shapes"),
         ({"evaluate": lambda self, *_: []}, "evaluate", "[] for 4 examples"),
         ({"evaluate": lambda self, *_: [Score(1.0)] * 4}, "evaluate", "4 scores for no example"),
         ({"evaluate": scores_of(lambda n: 1.0)}, "evaluate", "1.0 is no Score"),

@@ -155,6 +155,8 @@ class Kit(Notebook):
         if not self.check("learning examples", name, trial.bad_examples, "the page Plugins has what an Example holds"):
             return
         self.check("protected", name, trial.bad_protected, "ask there what no lesson teaches")
+        hint = "give the label and a float32 vector of length 1 by feedback id, or nothing"
+        self.check("labelled", name, trial.bad_labelled, hint)
         if not self.check("evaluate", name, trial.bad_scores, "give one Score an example, its value in [0, 1]"):
             return
         hint = "answer with `adapter` alone: what the fast memory knows must not count"

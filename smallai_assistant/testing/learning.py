@@ -138,6 +138,27 @@ class LearningTrial:
             return error.message
         return ""
 
+    def bad_labelled(self) -> str:
+        import numpy as np
+
+        with needing_models():
+            found = self.task.labelled(self.learned)
+        if not isinstance(found, Mapping):
+            return f"it returns a {type(found).__name__}"
+        known = {each.feedback.id for each in self.learned}
+        shapes = set()
+        for key, entry in found.items():
+            if key not in known:
+                return f"{key!r:.60} is no feedback of the lessons"
+            if not isinstance(entry, tuple) or len(entry) != 2 or not isinstance(entry[0], str):
+                return f"{entry!r:.60} is no label and vector"
+            vector = np.asarray(entry[1])
+            shapes.add(vector.shape)
+            length = float(np.linalg.norm(vector)) if vector.ndim == 1 and vector.dtype == np.float32 else 0.0
+            if abs(length - 1) > _SURE:
+                return f"a vector of {vector.dtype}, shape {vector.shape} and length {length:.3g}"
+        return f"vectors of the shapes {sorted(shapes)}" if len(shapes) > 1 else ""
+
     def bad_scores(self, adapter: Adapter | None = None) -> str:
         with needing_models():
             scores = self.task.evaluate(self.examples, adapter, self.assistant.models)
