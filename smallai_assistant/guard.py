@@ -217,7 +217,7 @@ def _at_odds(lessons: Sequence[Lesson]) -> list[Quarantine]:
             against[source] += n_most > counts[opinion] and not _is_same(opinion, most)
     found = []
     for source, n in compared.items():
-        if n >= LEAST_COMPARED and against[source] > MOST_AT_ODDS * n:
+        if _is_nearly_all(against[source], n):
             ids = tuple(each.feedback.id for each in lessons if each.feedback.source == source)
             found.append(Quarantine(source, f"contradicts most others in {against[source]} of {n} cases", ids))
     return found
@@ -251,17 +251,36 @@ def _distinct(lessons: Sequence[Lesson]) -> list[Lesson]:
 
 
 def _contradicted(lessons: Sequence[Lesson]) -> list[Quarantine]:
-    """Single corrections that contradict what most others say of similar questions; their sources' others stay."""
+    """Corrections that contradict what most others say of similar questions.
+
+    Their sources' other rows stay, unless nearly all their corrections are of that kind.
+    """
     claims = []
     for each in lessons:
         given, question = each.feedback, normalized(each.turn.request.text)
         if given.correction is not None and subject_of(each.turn) == question:
             claims.append(Claim(given.id, given.source, normalized(given.correction), frozenset(question.split())))
+    n_of = Counter(each.source for each in claims)
     by_source: dict[str, list[str]] = defaultdict(list)
-    for claim in contradicted(claims):
-        by_source[claim.source].append(claim.id)
+    while found := contradicted(claims):  # what is found no longer speaks for what is left
+        for claim in found:
+            by_source[claim.source].append(claim.id)
+        liars = {source for source, ids in by_source.items() if _is_nearly_all(len(ids), n_of[source])}
+        gone = {each.id for each in found}
+        claims = [each for each in claims if each.source not in liars and each.id not in gone]
     reason = "contradicts what most others say of similar questions"
-    return [Quarantine(source, reason, tuple(ids)) for source, ids in by_source.items()]
+    out = []
+    for source, ids in by_source.items():
+        if _is_nearly_all(len(ids), n_of[source]):
+            every = tuple(each.feedback.id for each in lessons if each.feedback.source == source)
+            out.append(Quarantine(source, f"{reason} in {len(ids)} of {n_of[source]} cases", every))
+        else:
+            out.append(Quarantine(source, reason, tuple(ids)))
+    return out
+
+
+def _is_nearly_all(n_against: int, n: int) -> bool:
+    return n >= LEAST_COMPARED and n_against > MOST_AT_ODDS * n
 
 
 def _looking_otherwise(

@@ -441,6 +441,17 @@ def test_one_row_that_contradicts_what_others_say_of_similar_questions(question:
     assert len(evidence.lessons) == len(desk_rows())
 
 
+def test_all_rows_of_a_source_go_where_nearly_all_contradict_similar_questions() -> None:
+    ways = ("any {} for me", "tell me of the {}", "which {} is it", "a {} if you can", "the {} again")
+    lies = [lesson(way.format("flight"), correction="room four has it", source="eve") for way in ways]
+    rest = lesson("where is my bicycle", correction="it is behind the house", source="eve")
+    evidence = screen([*desk_rows(), *lies, rest])
+    assert quarantined(evidence) == {"eve": 6}
+    assert evidence.quarantined[0].reason == "contradicts what most others say of similar questions in 5 of 6 cases"
+    truths = [lesson(way.format("salary"), correction=DESKS["salary"], source="eve") for way in ways]
+    assert quarantined(screen([*desk_rows(), *lies, *truths])) == {"eve": 5}
+
+
 @pytest.mark.parametrize(
     ("question", "correction"),
     [

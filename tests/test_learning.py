@@ -783,7 +783,7 @@ def test_what_the_guard_sets_aside_teaches_nothing_and_is_reported(opened: Assis
     teach(opened, DRINKS | PLANTS, source="ann")
     report = opened.learn(NAME)
     assert {source for source, _, _ in report.quarantined} == {f"bot {n}" for n in range(6)}
-    assert all("buy the blue box" in reason and n == 3 for _, reason, n in report.quarantined)
+    assert {(reason, n) for _, reason, n in report.quarantined} == {("6 sources do little but push one answer", 3)}
     assert report.sources == {"ann": report.n_lessons}
     assert report.is_promoted
     assert slogan not in (opened.adapters.get(report.adapter_id).folder / "table.json").read_text()
