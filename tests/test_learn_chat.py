@@ -396,7 +396,7 @@ def test_a_cycle_trains_judges_and_says_why(tiny: Assistant) -> None:
     ask(tiny, "Where is the boat?", max_tokens=4).rate(correction="in the harbour")
     # Also asked in the evaluation and kept in the training, had nobody corrected it.
     ask(tiny, "What is the capital of France?", max_tokens=4).rate(correction="the city of Paris")
-    for number in range(6):
+    for number in range(20):  # enough for both sides of the split, whatever the turns' ids
         response = ask(tiny, f"Say something about {number}.", max_tokens=4)
         if response.text:
             response.rate(good=number % 2 == 0)
