@@ -28,7 +28,7 @@ RANK, ALPHA = 16, 32
 TARGETS = "all-linear"
 SFT_RATE, SFT_EPOCHS, SFT_BATCH = 5e-4, 6, 8
 DPO_RATE, DPO_EPOCHS, DPO_BATCH, DPO_BETA = 5e-5, 1, 4, 0.1
-KTO_RATE, KTO_EPOCHS, KTO_BATCH, KTO_BETA = 5e-4, 4, 4, 0.1
+KTO_RATE, KTO_EPOCHS, KTO_BATCH, KTO_BETA = 2.5e-4, 4, 4, 0.1  # at twice the rate language suffers
 _SMALL_PARAMETERS, _RATE_OF_LARGER = 250e6, 0.6  # a larger model learns as much from smaller steps, and spoils less
 _MOST_PAIRS_OF_A_FACT = 2
 # What is kept: everyday questions, and for each correction the nearest of a pool that has near misses of each, too.
