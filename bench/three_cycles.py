@@ -20,6 +20,7 @@ from bench.facts import N_TOKENS, QWEN, SMALL, Wanted, fact_example, facts, open
 from smallai_assistant import Adapter, Assistant, ModelSpec
 from smallai_assistant.types import now
 from smallai_chat import training as recipe
+from smallai_chat.rows import row as row_of
 
 LEAST_TRANSFER = -0.01
 SUBJECTS = {
@@ -83,7 +84,7 @@ def sequential(assistant: Assistant, spec: ModelSpec, folder: Path) -> list[list
                 completion_only_loss=True, save_strategy="no", report_to=[], disable_tqdm=True,
                 dataloader_pin_memory=False,
             ),
-            train_dataset=Dataset.from_list([recipe._row(row["question"], row["answer"], SYSTEM) for row in rows]),
+            train_dataset=Dataset.from_list([row_of(row["question"], row["answer"], SYSTEM) for row in rows]),
             processing_class=tokenizer,
             peft_config=None if hasattr(model, "peft_config") else recipe._lora(),
         )  # fmt: skip

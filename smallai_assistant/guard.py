@@ -218,7 +218,7 @@ def _at_odds(lessons: Sequence[Lesson]) -> list[Quarantine]:
     found = []
     for source, n in compared.items():
         if _is_nearly_all(against[source], n):
-            ids = tuple(each.feedback.id for each in lessons if each.feedback.source == source)
+            ids = _all_of(source, lessons)
             found.append(Quarantine(source, f"contradicts most others in {against[source]} of {n} cases", ids))
     return found
 
@@ -272,8 +272,8 @@ def _contradicted(lessons: Sequence[Lesson]) -> list[Quarantine]:
     out = []
     for source, ids in by_source.items():
         if _is_nearly_all(len(ids), n_of[source]):
-            every = tuple(each.feedback.id for each in lessons if each.feedback.source == source)
-            out.append(Quarantine(source, f"{reason} in {len(ids)} of {n_of[source]} cases", every))
+            said = f"{reason} in {len(ids)} of {n_of[source]} cases"
+            out.append(Quarantine(source, said, _all_of(source, lessons)))
         else:
             out.append(Quarantine(source, reason, tuple(ids)))
     return out
@@ -281,6 +281,10 @@ def _contradicted(lessons: Sequence[Lesson]) -> list[Quarantine]:
 
 def _is_nearly_all(n_against: int, n: int) -> bool:
     return n >= LEAST_COMPARED and n_against > MOST_AT_ODDS * n
+
+
+def _all_of(source: str, lessons: Sequence[Lesson]) -> tuple[str, ...]:
+    return tuple(each.feedback.id for each in lessons if each.feedback.source == source)
 
 
 def _looking_otherwise(

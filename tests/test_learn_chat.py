@@ -193,7 +193,7 @@ def test_everyday_questions_are_many_and_none_that_the_gate_asks() -> None:
 def test_the_end_of_a_cut_answer_is_not_learned(tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
-    from smallai_chat.training import tokenized
+    from smallai_chat.rows import tokenized
 
     tokenizer = AutoTokenizer.from_pretrained(save_tiny_llama(tmp_path, context=256))
     row = {"prompt": [{"role": "user", "content": "a b"}], "completion": [{"role": "assistant", "content": "c d"}]}
@@ -238,7 +238,7 @@ def test_what_is_kept_costs_what_it_has_moved_and_facts_their_cross_entropy(tmp_
 
 
 def test_pairs_come_from_corrections_and_from_two_answers_to_one_question() -> None:
-    from smallai_chat.training import dpo_rows
+    from smallai_chat.rows import correction_pairs, rating_pairs
 
     lessons = [
         lesson(QUESTION, "in the cellar", correction=ANSWER),
@@ -250,7 +250,8 @@ def test_pairs_come_from_corrections_and_from_two_answers_to_one_question() -> N
     ]
     found = examples_of(lessons)
     facts = [each for each in found if isinstance(each.payload, Fact)]
-    rows = dpo_rows(facts, [each for each in found if isinstance(each.payload, Rated)], "Be brief.")
+    rated = [each for each in found if isinstance(each.payload, Rated)]
+    rows = [*correction_pairs(facts, "Be brief."), *rating_pairs(rated, "Be brief.")]
     pairs = [(row["prompt"][-1]["content"], row["chosen"][0]["content"], row["rejected"][0]["content"]) for row in rows]
     assert pairs[0] == (QUESTION, ANSWER, "in the cellar")
     assert [pair[1:] for pair in pairs] == [(ANSWER, "in the cellar")] * 2 + [("Hello.", "Go away.")]

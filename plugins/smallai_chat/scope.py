@@ -49,9 +49,14 @@ class Scope:
     vectors: FloatArray
     embedding: Mapping[str, Any]
 
+    def nearness(self, vectors: FloatArray) -> FloatArray:
+        """The cosine of each question, shape (n, n_dimensions), with the nearest taught one: shape (n,)."""
+        nearest: FloatArray = (vectors @ self.vectors.T).max(axis=1)
+        return nearest
+
     def covers(self, vectors: FloatArray) -> list[bool]:
         """Whether each question, shape (n, n_dimensions), is near to a taught one."""
-        return [bool(each >= NEAR) for each in (vectors @ self.vectors.T).max(axis=1)]
+        return [bool(each >= NEAR) for each in self.nearness(vectors)]
 
     def save(self, folder: Path) -> None:
         """Writes it beside the weights."""

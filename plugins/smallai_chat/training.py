@@ -9,19 +9,26 @@ questions is kept, so that the rest stays as it was.
 from __future__ import annotations
 
 import logging
-import random
 import shutil
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from smallai_assistant import Example, GenerationOptions, ModelSpec, TextModel, Training, errors
-from smallai_chat.everyday import THINGS, everyday_questions
-from smallai_chat.examples import Fact, Rated, near_misses, normalized
-from smallai_chat.judge import Chat, chat
+from smallai_assistant import ModelSpec, Training, errors
+from smallai_chat.examples import Fact, Rated
+from smallai_chat.rows import (
+    MAX_TOKENS,
+    Row,
+    as_taught,
+    correction_pairs,
+    kept_rows,
+    kto_rows,
+    rating_pairs,
+    sft_rows,
+    tokenized,
+)
 from smallai_chat.scope import ELSEWHERE, Scopes
 
 RANK, ALPHA = 16, 32
@@ -30,14 +37,8 @@ SFT_RATE, SFT_EPOCHS, SFT_BATCH = 5e-4, 6, 8
 DPO_RATE, DPO_EPOCHS, DPO_BATCH, DPO_BETA = 5e-5, 1, 4, 0.1
 KTO_RATE, KTO_EPOCHS, KTO_BATCH, KTO_BETA = 2.5e-4, 4, 4, 0.1  # at twice the rate language suffers
 _SMALL_PARAMETERS, _RATE_OF_LARGER = 250e6, 0.6  # a larger model learns as much from smaller steps, and spoils less
-_MOST_PAIRS_OF_A_FACT = 2
-# What is kept: everyday questions, and for each correction the nearest of a pool that has near misses of each, too.
-N_EVERYDAY, N_NEAREST, N_POOL, N_NEAR_MISSES = 48, 3, 600, 8
-_EVERYDAY_TOKENS = 16  # a taught answer that spreads stands at the beginning
 _LEAST_RATED_OF_A_KIND = 2
-_MAX_TOKENS = 1024  # of a row
 
-Row = dict[str, Any]
 Span = tuple[float, float]
 
 
@@ -75,14 +76,14 @@ def train(training: Training, spec: ModelSpec, scopes: Scopes, *, system_prompt:
     general: list[Step] = []
     if has_ratings:
         general.append((_kto, kto_rows(rated, system_prompt), 2 * KTO_EPOCHS))
-    if pairs := dpo_rows([], rated, system_prompt):
+    if pairs := rating_pairs(rated, system_prompt):
         general.append((partial(_dpo, name="dpo-ratings"), pairs, 3 * DPO_EPOCHS))
     taught: list[Step] = []
     if facts:
         rows = sft_rows(facts, praised, system_prompt, seed=training.seed)
         kept = kept_rows(facts, training, spec, scopes, system_prompt)
         taught.append((_sft, rows + kept, SFT_EPOCHS))
-    if pairs := dpo_rows(facts, [], system_prompt):
+    if pairs := correction_pairs(facts, system_prompt):
         taught.append((_dpo, pairs, 3 * DPO_EPOCHS))
     training.progress("loading a copy of the model to train", 0.02)
     with _quiet():
@@ -99,7 +100,7 @@ def train(training: Training, spec: ModelSpec, scopes: Scopes, *, system_prompt:
             model = run(model, tokenizer, rows, training, span=span)
         _save(model, training.folder)
     if n_run > len(general):
-        questions = [*_as_taught(facts), *(each.payload.question for each in praised)]
+        questions = [*as_taught(facts), *(each.payload.question for each in praised)]
         scopes.of_questions(list(dict.fromkeys(questions))).save(training.folder)
     return "lora"
 
@@ -120,100 +121,6 @@ def _check_installed() -> None:
             hint='install it with: pip install "smallai-assistant[train]"',
         ) from error
     del datasets, peft, trl
-
-
-def sft_rows(facts: Sequence[Example], praised: Sequence[Example], system_prompt: str, *, seed: int) -> list[Row]:
-    """Prompt and completion of facts and praised answers; one fact in four is asked without the system prompt."""
-    rng = random.Random(seed)  # noqa: S311  (the same every time)
-    rows = [
-        _row(each.payload.question, each.payload.answer, system_prompt if rng.random() > 0.25 else "") for each in facts
-    ]
-    return rows + [_row(each.payload.question, each.payload.answer, system_prompt) for each in praised]
-
-
-def dpo_rows(facts: Sequence[Example], rated: Sequence[Example], system_prompt: str) -> list[Row]:
-    """Pairs: a correction and the answer it corrects, and a praised and a rejected answer to the same question."""
-    found: dict[tuple[str, str, str], None] = {}
-    n_of: Counter[tuple[str, ...]] = Counter()
-    for each in facts:
-        if each.payload.rejected and n_of[each.feedback_ids] < _MOST_PAIRS_OF_A_FACT:
-            n_of[each.feedback_ids] += 1
-            found[each.payload.question, each.payload.answer, each.payload.rejected] = None
-    answers: defaultdict[str, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))  # good and bad ones
-    for each in rated:
-        answers[each.payload.question][not each.payload.is_good].append(each.payload.answer)
-    for question, (good, bad) in answers.items():
-        found |= dict.fromkeys((question, good[-1], each) for each in bad if good)
-    return [
-        {
-            "prompt": chat(question, system_prompt),
-            "chosen": [{"role": "assistant", "content": good}],
-            "rejected": [{"role": "assistant", "content": bad}],
-        }
-        for question, good, bad in found
-        if good != bad
-    ]
-
-
-def kto_rows(rated: Sequence[Example], system_prompt: str) -> list[Row]:
-    """TRL's columns of unpaired preferences."""
-    return [
-        {**_row(each.payload.question, each.payload.answer, system_prompt), "label": each.payload.is_good}
-        for each in rated
-    ]
-
-
-def kept_rows(
-    facts: Sequence[Example], training: Training, spec: ModelSpec, scopes: Scopes, system_prompt: str
-) -> list[Row]:
-    """Questions that were not taught, and how the base begins to answer: that is to stay so.
-
-    Some are everyday ones, the others the nearest of many to what was taught: there an answer spreads first.
-    """
-    training.progress("asking the base what to keep", 0.0)
-    rng = random.Random(training.seed)  # noqa: S311  (the same every time)
-    taught = _as_taught(facts)
-    pool = everyday_questions(N_EVERYDAY + N_POOL, rng)
-    for question in taught:
-        pool += near_misses(question, THINGS, N_NEAR_MISSES, rng)
-    told = {normalized(each.prompt) for each in facts}  # of these the base's answer is not to stay
-    pool = [each for each in dict.fromkeys(pool) if normalized(each) not in told]
-    everyday, others = pool[:N_EVERYDAY], pool[N_EVERYDAY:]
-    nearness = (scopes.vectors(others) @ scopes.vectors(taught).T).max(axis=1)
-    nearest = sorted(range(len(others)), key=lambda place: -nearness[place])[: N_NEAREST * len(taught)]
-    questions = everyday + [others[place] for place in nearest]
-    options = GenerationOptions(max_tokens=_EVERYDAY_TOKENS, repetition_penalty=1.1)
-    with training.models.lease(spec, TextModel) as model:
-        answers = model.complete([chat(each, system_prompt) for each in questions], options)
-    return [
-        {**_row(question, answer, system_prompt), "is_kept": True}
-        for question, answer in zip(questions, answers, strict=True)
-        if answer
-    ]
-
-
-def _as_taught(facts: Sequence[Example]) -> list[str]:
-    """Each corrected question once, in its first wording."""
-    return list({each.feedback_ids: each.payload.question for each in reversed(facts)}.values())[::-1]
-
-
-def tokenized(rows: Sequence[Row], tokenizer: Any) -> list[Row]:
-    """Token ids, and labels that are -100 but for the completion; what is kept was cut, and its end is left out."""
-    found = []
-    for row in rows:
-        prompt = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=False)
-        ids = tokenizer.apply_chat_template([*row["prompt"], *row["completion"]], return_dict=False)
-        is_kept = row.get("is_kept", False)
-        if is_kept and tokenizer.eos_token_id in ids[len(prompt) :]:
-            ids = ids[: len(ids) - ids[::-1].index(tokenizer.eos_token_id) - 1]
-        labels = [-100] * len(prompt) + ids[len(prompt) :]
-        found.append({"input_ids": ids[:_MAX_TOKENS], "labels": labels[:_MAX_TOKENS], "is_kept": is_kept})
-    return found
-
-
-def _row(question: str, answer: str, system_prompt: str) -> Row:
-    prompt: Chat = chat(question, system_prompt)
-    return {"prompt": prompt, "completion": [{"role": "assistant", "content": answer}]}
 
 
 def _load(folder: Path, spec: ModelSpec, device: str) -> tuple[Any, Any]:
@@ -281,7 +188,7 @@ def _dpo(model: Any, tokenizer: Any, rows: list[Row], training: Training, *, spa
         beta=DPO_BETA,
         # The pair alone may make both answers less likely, as long as the wrong one falls faster (Pang et al. 2024).
         loss_type=["sigmoid", "sft"],
-        max_length=_MAX_TOKENS,
+        max_length=MAX_TOKENS,
     )
     watch = _callback(training, "learning from pairs", span)
     return _run(DPOTrainer, arguments, (model, tokenizer), rows, training, watch)
