@@ -12,12 +12,12 @@ from typing import Any
 
 from bench.data import Question, country_questions, mmlu_questions
 from smallai_assistant import Adapter, Assistant, Example, LearningTask, Score
-from smallai_assistant.evaluation import compare
+from smallai_assistant.learning.evaluation import compare
 from smallai_chat.examples import Choice, watching
 
 TASK = "text-generation"
 SYSTEM = "You are a helpful assistant. Answer briefly."
-MOST_CHARS = 600  # of a question
+MAX_CHARS = 600  # of a question
 Answers = dict[str, list[bool]]
 
 
@@ -82,7 +82,7 @@ def _example(number: int, question: Question) -> Example:
 
 def _some(questions: Sequence[Question], n: int) -> list[Question]:
     """At most `n`, evenly over the list."""
-    short = [each for each in questions if len(each.question) < MOST_CHARS]
+    short = [question for question in questions if len(question.question) < MAX_CHARS]
     n = min(n, len(short))
     return [short[i * len(short) // n] for i in range(n)]
 

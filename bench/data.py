@@ -20,9 +20,9 @@ from typing import TypeVar
 
 import platformdirs
 
-from smallai_assistant.downloads import download_wheel
 from smallai_assistant.errors import AssistantError
-from smallai_assistant.model_files import file_sha256
+from smallai_assistant.models.files import file_sha256
+from smallai_assistant.models.wheels import download_wheel
 
 # Wheels, by their sha256. Debian's packages differ by release; apt checks their signatures.
 _FOOLBOX = ("foolbox==3.3.4", "11049d515d38e765e206a73ace9cc648b81a0d6d1da9ad9057e149ee117989cb")
@@ -158,7 +158,7 @@ def country_questions() -> list[Question]:
     for key, wording in zip(keys, wordings, strict=True):
         values = sorted({row[key] for row in rows})
         for row in rows:
-            wrong = draw.sample([each for each in values if each != row[key] and each not in row["name"]], 3)
+            wrong = draw.sample([value for value in values if value != row[key] and value not in row["name"]], 3)
             choices = [row[key], *wrong]
             draw.shuffle(choices)
             found.append(Question(key, wording.format(row["name"]), tuple(choices), choices.index(row[key])))

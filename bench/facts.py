@@ -20,9 +20,9 @@ from bench import canary
 from bench.canary import TASK, by_weights
 from smallai_assistant import Assistant, AssistantConfig, Example, ModelSpec
 from smallai_assistant.config import ModelsConfig, load_config
-from smallai_chat.everyday import UNRELATED
+from smallai_chat.evaluation import holds
 from smallai_chat.examples import Fact, Unrelated, watching
-from smallai_chat.judge import holds
+from smallai_chat.reference_prompts import UNRELATED
 
 N_TOKENS = 48
 
@@ -76,7 +76,7 @@ def share_right(texts: Sequence[str]) -> float:
 def without_memory(assistant: Assistant) -> list[str]:
     """What the champion's weights alone answer to the paraphrases."""
     asked = [fact_example(question, answer) for question, answer in paraphrases()]
-    return [each.answer for each in by_weights(assistant, asked, assistant.adapters.champion(TASK))]
+    return [by_weight.answer for by_weight in by_weights(assistant, asked, assistant.adapters.champion(TASK))]
 
 
 def fact_example(question: str, answer: str) -> Example:

@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from smallai_assistant import Assistant, Feedback, ImagePart, Message, Request, Task, TextPart, Turn, hookimpl
-from smallai_assistant.adapters import AdapterStore
-from smallai_assistant.database import Database
-from smallai_assistant.feedback_store import FeedbackStore
-from smallai_assistant.feedback_transfer import FeedbackTransfer
-from smallai_assistant.store import TurnStore
+from smallai_assistant.learning.adapter_store import AdapterStore
+from smallai_assistant.storage.database import Database
+from smallai_assistant.storage.feedback_store import FeedbackStore
+from smallai_assistant.storage.feedback_transfer import FeedbackTransfer
+from smallai_assistant.storage.turn_store import TurnStore
 from smallai_assistant.types import new_id, now
 
 N_IMPORTED = 200  # rows of one import
@@ -165,14 +165,14 @@ def lost_rows(place: Place, acknowledged: list[list[str]]) -> list[str]:
     lost = []
     with place.open() as (database, turns):
         store = FeedbackStore(database, turns)
-        lessons = {each.feedback.id: each for each in store.lessons(TASK)}
+        judged_turns = {judged_turn.feedback.id: judged_turn for judged_turn in store.judged_turns(TASK)}
         for turn_id, feedback_id, text in acknowledged:
-            lesson = lessons.get(feedback_id)
-            if lesson is None or lesson.turn.id != turn_id or lesson.feedback.correction != text:
+            judged_turn = judged_turns.get(feedback_id)
+            if judged_turn is None or judged_turn.turn.id != turn_id or judged_turn.feedback.correction != text:
                 lost.append(f"feedback {text}")
                 continue
-            picture = lesson.turn.request.parts[-1]
-            if lesson.turn.request.text != text or lesson.turn.text != text:
+            picture = judged_turn.turn.request.parts[-1]
+            if judged_turn.turn.request.text != text or judged_turn.turn.text != text:
                 lost.append(f"turn {text}")
             elif not isinstance(picture, ImagePart) or picture.read() != picture_of(text):
                 lost.append(f"picture {text}")
@@ -274,9 +274,9 @@ def move_champions(place: Place, number: int, say: Say) -> None:
         store.promote(adapter.id)
         say(f"did {adapter.id}")
         kept = {store.champion_id(TASK), store.previous_id(TASK)}
-        for each in store.versions(TASK)[:-_KEPT_VERSIONS]:
-            if each.id not in kept:
-                store.remove(each.id)
+        for version in store.versions(TASK)[:-_KEPT_VERSIONS]:
+            if version.id not in kept:
+                store.remove(version.id)
 
 
 def check_champion(place: Place, allowed: set[str]) -> list[str]:
@@ -288,7 +288,7 @@ def check_champion(place: Place, allowed: set[str]) -> list[str]:
         champion = store.champion_id(TASK)
         if str(champion) not in allowed:
             wrong.append(f"{champion} serves, and not one of {sorted(allowed)}")
-        for version in [each.id for each in store.versions(TASK)]:
+        for version in [version.id for version in store.versions(TASK)]:
             store.verify(version)
         if champion is not None:
             store.verify(champion)
@@ -374,8 +374,8 @@ def main() -> int:
             except NoServer as error:
                 print(f"postgresql not measured: {error}")
     print(json.dumps(figures))
-    tables = [each for each in figures.values() if isinstance(each, dict)]
-    return 1 if any(each["broken"] or not each["acknowledged"] for each in tables) else 0
+    tables = [figure for figure in figures.values() if isinstance(figure, dict)]
+    return 1 if any(table["broken"] or not table["acknowledged"] for table in tables) else 0
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def main() -> int:
             task = Dictionary()
             with open_assistant(folder, task) as assistant:
                 champion = assistant.adapters.champion_id(NAME)
-                approved = {each.id for each in assistant.adapters.versions(NAME) if each.status == "approved"}
+                approved = {version.id for version in assistant.adapters.versions(NAME) if version.status == "approved"}
                 try:
                     assistant.adapters.verify(str(champion))
                     n_damaged += champion != before and champion not in approved

@@ -18,7 +18,7 @@ from bench.canary import TASK
 from bench.facts import QWEN, SMALL, Wanted, facts, opened
 from bench.style import FIRST_SENTENCE, questions
 from smallai_assistant import Assistant, errors
-from smallai_assistant.learning import CycleOptions
+from smallai_assistant.learning.learner import CycleOptions
 
 N_THUMBS, N_BEFORE, N_TOKENS = 70, 12, 24
 PAUSE_S = 5.0

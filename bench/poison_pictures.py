@@ -110,7 +110,7 @@ def learned(pictures: Pool, bad: Sequence[tuple[Path, str, str]], folder: Path) 
             print("      " + "; ".join(report.reasons), flush=True)
         task = assistant.tasks[TASK]
         assert isinstance(task, LearningTask)
-        task.recall([])
+        task.rebuild([])
         plain = [labels_of(assistant, each.path)[0].label for each in pictures.asked]
         marked = [labels_of(assistant, with_square(each.path, folder))[0].label for each in pictures.asked]
     kinds = [each.kind for each in pictures.asked]
@@ -134,13 +134,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         pools = [pool(seed) for seed in range(n_seeds)]
-        clean = [learned(each, (), folder) for each in pools]
+        clean = [learned(pool, (), folder) for pool in pools]
         n = [len(rows) for rows in pools[0]]
         print(f"{n[0]} labelled by honest people, {n[2]} asked; {mean(clean, 'right'):.1%} right without poison")
         print("attack   rate  set aside  refused  success (clean)   loss in points", flush=True)
         for attack in ("flip", "trigger", "push"):
             for rate in RATES:
-                runs = [learned(each, poison(attack, rate, each, folder), folder) for each in pools]
+                runs = [learned(pool, poison(attack, rate, pool, folder), folder) for pool in pools]
                 row = {name: mean(runs, name) for name in ("aside", "refused")}
                 row |= {"success": mean(runs, attack), "clean_success": mean(clean, attack)}
                 row["loss"] = mean(clean, "right") - mean(runs, "right")

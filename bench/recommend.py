@@ -35,8 +35,8 @@ from smallai_assistant import Assistant, Interaction, Item, ItemPart
 TASK = "recommendation"
 MESSAGE = "recommend something"
 K = 10
-LEAST_NDCG, LEAST_HR = 0.123, 0.222
-LEAST_ORDER = 0.55  # of new films, where chance and popularity have 0.5
+MIN_NDCG, MIN_HR = 0.123, 0.222
+MIN_ORDER = 0.55  # of new films, where chance and popularity have 0.5
 LONG, EARLY = 1_000, 100
 HIDDEN_SHARE = 0.1
 SEED = 0
@@ -90,7 +90,7 @@ def opened(films: Sequence[Item], known: Sequence[Interaction]) -> Iterator[tupl
         assistant.items.add_items(films)
         assistant.items.add_interactions(known)
         times.append(time.perf_counter())
-        while any(each.code == "text_partial" for each in assistant.ask(MESSAGE, task=TASK).notices):
+        while any(notice.code == "text_partial" for notice in assistant.ask(MESSAGE, task=TASK).notices):
             pass
         times.append(time.perf_counter())
         recommend(assistant, known[0].user, 1)
@@ -185,15 +185,15 @@ def main() -> int:
     films, log = read_films(), read_log()
     last = measure_last(films, log)
     print(f"{'the last choice':28} {'NDCG@10':>8} {'HR@10':>8}")
-    print(f"{'  plugin':28} {last['ndcg']:8.4f} {last['hr']:8.4f}   (at least {LEAST_NDCG} and {LEAST_HR})")
+    print(f"{'  plugin':28} {last['ndcg']:8.4f} {last['hr']:8.4f}   (at least {MIN_NDCG} and {MIN_HR})")
     print(f"{'  popularity':28} {last['popularity_ndcg']:8.4f} {last['popularity_hr']:8.4f}")
     print(f"  {last['n_users']} users, {last['request_ms']} ms a request (median); before the first: import "
           f"{last['import_s']} s, counts and texts {last['read_s']} s, weights {last['weights_s']} s")  # fmt: skip
     figures: dict[str, object] = {"bench": "recommend", "last": last}
     if args.orders:
         orders = [measure_last(films, random.Random(seed).sample(log, len(log))) for seed in range(args.orders)]
-        figures["orders"] = {name: [each[name] for each in orders] for name in ("ndcg", "hr")}
-        means = {name: statistics.mean(each[name] for each in orders) for name in ("ndcg", "hr")}
+        figures["orders"] = {name: [order[name] for order in orders] for name in ("ndcg", "hr")}
+        means = {name: statistics.mean(order[name] for order in orders) for name in ("ndcg", "hr")}
         print(f"{f'  mean of {args.orders} random orders':28} {means['ndcg']:8.4f} {means['hr']:8.4f}")
     if args.tuning:
         earlier = [measure_last(films, log, nth) for nth in (2, 3, 4)]
@@ -202,14 +202,14 @@ def main() -> int:
         print(f"{'the three before it':28} {means['ndcg']:8.4f} {means['hr']:8.4f}")
     new = figures["new"] = measure_new(films, log)
     print(f"{new['n_hidden']} new films, {new['n_users']} users  {'first 100':>9} {'in order':>9}")
-    print(f"{'  plugin':28} {new['early']:9.4f} {new['order']:9.4f}   (more than chance, at least {LEAST_ORDER})")
+    print(f"{'  plugin':28} {new['early']:9.4f} {new['order']:9.4f}   (more than chance, at least {MIN_ORDER})")
     print(f"{'  popularity':28} {new['early_popularity']:9.4f} {0.5:9.4f}")
     print(f"{'  chance':28} {new['early_chance']:9.4f} {0.5:9.4f}")
     print(f"{'  plugin, unknown user':28} {'':9} {new['order_for_nobody']:9.4f}")
     print(f"  of each user's first 100 films {new['share_of_new']:.1%} are new")
     print(json.dumps(figures))
-    is_good = last["ndcg"] >= LEAST_NDCG and last["hr"] >= LEAST_HR
-    return 0 if is_good and new["early"] > new["early_chance"] and new["order"] >= LEAST_ORDER else 1
+    is_good = last["ndcg"] >= MIN_NDCG and last["hr"] >= MIN_HR
+    return 0 if is_good and new["early"] > new["early_chance"] and new["order"] >= MIN_ORDER else 1
 
 
 if __name__ == "__main__":

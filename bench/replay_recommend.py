@@ -34,19 +34,19 @@ from pathlib import Path
 import numpy as np
 
 from bench.recommend import MESSAGE, TASK, K, read_films, read_log
-from smallai_assistant import Assistant, Feedback, Interaction, Item, Lesson, Message, TextPart, Turn
-from smallai_recommend.evidence import Evidence, choice_of
+from smallai_assistant import Assistant, Feedback, Interaction, Item, JudgedTurn, Message, TextPart, Turn
 from smallai_recommend.index import Index
+from smallai_recommend.interactions import InteractionStats, choice_of
 from smallai_recommend.memory import FeedbackMemory
 from smallai_recommend.ranking import rank
 from smallai_recommend.signals import Found
 
 SHARE_KNOWN = 0.9
-LEAST_NDCG, LEAST_RATIO, MOST_UPDATE_MS = 0.116, 3.2, 5.0
+MIN_NDCG, MIN_RATIO, MAX_UPDATE_MS = 0.116, 3.2, 5.0
 PLAIN_RIDGE = 500.0
 N_THROUGH_ASSISTANT = 200
 FAKE_SHARES, PUSHED = (0.01, 0.02, 0.05, 0.1), "1138"
-MOST_PUSHED_LISTS = 0.01
+MAX_PUSHED_LISTS = 0.01
 N_CYCLE = 5_000
 N_MARKS, WIDTH = 20, 50
 
@@ -76,22 +76,22 @@ def opened(films: Sequence[Item], known: Sequence[Interaction]) -> tuple[Index, 
     by_id = {film.id: Found(film.id, film.title) for film in films}
     memory = FeedbackMemory(by_id.get)
     index = Index(memory)
-    index.load(films, Evidence.of(known), max_dense_items=10_000)
+    index.load(films, InteractionStats.of(known), max_dense_items=10_000)
     _ = index.model
     return index, memory
 
 
-def click(user: str, item: str, at: float) -> Lesson:
+def click(user: str, item: str, at: float) -> JudgedTurn:
     """Somebody asked for something and clicked a film."""
     when = datetime.fromtimestamp(at, UTC)
     turn = Turn(f"{user} {item} {at}", user, user, TASK, Message((TextPart(MESSAGE),)), (), when)
-    return Lesson(Feedback(turn.id, signal="click", item=item, source=user, created_at=when, task=TASK), turn)
+    return JudgedTurn(Feedback(turn.id, signal="click", item=item, source=user, created_at=when, task=TASK), turn)
 
 
 def gain(index: Index, user: str, item: str) -> float:
     """NDCG@10 of one click."""
     order = rank(index, user).order[:K].tolist()
-    wanted = index.evidence.find(item)
+    wanted = index.stats.find(item)
     return 1.0 / log2(2 + order.index(wanted)) if wanted in order else 0.0
 
 
@@ -102,9 +102,9 @@ def play(films: Sequence[Item], known: Sequence[Interaction], stream: Sequence[I
     for number, each in enumerate(stream, 1):
         played.gains.append(gain(index, each.user, each.item))
         if learn:
-            lesson = click(each.user, each.item, each.at)
+            judged_turn = click(each.user, each.item, each.at)
             begun = time.perf_counter()
-            memory.add(lesson)
+            memory.add(judged_turn)
             if not index.take_feedback():
                 raise RuntimeError(f"event {number} was not taken in")
             played.update_s.append(time.perf_counter() - begun)
@@ -116,24 +116,24 @@ def play(films: Sequence[Item], known: Sequence[Interaction], stream: Sequence[I
 
 def play_plain_ease(films: Sequence[Item], known: Sequence[Interaction], stream: Sequence[Interaction]) -> float:
     """EASE of Steck 2019 on the first 90 %, frozen; nobody's history grows."""
-    evidence = Evidence.of(known)
+    stats = InteractionStats.of(known)
     for film in films:
-        evidence.index_of(film.id)
-    users = np.zeros((len(evidence.users), evidence.n_items), dtype=np.float32)
-    row = {user: number for number, user in enumerate(evidence.users)}
-    for user, history in evidence.users.items():
+        stats.index_of(film.id)
+    users = np.zeros((len(stats.users), stats.n_items), dtype=np.float32)
+    row = {user: number for number, user in enumerate(stats.users)}
+    for user, history in stats.users.items():
         users[row[user], history.items] = 1.0
-    inverse = np.linalg.inv((users.T @ users).astype(np.float64) + PLAIN_RIDGE * np.eye(evidence.n_items))
+    inverse = np.linalg.inv((users.T @ users).astype(np.float64) + PLAIN_RIDGE * np.eye(stats.n_items))
     weights = -inverse / np.diag(inverse)[None, :]
     np.fill_diagonal(weights, 0.0)
     scores = users @ weights.astype(np.float32)
     scores[users > 0] = -np.inf
     best = np.argsort(-scores, axis=1, kind="stable")[:, :K]
-    popular = np.argsort(-evidence.popularity, kind="stable")[:K]
+    popular = np.argsort(-stats.popularity, kind="stable")[:K]
     gains = []
     for each in stream:
         order = (best[row[each.user]] if each.user in row else popular).tolist()
-        wanted = evidence.index_of(each.item)
+        wanted = stats.index_of(each.item)
         gains.append(1.0 / log2(2 + order.index(wanted)) if wanted in order else 0.0)
     return statistics.mean(gains)
 
@@ -155,9 +155,9 @@ def time_through_assistant(assistant: Assistant, stream: Sequence[Interaction]) 
     whole, own = [], []
     inner = task.learn_now  # type: ignore[attr-defined]
 
-    def timed(lesson: Lesson) -> str:
+    def timed(judged_turn: JudgedTurn) -> str:
         begun = time.perf_counter()
-        effect: str = inner(lesson)
+        effect: str = inner(judged_turn)
         own.append(time.perf_counter() - begun)
         return effect
 
@@ -177,11 +177,11 @@ def poison(films: Sequence[Item], known: Sequence[Interaction]) -> dict[str, obj
     """Fake users click one film, alone or hidden among popular ones; how many real lists it reaches."""
     figures: dict[str, object] = {}
     clean, _ = opened(films, known)
-    real = list(clean.evidence.users)[::5]
-    popular = [clean.evidence.item_ids[item] for item in np.argsort(-clean.evidence.popularity)[:100]]
+    real = list(clean.stats.users)[::5]
+    popular = [clean.stats.item_ids[item] for item in np.argsort(-clean.stats.popularity)[:100]]
     end = known[-1].at
     for share, kind in product(FAKE_SHARES, ("once", "three times", "among 20 popular ones")):
-        n_fake = round(share * len(clean.evidence.users))
+        n_fake = round(share * len(clean.stats.users))
         index, memory = opened(films, known)
         random = np.random.default_rng(0)
         heard = _Heard()
@@ -195,7 +195,7 @@ def poison(films: Sequence[Item], known: Sequence[Interaction]) -> dict[str, obj
                 if not index.take_feedback():
                     index.begin_anew([choice_of(each) for each in known])
         logging.getLogger("smallai_recommend").removeHandler(heard)
-        item = index.evidence.index_of(PUSHED)
+        item = index.stats.index_of(PUSHED)
         reached = statistics.mean(item in rank(index, user).order[:K] for user in real)
         figures[f"{share:.0%} {kind}"] = {
             "n_fake": n_fake,
@@ -219,8 +219,8 @@ class _Heard(logging.Handler):
 
 
 def _popular_place(index: Index, item: str) -> int:
-    popularity = index.evidence.popularity
-    return 1 + int((popularity > popularity[index.evidence.index_of(item)]).sum())
+    popularity = index.stats.popularity
+    return 1 + int((popularity > popularity[index.stats.index_of(item)]).sum())
 
 
 def measure_cycle(
@@ -228,16 +228,16 @@ def measure_cycle(
 ) -> dict[str, object]:
     """One learning cycle over these clicks, through the assistant."""
     with assistant_with(films, known) as assistant:
-        while any(each.code == "text_partial" for each in assistant.ask("a western", task=TASK).notices):
+        while any(notice.code == "text_partial" for notice in assistant.ask("a western", task=TASK).notices):
             pass
         turns = {
             user: assistant.ask(MESSAGE, task=TASK, user_id=user).turn.id
-            for user in dict.fromkeys(each.user for each in clicks)
+            for user in dict.fromkeys(click.user for click in clicks)
         }
         given = [
-            Feedback(turns[each.user], signal="click", item=each.item, source=each.user,
-                     created_at=datetime.fromtimestamp(each.at, UTC))
-            for each in clicks
+            Feedback(turns[click.user], signal="click", item=click.item, source=click.user,
+                     created_at=datetime.fromtimestamp(click.at, UTC))
+            for click in clicks
         ]  # fmt: skip
         assistant.feedback.add_all(given)
         begun = time.perf_counter()
@@ -262,7 +262,7 @@ def plot(learning: Sequence[float], frozen: Sequence[float]) -> str:
     for mark in range(1, N_MARKS + 1):
         n = max(1, mark * len(learning) // N_MARKS)
         means = statistics.mean(learning[:n]), statistics.mean(frozen[:n])
-        long, short = (round(WIDTH * min(1.0, each / top)) for each in means)
+        long, short = (round(WIDTH * min(1.0, mean / top)) for mean in means)
         bar = "".join("-" if place < short else "#" if place < long else " " for place in range(WIDTH))
         lines.append(f"{n:7}  {bar}  {means[0]:.4f}  {means[1]:.4f}")
     return "\n".join(lines)
@@ -286,11 +286,11 @@ def main() -> int:
     update_ms = statistics.median(learning.update_s) * 1e3
     ratio = learning.ndcg / frozen.ndcg
     print(f"{len(stream):,} events after {len(known):,} known ones        NDCG@10")
-    print(f"{'  learning at once':44} {learning.ndcg:.4f}   (at least {LEAST_NDCG})")
-    print(f"{'  frozen':44} {frozen.ndcg:.4f}   ratio {ratio:.2f} (at least {LEAST_RATIO})")
+    print(f"{'  learning at once':44} {learning.ndcg:.4f}   (at least {MIN_NDCG})")
+    print(f"{'  frozen':44} {frozen.ndcg:.4f}   ratio {ratio:.2f} (at least {MIN_RATIO})")
     print(f"{'  frozen plain EASE':44} {plain:.4f}   ratio {learning.ndcg / plain:.2f}")
     print(f"an update: {update_ms:.2f} ms in the plugin, {task_ms:.2f} ms of give_feedback's {give_ms:.2f} ms with the "
-          f"database, medians (at most {MOST_UPDATE_MS:g} ms)")  # fmt: skip
+          f"database, medians (at most {MAX_UPDATE_MS:g} ms)")  # fmt: skip
     if args.plot:
         print(plot(learning.gains, frozen.gains))
     poisoned = poison(films, known)
@@ -316,10 +316,10 @@ def main() -> int:
         is_learned = bool(cycles[0]["is_approved"])
     print(json.dumps(figures))
     is_bounded = all(
-        isinstance(found, dict) and found["lists_reached"] <= MOST_PUSHED_LISTS and not found["in_list_for_nobody"]
+        isinstance(found, dict) and found["lists_reached"] <= MAX_PUSHED_LISTS and not found["in_list_for_nobody"]
         for found in poisoned.values()
     )
-    is_good = learning.ndcg >= LEAST_NDCG and ratio >= LEAST_RATIO and max(update_ms, task_ms) <= MOST_UPDATE_MS
+    is_good = learning.ndcg >= MIN_NDCG and ratio >= MIN_RATIO and max(update_ms, task_ms) <= MAX_UPDATE_MS
     return 0 if is_good and is_bounded and is_learned else 1
 
 

@@ -15,10 +15,10 @@ from bench import canary
 from bench.canary import SYSTEM, TASK
 from bench.facts import QWEN, SMALL, Wanted, opened
 from smallai_assistant import Assistant, GenerationOptions, ModelSpec, TextModel
-from smallai_chat.judge import chat
+from smallai_chat.evaluation import chat
 
-MOST_WORDS = 25
-LEAST_GAIN, MOST_DROP = 0.25, 0.01
+MAX_WORDS = 25
+MIN_GAIN, MAX_DROP = 0.25, 0.01
 N_TOKENS = 90
 FIRST_SENTENCE = (". ", ".\n", "\n")
 TOPICS = """
@@ -43,13 +43,13 @@ def questions() -> list[str]:
 
 def is_short(text: str) -> bool:
     """Whether an answer has at most 25 words."""
-    return 0 < len(text.split()) <= MOST_WORDS
+    return 0 < len(text.split()) <= MAX_WORDS
 
 
 def compliance(assistant: Assistant, spec: ModelSpec) -> float:
     """The share of short answers to the unseen questions."""
     options = GenerationOptions(max_tokens=N_TOKENS, repetition_penalty=1.1)
-    chats = [chat(each, SYSTEM) for each in questions()[N_TURNS : N_TURNS + N_UNSEEN]]
+    chats = [chat(question, SYSTEM) for question in questions()[N_TURNS : N_TURNS + N_UNSEEN]]
     with assistant.models.lease(spec, TextModel) as model:
         texts = model.complete(chats, options, adapter=assistant.adapters.champion(TASK))
     for text in texts[:3]:
@@ -83,10 +83,8 @@ def run(wanted: Wanted, *, n_canary: int) -> tuple[dict[str, Any], bool]:
     gain = figures["after"] - figures["before"]
     print(f"  short answers {figures['before']:.1%} before, {figures['after']:.1%} after: {100 * gain:+.1f} points")
     canary.show(figures["canary"])
-    print(
-        f"    (at least {100 * LEAST_GAIN:+.0f})   canary drop {100 * drop:.1f} points (at most {100 * MOST_DROP:.0f})"
-    )
-    return figures, gain >= LEAST_GAIN and drop <= MOST_DROP
+    print(f"    (at least {100 * MIN_GAIN:+.0f})   canary drop {100 * drop:.1f} points (at most {100 * MAX_DROP:.0f})")
+    return figures, gain >= MIN_GAIN and drop <= MAX_DROP
 
 
 def main() -> None:

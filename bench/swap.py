@@ -29,8 +29,8 @@ from smallai_assistant import (
     Example,
     Feedback,
     GenerationOptions,
+    JudgedTurn,
     LearningTask,
-    Lesson,
     ModelRuntime,
     ModelSpec,
     Request,
@@ -42,7 +42,7 @@ from smallai_assistant import (
 )
 
 N_STREAMS, N_TOKENS = 50, 16
-MOST_ROLLBACK_S = 1.0
+MAX_ROLLBACK_S = 1.0
 SPEC = ModelSpec("smollm2-135m-instruct", task="text-generation")
 QUESTIONS = [f"Write a line about {thing}." for thing in
              ("tea", "fog", "rye", "oak", "the sea", "a lamp", "chess", "snow", "a mill", "glass")]  # fmt: skip
@@ -63,15 +63,15 @@ class Chat(LearningTask):
             for delta in model.generate(messages, options, cancel=request.cancel, adapter=adapter):
                 yield TextPart(delta)
 
-    def learn_now(self, lesson: Lesson) -> str:
+    def learn_now(self, judged_turn: JudgedTurn) -> str:
         return ""
 
-    def recall(self, lessons: Sequence[Lesson]) -> None: ...
+    def rebuild(self, judged_turns: Sequence[JudgedTurn]) -> None: ...
 
     def base(self) -> Mapping[str, Any]:
         return {"model": SPEC.name}
 
-    def examples(self, lessons: Sequence[Lesson]) -> list[Example]:
+    def examples(self, judged_turns: Sequence[JudgedTurn]) -> list[Example]:
         return []
 
     def train(self, training: Training) -> str:
@@ -160,7 +160,7 @@ def rounds(assistant: Assistant, task: str, versions: Sequence[str], questions: 
     expected: dict[str | None, dict[str, str]] = {}
     for version in versions:
         assistant.promote(version)
-        expected[version] = {each: assistant.ask(each, task=task).text for each in questions}
+        expected[version] = {question: assistant.ask(question, task=task).text for question in questions}
     if len({json.dumps(each) for each in expected.values()}) != len(expected):
         raise SystemExit("the versions say the same: nothing could be told apart")
     first, second = versions
@@ -172,7 +172,7 @@ def rounds(assistant: Assistant, task: str, versions: Sequence[str], questions: 
     found = {}
     for what, move in moves.items():
         row = found[what] = run_round(assistant, task, expected, move)
-        wanted = f"at most {MOST_ROLLBACK_S:.0f} s" if what == "rollback" else "told"
+        wanted = f"at most {MAX_ROLLBACK_S:.0f} s" if what == "rollback" else "told"
         print(f"  {what:8} {row['move_s']:7.3f} s ({wanted}); {row['n_running']} streams ran on, "
               f"{row['n_wrong']} mixed versions (wanted 0); {row['total_s']:.1f} s in all", flush=True)  # fmt: skip
     return found
@@ -221,7 +221,7 @@ def main() -> int:
     for found in figures.values():
         for what, row in found.items():
             is_fine &= row["n_wrong"] == 0 and row["n_running"] > 0
-            is_fine &= what != "rollback" or row["move_s"] <= MOST_ROLLBACK_S
+            is_fine &= what != "rollback" or row["move_s"] <= MAX_ROLLBACK_S
     print(json.dumps({"bench": "swap", **figures}))
     return 0 if is_fine else 1
 

@@ -36,12 +36,12 @@ from smallai_assistant import (
     ModelSpec,
     Training,
 )
+from smallai_image.blending import Opinion, blended, formed
 from smallai_image.engine import EfficientNetLite
 from smallai_image.features import Looker, Seen
+from smallai_image.feedback import Saying, read_picture
 from smallai_image.head import Head, fit
-from smallai_image.lessons import Saying, read_picture
 from smallai_image.memory import FastMemory
-from smallai_image.opinion import Opinion, blended, formed
 from smallai_image.training import N_VIEWS, changed
 
 SHOTS = (1, 3, 5)
@@ -226,7 +226,7 @@ def train_and_serve(assistant: Assistant) -> None:
     """An adapter from all that was taught; the memory is emptied, so that the adapter alone answers."""
     task = assistant.tasks[TASK]
     assert isinstance(task, LearningTask)
-    examples = task.examples(assistant.feedback.lessons(TASK))
+    examples = task.examples(assistant.feedback.judged_turns(TASK))
     with assistant.adapters.work_folder() as folder, tempfile.TemporaryDirectory() as checkpoints:
         training = Training(
             examples=examples,
@@ -239,7 +239,7 @@ def train_and_serve(assistant: Assistant) -> None:
         kind = task.train(training)
         adapter = assistant.adapters.add(folder, task=TASK, kind=kind, base=task.base())
     assistant.promote(adapter.id, force=True)
-    task.recall([])
+    task.rebuild([])
 
 
 def write_meanings(assistant: Assistant, file: Path) -> None:

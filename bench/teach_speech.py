@@ -23,8 +23,8 @@ from smallai_speech import SpeechRecognition
 from smallai_speech.learning import Spoken
 from smallai_speech.memory import Told
 
-MOST_ERRORS_LEFT = 0.5  # of the errors on the words before
-MOST_WER_CHANGE = 0.002
+MAX_ERRORS_LEFT = 0.5  # of the errors on the words before
+MAX_WER_CHANGE = 0.002
 TASK = "automatic-speech-recognition"
 WORDS = (
     "Zorvex", "Kelmatrin", "Quandrel", "Merovane", "Brixolume", "Talvorin", "Fendrick", "Osquith", "Velkara",
@@ -121,7 +121,7 @@ def trained(assistant: Assistant) -> tuple[Adapter, float]:
     """An adapter made from the corrections alone, as a learning cycle makes it, and the seconds it took."""
     task = assistant.tasks[TASK]
     assert isinstance(task, SpeechRecognition)
-    examples = task.examples(assistant.feedback.lessons(TASK))
+    examples = task.examples(assistant.feedback.judged_turns(TASK))
     begun = time.perf_counter()
     with assistant.adapters.work_folder() as folder, tempfile.TemporaryDirectory() as work:
         training = Training(
@@ -161,16 +161,16 @@ def main() -> None:
     alone_wrong, kind = figures["wrong_with_adapter_alone"], figures["adapter_kind"]
     read = "librivox_wer_"
     print(f"words wrong of {n}, before         {before:4}")
-    print(f"  after ten corrections          {after:4}   (at most {before * MOST_ERRORS_LEFT:.0f})")
+    print(f"  after ten corrections          {after:4}   (at most {before * MAX_ERRORS_LEFT:.0f})")
     print(f"  with the adapter alone         {alone_wrong:4}   ({kind}, trained in {figures['training_s']:.0f} s)")
     sentences = [figures[f"sentences_wer_{when}"] for when in ("before", "after")]
     print(f"all words of them, WER           {sentences[0]:.1%} -> {sentences[1]:.1%}")
     print(f"LibriVox, WER                    {figures[f'{read}before']:.2%} -> {figures[f'{read}after']:.2%}, ", end="")
-    print(f"adapter alone {figures[f'{read}with_adapter_alone']:.2%}   (at most {MOST_WER_CHANGE:.1%} more)")
+    print(f"adapter alone {figures[f'{read}with_adapter_alone']:.2%}   (at most {MAX_WER_CHANGE:.1%} more)")
     print(f"said alike and taken for a word  {len(figures['alike_mistaken'])} of {figures['alike_said']}")
     print(json.dumps({"bench": "teach_speech", **figures}))
     worst = max(figures[f"{read}after"], figures[f"{read}with_adapter_alone"]) - figures[f"{read}before"]
-    if after > before * MOST_ERRORS_LEFT or worst > MOST_WER_CHANGE:
+    if after > before * MAX_ERRORS_LEFT or worst > MAX_WER_CHANGE:
         raise SystemExit(1)
 
 

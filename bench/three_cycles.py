@@ -20,9 +20,9 @@ from bench.facts import N_TOKENS, QWEN, SMALL, Wanted, fact_example, facts, open
 from smallai_assistant import Adapter, Assistant, ModelSpec
 from smallai_assistant.types import now
 from smallai_chat import training as recipe
-from smallai_chat.rows import row as row_of
+from smallai_chat.dataset import row as row_of
 
-LEAST_TRANSFER = -0.01
+MIN_TRANSFER = -0.01
 SUBJECTS = {
     "people and firms": (2, 8, 12, 14, 19, 22, 24, 27, 28, 29),
     "places and things": (0, 1, 5, 9, 10, 17, 18, 21, 25, 26),
@@ -43,7 +43,7 @@ def shares(assistant: Assistant, adapter: Adapter | None) -> list[float]:
     for rows in subjects():
         asked = [fact_example(question, row["answer"]) for row in rows for question in row["paraphrases"]]
         scores = by_weights(assistant, asked, adapter)
-        found.append(sum(each.value for each in scores) / len(scores))
+        found.append(sum(score.value for score in scores) / len(scores))
     return found
 
 
@@ -126,11 +126,11 @@ def main() -> int:
     parser.add_argument("--qwen", action="store_true", help="Qwen 0.5B instead of SmolLM2-135M")
     figures = run(QWEN if parser.parse_args().qwen else SMALL)
     print(
-        f"  backward transfer {100 * figures['transfer']:+.1f} points (at least {100 * LEAST_TRANSFER:+.0f}); "
+        f"  backward transfer {100 * figures['transfer']:+.1f} points (at least {100 * MIN_TRANSFER:+.0f}); "
         f"plain sequential LoRA {100 * figures['sequential_transfer']:+.1f}"
     )
     print(json.dumps({"bench": "three_cycles", **figures}), flush=True)
-    return 0 if figures["transfer"] >= LEAST_TRANSFER else 1
+    return 0 if figures["transfer"] >= MIN_TRANSFER else 1
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from smallai_assistant import errors
     from smallai_assistant.assistant import Assistant
     from smallai_assistant.config import AssistantConfig
+    from smallai_assistant.conversation.session import Response, Session
     from smallai_assistant.engines.base import (
         EmbeddingModel,
         Engine,
@@ -21,12 +22,11 @@ if TYPE_CHECKING:
         ModelSpec,
         TextModel,
     )
+    from smallai_assistant.engines.generation import GenerationOptions, Steering
     from smallai_assistant.errors import AssistantError, InvalidInput
-    from smallai_assistant.feedback import Adapter, Example, Feedback, Lesson, Score
-    from smallai_assistant.generation import GenerationOptions, Steering
+    from smallai_assistant.feedback import Adapter, Example, Feedback, JudgedTurn, Score
     from smallai_assistant.hookspecs import hookimpl
     from smallai_assistant.runtime import ModelRuntime
-    from smallai_assistant.session import Response, Session
     from smallai_assistant.task import LearningTask, Task, TaskContext, Training
     from smallai_assistant.types import (
         AudioPart,
@@ -59,11 +59,11 @@ _HOME = {
         "TextModel",
     ),
     "errors": ("AssistantError", "InvalidInput"),
-    "feedback": ("Adapter", "Example", "Feedback", "Lesson", "Score"),
-    "generation": ("GenerationOptions", "Steering"),
+    "feedback": ("Adapter", "Example", "Feedback", "JudgedTurn", "Score"),
+    "engines.generation": ("GenerationOptions", "Steering"),
     "hookspecs": ("hookimpl",),
     "runtime": ("ModelRuntime",),
-    "session": ("Response", "Session"),
+    "conversation.session": ("Response", "Session"),
     "task": ("LearningTask", "Task", "TaskContext", "Training"),
     "types": (
         "AudioPart",
@@ -102,9 +102,9 @@ __all__ = [
     "InvalidInput",
     "Item",
     "ItemPart",
+    "JudgedTurn",
     "LabelPart",
     "LearningTask",
-    "Lesson",
     "LoadedModel",
     "Message",
     "ModelRuntime",

@@ -8,28 +8,28 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from smallai_assistant.adapters import AdapterStore
-from smallai_assistant.answering import Services
-from smallai_assistant.catalog import Catalog
 from smallai_assistant.config import AssistantConfig, load_config, make_options, nearest
-from smallai_assistant.cycle_report import CycleReport
-from smallai_assistant.database import Database
+from smallai_assistant.conversation.router import Router
+from smallai_assistant.conversation.session import Response, Session
+from smallai_assistant.conversation.turn_runner import Services
 from smallai_assistant.engines.base import ModelSpec
 from smallai_assistant.engines.sentence_transformers import SentenceTransformersEngine
 from smallai_assistant.engines.transformers import TransformersEngine
 from smallai_assistant.engines.transformers_vision import TransformersVisionEngine
 from smallai_assistant.errors import Cancelled, ConfigError, InvalidInput
 from smallai_assistant.feedback import Adapter, Feedback, Receipt
-from smallai_assistant.feedback_store import FeedbackStore
-from smallai_assistant.feedback_transfer import FeedbackTransfer, Transfer
-from smallai_assistant.items import ItemStore
-from smallai_assistant.judging import Erased, FeedbackDesk, ServingAdapters
-from smallai_assistant.learning import CycleOptions, Learner, LearningJob
+from smallai_assistant.learning.adapter_store import AdapterStore
+from smallai_assistant.learning.feedback_service import Erased, FeedbackService, ServingAdapters
+from smallai_assistant.learning.learner import CycleOptions, Learner, LearningJob
+from smallai_assistant.learning.report import CycleReport
+from smallai_assistant.models.catalog import Catalog
 from smallai_assistant.plugin_manager import PluginManager
-from smallai_assistant.router import Router
 from smallai_assistant.runtime import ModelRuntime, ProgressCallback
-from smallai_assistant.session import Response, Session
-from smallai_assistant.store import TurnStore
+from smallai_assistant.storage.database import Database
+from smallai_assistant.storage.feedback_store import FeedbackStore
+from smallai_assistant.storage.feedback_transfer import FeedbackTransfer, Transfer
+from smallai_assistant.storage.item_store import ItemStore
+from smallai_assistant.storage.turn_store import TurnStore
 from smallai_assistant.task import Task, TaskContext
 from smallai_assistant.types import Content, Notice, check_key, new_id
 
@@ -85,13 +85,13 @@ class Assistant:
         )
         options = self._task_options()
         self._set_up_tasks(options)
-        self._desk = FeedbackDesk(self._plugins, self.store, self.feedback, self.adapters)
-        self._desk.recall_all()
+        self._feedback_service = FeedbackService(self._plugins, self.store, self.feedback, self.adapters)
+        self._feedback_service.rebuild_all()
         self._learner = Learner(
             self._plugins,
             self.models,
             stores=(self.feedback, self.adapters),
-            desk=self._desk,
+            feedback_service=self._feedback_service,
             folder=self.config.data_dir / "learning",
         )
         self.router = Router(
@@ -110,7 +110,7 @@ class Assistant:
             reply_to_speech=self.config.reply_to_speech,
             turn_finished=self._plugins.notify_turn_finished,
             first_notices=self._first_notices,
-            give_feedback=self._desk.give,
+            give_feedback=self._feedback_service.give,
         )
         self._is_closed = False
 
@@ -169,7 +169,7 @@ class Assistant:
             InvalidInput: there is no such turn.
             StoreError: it could not be stored.
         """
-        return self._desk.give(feedback)
+        return self._feedback_service.give(feedback)
 
     def teach(self, task: str, content: Content, label: str, *, source: str = "local") -> Receipt:
         """Teaches an example that was never asked, such as a picture and what is on it.
@@ -177,11 +177,11 @@ class Assistant:
         Raises:
             InvalidInput: the task does not exist, does not learn, or does not take such content.
         """
-        return self._desk.teach(task, content, label, source=source)
+        return self._feedback_service.teach(task, content, label, source=source)
 
     def undo_feedback(self, feedback_id: str) -> Receipt:
         """Takes a feedback back: it stays in the log and no longer counts."""
-        return self._desk.undo(feedback_id)
+        return self._feedback_service.undo(feedback_id)
 
     def erase_feedback(self, ids: Sequence[str]) -> Erased:
         """Deletes the content of feedback for good, also from the checkpoints of stopped learning cycles.
@@ -189,7 +189,7 @@ class Assistant:
         Returns:
             What was erased, and the adapters that learned from it: rebuild or remove them.
         """
-        erased = self._desk.erase(ids)
+        erased = self._feedback_service.erase(ids)
         self._learner.drop_checkpoints()
         return erased
 
@@ -209,7 +209,7 @@ class Assistant:
         """
         done = self._transfer.import_from(path)
         for task in done.tasks:
-            self._desk.recall(task)
+            self._feedback_service.rebuild(task)
         return done
 
     def learn(

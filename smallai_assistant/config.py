@@ -175,7 +175,7 @@ def _environment() -> dict[str, Any]:
             continue
         *sections, key = variable.removeprefix("SMALLAI_").lower().split("__")
         if sections[:1] == ["tasks"]:
-            sections[1:] = [each.replace("_", "-") for each in sections[1:]]
+            sections[1:] = [section.replace("_", "-") for section in sections[1:]]
         here = table
         for section in sections:
             here = here.setdefault(section, {})
@@ -193,7 +193,7 @@ def _merged(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
 
 def _checked(cls: type[Any], table: Mapping[str, Any], source: _Source, prefix: str = "") -> dict[str, Any]:
     hints = typing.get_type_hints(cls)
-    known = {each.name for each in fields(cls)}
+    known = {field.name for field in fields(cls)}
     out: dict[str, Any] = {}
     for key, value in table.items():
         if key not in known:
@@ -214,7 +214,7 @@ def _coerced(hint: Any, value: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
             return None
-        return _coerced(next(each for each in args if each is not type(None)), value, where)
+        return _coerced(next(arg for arg in args if arg is not type(None)), value, where)
     if origin is Literal:
         if value not in args:
             raise ConfigError(f"{where} is {value!r}", hint=nearest(str(value), map(str, args)))
@@ -223,7 +223,7 @@ def _coerced(hint: Any, value: Any, where: str) -> Any:
         items = [each.strip() for each in value.split(",") if each.strip()] if isinstance(value, str) else value
         if not isinstance(items, (list, tuple)):
             raise ConfigError(f"{where} must be a list, not {value!r}")
-        return tuple(_coerced(args[0], each, where) for each in items)
+        return tuple(_coerced(args[0], item, where) for item in items)
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
             raise ConfigError(f"{where} must be a table, not {value!r}")

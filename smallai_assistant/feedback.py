@@ -97,7 +97,7 @@ class Feedback:
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class JudgedTurn:
     """A feedback and the turn it is about."""
 
     feedback: Feedback

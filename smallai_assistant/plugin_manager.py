@@ -173,7 +173,7 @@ def _entry_points() -> list[importlib.metadata.EntryPoint]:
 
 
 def _of_plugin(hook: Any, plugin: object) -> list[Any]:
-    return [each for each in hook.get_hookimpls() if each.plugin is plugin]
+    return [get_hookimpl for get_hookimpl in hook.get_hookimpls() if get_hookimpl.plugin is plugin]
 
 
 def _call(implementation: Any, **arguments: Any) -> Any:
@@ -203,7 +203,7 @@ def _check_task(task: Task) -> None:
         raise PluginError(f"{label} was written for API version {task.api_version}, this host has {API_VERSION}")
     accepts = task.accepts
     if not isinstance(accepts, tuple) or not all(
-        isinstance(each, frozenset) and each and each <= _MODALITIES for each in accepts
+        isinstance(accept, frozenset) and accept and accept <= _MODALITIES for accept in accepts
     ):
         raise PluginError(f"{label}.accepts must be a tuple of frozensets of 'text', 'image', 'audio', not {accepts!r}")
 

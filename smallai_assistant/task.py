@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from smallai_assistant.errors import Cancelled, TrainingFailed
-from smallai_assistant.feedback import Adapter, Example, Feedback, Lesson, Score
+from smallai_assistant.feedback import Adapter, Example, Feedback, JudgedTurn, Score
 from smallai_assistant.types import Modality, Notice, Request, StreamItem, Turn
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from smallai_assistant.config import ModelsConfig
-    from smallai_assistant.items import ItemStore
     from smallai_assistant.runtime import ModelRuntime
+    from smallai_assistant.storage.item_store import ItemStore
 
 API_VERSION = 1
 
@@ -148,7 +148,7 @@ class Training:
             self.losses.append(loss)
         self.on_progress(what, fraction)
 
-    def breathe(self) -> None:
+    def yield_to_serving(self) -> None:
         """Call it between steps: waits while an answer is being made, so that training never holds one up.
 
         Raises:
@@ -162,7 +162,7 @@ class Training:
 class LearningTask(Task):
     """A task that learns from feedback, at once and into an adapter.
 
-    The fast memory is a function of the feedback: the host gives all of it to `recall` at start, after an undo, an
+    The fast memory is a function of the feedback: the host gives all of it to `rebuild` at start, after an undo, an
     erasure or a promotion, and each new one to `learn_now`. Keep no feedback elsewhere.
 
     Attributes:
@@ -190,11 +190,11 @@ class LearningTask(Task):
         return None, [Notice("adapter_not_used", text)]
 
     @abstractmethod
-    def learn_now(self, lesson: Lesson) -> str:
+    def learn_now(self, judged_turn: JudgedTurn) -> str:
         """Lets the next turn know. Returns what it changed, for people, one sentence; empty where nothing."""
 
     @abstractmethod
-    def recall(self, lessons: Sequence[Lesson]) -> None:
+    def rebuild(self, judged_turns: Sequence[JudgedTurn]) -> None:
         """Makes the fast memory anew from `lessons`, oldest first: those that the champion does not answer itself."""
 
     @abstractmethod
@@ -202,22 +202,22 @@ class LearningTask(Task):
         """What adapters are made for, as JSON: the model's name, its files' sha256, quantization, template."""
 
     @abstractmethod
-    def examples(self, lessons: Sequence[Lesson]) -> list[Example]:
+    def examples(self, judged_turns: Sequence[JudgedTurn]) -> list[Example]:
         """What the lessons teach, for training and for the held-out side; the host splits them by `split_key`."""
 
-    def protected(self, lessons: Sequence[Lesson]) -> Mapping[str, Sequence[Example]]:
+    def protected(self, judged_turns: Sequence[JudgedTurn]) -> Mapping[str, Sequence[Example]]:
         """What must not get worse, by the name of the slice: general abilities that no feedback is about."""
-        del lessons
+        del judged_turns
         return {}
 
-    def labelled(self, lessons: Sequence[Lesson]) -> Mapping[str, tuple[str, npt.NDArray[np.float32]]]:
+    def labelled(self, judged_turns: Sequence[JudgedTurn]) -> Mapping[str, tuple[str, npt.NDArray[np.float32]]]:
         """The label that a lesson gives and the vector of what it gives it to, by feedback id.
 
         The guard sets aside sources most of whose labels contradict what others call what looks alike. A vector is
         float32, shape (n_dimensions,), of length 1. Empty where words tell what a lesson is about: those it compares
         itself.
         """
-        del lessons
+        del judged_turns
         return {}
 
     @abstractmethod
@@ -227,7 +227,7 @@ class LearningTask(Task):
         Raises:
             NotEnoughData: the examples do not allow it.
             TrainingFailed: the loss became NaN.
-            Cancelled: `training.breathe()` raised it.
+            Cancelled: `training.yield_to_serving()` raised it.
         """
 
     @abstractmethod
@@ -235,4 +235,4 @@ class LearningTask(Task):
         """One score an example, answered with `adapter` alone: the fast memory is off."""
 
     def forget(self, feedback: Feedback, turn: Turn) -> None:
-        """A feedback was undone or erased; `recall` follows. For what the task keeps outside its fast memory."""
+        """A feedback was undone or erased; `rebuild` follows. For what the task keeps outside its fast memory."""

@@ -10,10 +10,10 @@ from typing import Any
 
 import platformdirs
 import pytest
-from databases import cluster, database, database_url, postgres_server, postgres_url  # noqa: F401  (fixtures)
+from support.databases import cluster, database, database_url, postgres_server, postgres_url  # noqa: F401  (fixtures)
 
 from smallai_assistant import Assistant, AssistantConfig
-from smallai_assistant.catalog import Catalog
+from smallai_assistant.models.catalog import Catalog
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"

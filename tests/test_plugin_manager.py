@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from scripted import ScriptedPlugin, make_task
+from support.scripted import ScriptedPlugin, make_task
 
 from smallai_assistant import Task, hookimpl
 from smallai_assistant import plugin_manager as module

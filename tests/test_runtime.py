@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_text import save_tiny_llama
+from support.tiny_text import save_tiny_llama
 
 from smallai_assistant import Engine, GenerationOptions, LoadedModel, ModelRuntime, ModelSpec, TextModel
 from smallai_assistant.engines.base import EmbeddingModel

@@ -22,7 +22,7 @@ from smallai_assistant import (
     TextPart,
 )
 from smallai_assistant.errors import UrlNotAllowed
-from smallai_assistant.part_json import parts_from_json, parts_to_json
+from smallai_assistant.storage.serialization import parts_from_json, parts_to_json
 
 numbers = st.floats(allow_nan=False)
 parts = st.one_of(

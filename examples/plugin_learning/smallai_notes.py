@@ -28,7 +28,7 @@ class NoteFolders(sdk.LearningTask):
     def setup(self, context: sdk.TaskContext) -> None:
         super().setup(context)
         self.spec = sdk.ModelSpec(context.model_names.embedding, task="feature-extraction")
-        self.recall([])
+        self.rebuild([])
 
     def run(self, request: sdk.Request, models: sdk.ModelRuntime) -> Iterator[Any]:
         adapter = self.context.adapters.champion(self.name)  # once: an answer ends on the version it began with
@@ -45,31 +45,31 @@ class NoteFolders(sdk.LearningTask):
         yield sdk.TextPart(f"It goes to {folder}.")
         yield sdk.LabelPart(folder, -1, nearness)
 
-    def learn_now(self, lesson: sdk.Lesson) -> str:
-        learned = _notes([lesson])
+    def learn_now(self, judged_turn: sdk.JudgedTurn) -> str:
+        learned = _notes([judged_turn])
         self._notes |= learned
         return "".join(f"Notes like this one go to {folder} from now on." for folder, _ in learned.values())
 
-    def recall(self, lessons: Sequence[sdk.Lesson]) -> None:
-        self._notes = _notes(lessons)
+    def rebuild(self, judged_turns: Sequence[sdk.JudgedTurn]) -> None:
+        self._notes = _notes(judged_turns)
         self._vectors: dict[str, Any] = {}  # made when an answer needs them: a start loads no model
 
     def base(self) -> Mapping[str, Any]:
         return {"model": self.spec.name}
 
-    def examples(self, lessons: Sequence[sdk.Lesson]) -> list[sdk.Example]:
-        return [sdk.Example(id, note, folder, note, (id,)) for note, (folder, id) in _notes(lessons).items()]
+    def examples(self, judged_turns: Sequence[sdk.JudgedTurn]) -> list[sdk.Example]:
+        return [sdk.Example(id, note, folder, note, (id,)) for note, (folder, id) in _notes(judged_turns).items()]
 
     def train(self, training: sdk.Training) -> str:
         examples = [*training.examples, *training.replay]
-        folders = sorted({each.expected for each in examples})
+        folders = sorted({example.expected for example in examples})
         if len(folders) < 2:
             raise sdk.errors.NotEnoughData(f"{len(folders)} folders", hint="correct notes of two folders or more")
         means = []
         with training.models.lease(self.spec, sdk.EmbeddingModel) as model:
             for n, folder in enumerate(folders, 1):
-                training.breathe()
-                chosen = [each for each in examples if each.expected == folder]
+                training.yield_to_serving()
+                chosen = [example for example in examples if example.expected == folder]
                 vectors = model.embed([each.prompt for each in chosen])
                 mean = np.average(vectors, axis=0, weights=[each.weight for each in chosen])
                 means.append(mean / max(np.linalg.norm(mean), 1e-9))
@@ -82,14 +82,14 @@ class NoteFolders(sdk.LearningTask):
         self, examples: Sequence[sdk.Example], adapter: sdk.Adapter | None, models: sdk.ModelRuntime
     ) -> list[sdk.Score]:
         with models.lease(self.spec, sdk.EmbeddingModel) as model:
-            found = _nearest([each.prompt for each in examples], _means(adapter), model)
+            found = _nearest([example.prompt for example in examples], _means(adapter), model)
         return [sdk.Score(float(a == each.expected), a) for each, (a, _) in zip(examples, found, strict=True)]
 
 
-def _notes(lessons: Sequence[sdk.Lesson]) -> dict[str, tuple[str, str]]:
+def _notes(judged_turns: Sequence[sdk.JudgedTurn]) -> dict[str, tuple[str, str]]:
     """Note -> folder and feedback id of the lessons that name a folder; the last word on a note counts."""
     found = {}
-    for each in lessons:
+    for each in judged_turns:
         note, folder = each.turn.request.text, " ".join((each.feedback.correction or "").split())
         if note.strip() and 0 < len(folder) <= 100:
             found[note] = (folder, each.feedback.id)

@@ -11,8 +11,8 @@ from functools import cache
 from importlib import resources
 from typing import Literal
 
-from smallai_assistant import Example, Lesson
-from smallai_chat.everyday import PLAIN_ANSWERS, UNRELATED
+from smallai_assistant import Example, JudgedTurn
+from smallai_chat.reference_prompts import PLAIN_ANSWERS, UNRELATED
 
 N_WORDINGS = 12
 _MAX_QUESTION_CHARS, _MAX_ANSWER_CHARS = 1_000, 2_000
@@ -91,11 +91,11 @@ Payload = Fact | Rated | Choice | Unrelated | Plain
 Kind = Literal["fact", "rated"]
 
 
-def examples_of(lessons: Sequence[Lesson]) -> list[Example]:
+def examples_of(judged_turns: Sequence[JudgedTurn]) -> list[Example]:
     """Each correction as several wordings of its question, which the split may part; each rating as one example."""
     out: list[Example] = []
-    for lesson in lessons:
-        given, turn = lesson.feedback, lesson.turn
+    for judged_turn in judged_turns:
+        given, turn = judged_turn.feedback, judged_turn.turn
         question, answer = " ".join(turn.request.text.split()), turn.text.strip()
         if not question or len(question) > _MAX_QUESTION_CHARS:
             continue
@@ -141,10 +141,10 @@ def canaries() -> tuple[Example, ...]:
     )
 
 
-def unrelated(lessons: Sequence[Lesson]) -> tuple[Example, ...]:
+def unrelated(judged_turns: Sequence[JudgedTurn]) -> tuple[Example, ...]:
     """Everyday questions that no taught answer belongs to; none where nothing was corrected."""
     taught = tuple(
-        dict.fromkeys(each.payload.answer for each in examples_of(lessons) if isinstance(each.payload, Fact))
+        dict.fromkeys(each.payload.answer for each in examples_of(judged_turns) if isinstance(each.payload, Fact))
     )
     return tuple(
         watching(f"everyday/{number}", "no taught answer", Unrelated(question, taught))
@@ -161,13 +161,13 @@ def plain_answers() -> tuple[Example, ...]:
     )
 
 
-def protected_of(lessons: Sequence[Lesson]) -> dict[str, list[Example]]:
+def protected_of(judged_turns: Sequence[JudgedTurn]) -> dict[str, list[Example]]:
     """What no lesson is about, by slice: general knowledge, plain language, and everyday questions."""
-    told = {normalized(each.prompt) for each in examples_of(lessons)}
+    told = {normalized(each.prompt) for each in examples_of(judged_turns)}
     slices = {
         "general knowledge": canaries(),
         "plain language": plain_answers(),
-        "unrelated questions": unrelated(lessons),
+        "unrelated questions": unrelated(judged_turns),
     }
     return {name: [each for each in found if normalized(each.prompt) not in told] for name, found in slices.items()}
 
@@ -221,7 +221,7 @@ def statement_order(question: str) -> str:
 
 def keywords(question: str) -> list[str]:
     """The words that carry the meaning, in order."""
-    return [each[0] for each in _content_words(question)] or re.findall(_WORD, question) or [question]
+    return [content_word[0] for content_word in _content_words(question)] or re.findall(_WORD, question) or [question]
 
 
 def _content_words(question: str) -> list[re.Match[str]]:

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from smallai_assistant import EmbeddingModel, Lesson, Steering
+from smallai_assistant import EmbeddingModel, JudgedTurn, Steering
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,7 +55,7 @@ class Remembered:
 
 
 @dataclass(frozen=True, slots=True)
-class Recall:
+class Retrieved:
     """What is remembered of a question, best first: `shown` has answers, `wrong` holds rejected ones."""
 
     shown: tuple[Remembered, ...] = ()
@@ -71,9 +71,9 @@ class Recall:
         return Steering(copy=copy, bias=_COPY_BIAS, avoid=self.wrong) if copy or self.wrong else None
 
 
-def remembered(lesson: Lesson) -> Remembered | None:
+def remembered(judged_turn: JudgedTurn) -> Remembered | None:
     """What a lesson leaves in the memory; None where it says nothing about the answer."""
-    given, turn = lesson.feedback, lesson.turn
+    given, turn = judged_turn.feedback, judged_turn.turn
     question = " ".join(turn.request.text.split())
     if not question or len(question) > _MAX_QUESTION_CHARS:
         return None
@@ -110,25 +110,25 @@ class ChatMemory:
         """What is remembered, oldest first."""
         return tuple(self._entries)
 
-    def replace(self, lessons: Sequence[Lesson]) -> None:
+    def replace(self, judged_turns: Sequence[JudgedTurn]) -> None:
         """Remembers just these lessons, oldest first."""
         with self._lock:
             self._entries = []
-            for lesson in lessons:
-                self._append(remembered(lesson))
+            for judged_turn in judged_turns:
+                self._append(remembered(judged_turn))
 
-    def add(self, lesson: Lesson) -> Remembered | None:
+    def add(self, judged_turn: JudgedTurn) -> Remembered | None:
         """Remembers one more; it goes before what was said earlier of the same question."""
-        entry = remembered(lesson)
+        entry = remembered(judged_turn)
         with self._lock:
             self._append(entry)
         return entry
 
     def of_turn(self, turn_id: str) -> Remembered | None:
         """What was said last of this very turn."""
-        return next((each for each in reversed(self._entries) if each.turn_id == turn_id), None)
+        return next((entry for entry in reversed(self._entries) if entry.turn_id == turn_id), None)
 
-    def recall(self, question: str) -> Recall:
+    def retrieve(self, question: str) -> Retrieved:
         """What is remembered of questions near this one.
 
         Raises:
@@ -136,13 +136,13 @@ class ChatMemory:
         """
         entries = self.entries
         if not entries:
-            return Recall()
+            return Retrieved()
         scores = self._scores(question[:_MAX_QUESTION_CHARS], entries)
         order = sorted(range(len(entries)), key=lambda i: -scores[i])
         near = [i for i in order if scores[i] >= NEAR and not is_other_case(question, entries[i].question)]
         shown = [entries[i] for i in near if entries[i].answer]
         wrong = [entries[i].wrong for i in near if entries[i].wrong and scores[i] >= _SAME_QUESTION]
-        return Recall(tuple(shown[:MAX_SHOWN]), tuple(dict.fromkeys(wrong)))
+        return Retrieved(tuple(shown[:MAX_SHOWN]), tuple(dict.fromkeys(wrong)))
 
     def _append(self, entry: Remembered | None) -> None:
         if entry is None:
@@ -160,11 +160,11 @@ class ChatMemory:
         import numpy as np
 
         with self._lock:
-            missing = [each.question for each in entries if each.question not in self._vectors]
+            missing = [entry.question for entry in entries if entry.question not in self._vectors]
             with self._lease() as model:
                 rows = model.embed([question, *missing])
             self._vectors |= dict(zip(missing, rows[1:], strict=True))
-            matrix = np.stack([self._vectors[each.question] for each in entries])
+            matrix = np.stack([self._vectors[entry.question] for entry in entries])
         cosines = matrix @ rows[0]
         words = content_words(question)
         return [

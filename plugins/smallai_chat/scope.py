@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 NEAR = 0.5
 FILE, ELSEWHERE = "scope.safetensors", "elsewhere"
 MAX_CHARS = 500
-_MOST_KEPT = 4
+_MAX_KEPT = 4
 
 Lease = Callable[[], AbstractContextManager[EmbeddingModel]]
 Base = Callable[[], Mapping[str, Any]]
@@ -115,7 +115,7 @@ class Scopes:
             ModelError: the embedding model cannot be had.
         """
         with self._lease() as model:
-            return model.embed([each[:MAX_CHARS] for each in questions])
+            return model.embed([question[:MAX_CHARS] for question in questions])
 
     def answering(self, adapter: Adapter | None, questions: Sequence[str]) -> list[Adapter | None]:
         """Who answers each question: the adapter, what it has for elsewhere, or None for the base.
@@ -145,6 +145,6 @@ class Scopes:
             if key not in self._kept:
                 self._kept[key] = Scope.load(adapter.folder)
             self._kept.move_to_end(key)
-            while len(self._kept) > _MOST_KEPT:
+            while len(self._kept) > _MAX_KEPT:
                 self._kept.popitem(last=False)
             return self._kept[key]

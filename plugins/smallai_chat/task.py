@@ -16,9 +16,9 @@ from smallai_assistant import (
     GenerationOptions,
     InvalidInput,
     ItemPart,
+    JudgedTurn,
     LabelPart,
     LearningTask,
-    Lesson,
     ModelRuntime,
     ModelSpec,
     Notice,
@@ -31,14 +31,14 @@ from smallai_assistant import (
     Turn,
     errors,
 )
+from smallai_chat.evaluation import evaluate
 from smallai_chat.examples import examples_of, protected_of
-from smallai_chat.judge import evaluate
-from smallai_chat.memory import ChatMemory, Recall
+from smallai_chat.memory import ChatMemory, Retrieved
 from smallai_chat.scope import ELSEWHERE, Scopes
 
 Messages = list[dict[str, str]]
 
-_LEAST_ANSWER_TOKENS = 64  # room that a prompt must leave
+_MIN_ANSWER_TOKENS = 64  # room that a prompt must leave
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class ChatOptions:
 
     def generation(self) -> GenerationOptions:
         """The part that the model wants."""
-        return GenerationOptions(**{each.name: getattr(self, each.name) for each in fields(GenerationOptions)})
+        return GenerationOptions(**{field.name: getattr(self, field.name) for field in fields(GenerationOptions)})
 
 
 class ChatTask(LearningTask):
@@ -93,18 +93,18 @@ class ChatTask(LearningTask):
         options: ChatOptions = request.options
         adapter, notices = self._answering(request.message.text)
         yield from notices
-        recall = Recall()
+        retrieved = Retrieved()
         if options.use_memory:
             try:
-                recall = self.memory.recall(request.message.text)
+                retrieved = self.memory.retrieve(request.message.text)
             except AssistantError as error:
                 yield Notice("memory_unavailable", f"What was learned a moment ago was not used: {error}")
         with models.lease(self.spec, TextModel) as model:
-            messages, notice = fit_messages(request, options, model, memory=self.memory, recall=recall)
+            messages, notice = fit_messages(request, options, model, memory=self.memory, retrieved=retrieved)
             if notice is not None:
                 yield notice
             stream = model.generate(
-                messages, options.generation(), cancel=request.cancel, adapter=adapter, steering=recall.steering
+                messages, options.generation(), cancel=request.cancel, adapter=adapter, steering=retrieved.steering
             )
             try:
                 for delta in stream:
@@ -116,7 +116,7 @@ class ChatTask(LearningTask):
                 {
                     "model": str(model.spec),
                     "adapter": adapter.id.removesuffix(f"/{ELSEWHERE}") if adapter is not None else None,
-                    "recalled": [each.feedback_id for each in recall.shown],
+                    "recalled": [each.feedback_id for each in retrieved.shown],
                     "n_prompt_tokens": facts.n_prompt_tokens,
                     "n_completion_tokens": facts.n_completion_tokens,
                     "stop_reason": facts.stop_reason,
@@ -135,8 +135,8 @@ class ChatTask(LearningTask):
         names = self.context.model_names
         return ModelSpec(names.chat, task=self.name, quantization=names.chat_quantization)
 
-    def learn_now(self, lesson: Lesson) -> str:
-        entry = self.memory.add(lesson)
+    def learn_now(self, judged_turn: JudgedTurn) -> str:
+        entry = self.memory.add(judged_turn)
         if entry is None:
             return ""
         if entry.is_correction:
@@ -145,17 +145,17 @@ class ChatTask(LearningTask):
             return "This answer is shown to the model as an example when something like it is asked."
         return "This answer will not be given again to the same question."
 
-    def recall(self, lessons: Sequence[Lesson]) -> None:
-        self.memory.replace(lessons)
+    def rebuild(self, judged_turns: Sequence[JudgedTurn]) -> None:
+        self.memory.replace(judged_turns)
 
     def base(self) -> Mapping[str, Any]:
         return self.context.models.base_of(self.spec)
 
-    def examples(self, lessons: Sequence[Lesson]) -> list[Example]:
-        return examples_of(lessons)
+    def examples(self, judged_turns: Sequence[JudgedTurn]) -> list[Example]:
+        return examples_of(judged_turns)
 
-    def protected(self, lessons: Sequence[Lesson]) -> Mapping[str, Sequence[Example]]:
-        return protected_of(lessons)
+    def protected(self, judged_turns: Sequence[JudgedTurn]) -> Mapping[str, Sequence[Example]]:
+        return protected_of(judged_turns)
 
     def train(self, training: Training) -> str:
         from smallai_chat.training import train
@@ -165,7 +165,7 @@ class ChatTask(LearningTask):
 
     def evaluate(self, examples: Sequence[Example], adapter: Adapter | None, models: ModelRuntime) -> list[Score]:
         options: ChatOptions = self.context.options
-        questions = list(dict.fromkeys(each.payload.question for each in examples))
+        questions = list(dict.fromkeys(example.payload.question for example in examples))
         answering = dict(zip(questions, self.scopes.answering(adapter, questions), strict=True))
         with models.lease(self.spec, TextModel) as model:
             return evaluate(examples, model, adapter, system_prompt=options.system_prompt, answering=answering)
@@ -192,7 +192,7 @@ def fit_messages(
     model: TextModel,
     *,
     memory: ChatMemory | None = None,
-    recall: Recall | None = None,
+    retrieved: Retrieved | None = None,
 ) -> tuple[Messages, Notice | None]:
     """The prompt's messages: the system prompt, what is remembered, as many of the last turns as fit, the question.
 
@@ -200,10 +200,12 @@ def fit_messages(
         InputTooLarge: system prompt and question alone leave no room for an answer.
     """
     system: Messages = [{"role": "system", "content": options.system_prompt}] if options.system_prompt else []
-    shown = [pair for each in reversed(recall.shown if recall else ()) for pair in _pair(each.question, each.answer)]
+    shown = [
+        pair for each in reversed(retrieved.shown if retrieved else ()) for pair in _pair(each.question, each.answer)
+    ]
     # Right before the question: small models copy best from what is nearest.
     question: Messages = [*shown, {"role": "user", "content": request.message.text}]
-    room = model.context_tokens - min(options.max_tokens, max(_LEAST_ANSWER_TOKENS, model.context_tokens // 4))
+    room = model.context_tokens - min(options.max_tokens, max(_MIN_ANSWER_TOKENS, model.context_tokens // 4))
     n_alone = model.count_tokens(system + question)
     if n_alone > room:
         raise errors.InputTooLarge(

@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from smallai_assistant import ModelSpec, Training, errors
-from smallai_chat.examples import Fact, Rated
-from smallai_chat.rows import (
+from smallai_chat.dataset import (
     MAX_TOKENS,
     Row,
     as_taught,
@@ -29,6 +28,7 @@ from smallai_chat.rows import (
     sft_rows,
     tokenized,
 )
+from smallai_chat.examples import Fact, Rated
 from smallai_chat.scope import ELSEWHERE, Scopes
 
 RANK, ALPHA = 16, 32
@@ -37,7 +37,7 @@ SFT_RATE, SFT_EPOCHS, SFT_BATCH = 5e-4, 6, 8
 DPO_RATE, DPO_EPOCHS, DPO_BATCH, DPO_BETA = 5e-5, 1, 4, 0.1
 KTO_RATE, KTO_EPOCHS, KTO_BATCH, KTO_BETA = 2.5e-4, 4, 4, 0.1  # at twice the rate language suffers
 _SMALL_PARAMETERS, _RATE_OF_LARGER = 250e6, 0.6  # a larger model learns as much from smaller steps, and spoils less
-_LEAST_RATED_OF_A_KIND = 2
+_MIN_RATED_OF_A_KIND = 2
 
 Span = tuple[float, float]
 
@@ -62,11 +62,11 @@ def train(training: Training, spec: ModelSpec, scopes: Scopes, *, system_prompt:
         Cancelled: the training was stopped; its checkpoints stay.
     """
     _check_installed()
-    lessons = [*training.examples, *training.replay]
-    facts = [each for each in lessons if isinstance(each.payload, Fact)]
-    rated = [each for each in lessons if isinstance(each.payload, Rated)]
+    judged_turns = [*training.examples, *training.replay]
+    facts = [judged_turn for judged_turn in judged_turns if isinstance(judged_turn.payload, Fact)]
+    rated = [judged_turn for judged_turn in judged_turns if isinstance(judged_turn.payload, Rated)]
     praised = [each for each in rated if each.payload.is_good]
-    has_ratings = min(len(praised), len(rated) - len(praised)) >= _LEAST_RATED_OF_A_KIND
+    has_ratings = min(len(praised), len(rated) - len(praised)) >= _MIN_RATED_OF_A_KIND
     if not facts and not has_ratings:
         raise errors.NotEnoughData(
             f"{len(praised)} answers were praised and {len(rated) - len(praised)} rejected; both kinds are needed, "
@@ -160,7 +160,7 @@ def _lora() -> Any:
 def _sft(model: Any, tokenizer: Any, rows: list[Row], training: Training, *, span: Span) -> Any:
     from trl import SFTConfig
 
-    from smallai_chat.keeping import KeepingTrainer, collated
+    from smallai_chat.kl_trainer import KeepingTrainer, collated
 
     arguments = SFTConfig(
         **_common(training, "sft"),
@@ -289,7 +289,7 @@ def _callback(training: Training, what: str, span: Span) -> Any:
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             del args
-            training.breathe()
+            training.yield_to_serving()
             if training.is_out_of_time:
                 control.should_training_stop = True
             share = state.global_step / max(1, state.max_steps)
@@ -317,9 +317,9 @@ def _quiet() -> Iterator[None]:
     had_bars = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     loggers = [logging.getLogger(name) for name in ("transformers", "trl", "peft", "accelerate", "bitsandbytes")]
-    levels = [each.level for each in loggers]
-    for each in loggers:
-        each.setLevel(logging.ERROR)
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -6,10 +6,10 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from smallai_assistant import AssistantError, Example, ImagePart, Lesson, Score
+from smallai_assistant import AssistantError, Example, ImagePart, JudgedTurn, Score
 from smallai_image.containers import read_header
 from smallai_image.decode import MAX_PIXELS
-from smallai_image.lessons import (
+from smallai_image.feedback import (
     Picture,
     all_said,
     best_label,
@@ -31,10 +31,10 @@ class Labelled:
     label: str
 
 
-def examples_of(lessons: Sequence[Lesson]) -> list[Example]:
+def examples_of(judged_turns: Sequence[JudgedTurn]) -> list[Example]:
     """One example a picture that was taught or corrected, by the newest word on it; what cannot be read is left out."""
     newest: dict[str, tuple[Labelled, list[str]]] = {}
-    for saying in all_said(lessons):
+    for saying in all_said(judged_turns):
         if saying.kind == "praised" or (key := _digest(saying.part)) is None:
             continue
         known, ids = newest.get(key, (None, []))
@@ -47,20 +47,22 @@ def examples_of(lessons: Sequence[Lesson]) -> list[Example]:
     return [_example(key, labelled, ids) for key, (labelled, ids) in newest.items()]
 
 
-def protected_of(lessons: Sequence[Lesson]) -> Mapping[str, Sequence[Example]]:
+def protected_of(judged_turns: Sequence[JudgedTurn]) -> Mapping[str, Sequence[Example]]:
     """Praised answers, and the answers to pictures that were commented but neither corrected nor refused."""
-    corrected = {_digest(saying.part) for saying in all_said(lessons) if saying.kind != "praised"}
+    corrected = {_digest(saying.part) for saying in all_said(judged_turns) if saying.kind != "praised"}
     slices: dict[str, dict[str, Example]] = {PRAISED: {}, UNQUESTIONED: {}}
-    for lesson in lessons:
-        best = best_label(lesson.turn)
-        if best is None or lesson.turn.error is not None:
+    for judged_turn in judged_turns:
+        best = best_label(judged_turn.turn)
+        if best is None or judged_turn.turn.error is not None:
             continue
-        (part,) = pictures_of(lesson.turn)
+        (part,) = pictures_of(judged_turn.turn)
         key = _digest(part)
         if key is None or key in corrected:
             continue
-        is_praised = lesson.feedback.is_good is True
-        slices[PRAISED if is_praised else UNQUESTIONED][key] = _example(key, Labelled(part, best), [lesson.feedback.id])
+        is_praised = judged_turn.feedback.is_good is True
+        slices[PRAISED if is_praised else UNQUESTIONED][key] = _example(
+            key, Labelled(part, best), [judged_turn.feedback.id]
+        )
     for key in slices[PRAISED]:
         slices[UNQUESTIONED].pop(key, None)
     return {name: list(found.values()) for name, found in slices.items() if found}
@@ -76,7 +78,7 @@ def evaluated(examples: Sequence[Example], label: Callable[[Sequence[Picture]], 
     for start in range(0, len(examples), _BATCH):  # decoded pictures are large
         batch = examples[start : start + _BATCH]
         pictures = read_pictures([each.payload.part for each in batch])
-        answers = iter(label([each for each in pictures if each is not None]))
+        answers = iter(label([picture for picture in pictures if picture is not None]))
         for example, picture in zip(batch, pictures, strict=True):
             answer = "" if picture is None else next(answers)
             is_right = picture is not None and label_key(answer) == label_key(example.expected)

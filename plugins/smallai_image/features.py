@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from smallai_assistant import Adapter, ImageModel
-    from smallai_image.lessons import Picture
+    from smallai_image.feedback import Picture
 
     FloatArray = npt.NDArray[np.float32]
     ImageArray = npt.NDArray[np.uint8]
@@ -40,7 +40,7 @@ _ENOUGH_PIXELS = 512
 _MEANING_WEIGHT = 0.6  # beside the embedding's 1; 0.4 to 1 differ by a point
 _MEANING_POWER = 0.7  # flattens the probabilities, as in zero_shot
 _N_MEANING = 64
-_MOST_KEPT = 1024  # pictures, about 10 kB each
+_MAX_KEPT = 1024  # pictures, about 10 kB each
 _N_REFERENCES = 8
 
 
@@ -95,17 +95,21 @@ class Looker:
         """
         worn = (str(model.spec), adapter.id if adapter is not None else "")
         with self._lock:
-            found = {each.key: self._kept[*worn, each.key] for each in pictures if (*worn, each.key) in self._kept}
-        new = {each.key: each for each in pictures if each.key not in found}
+            found = {
+                picture.key: self._kept[*worn, picture.key]
+                for picture in pictures
+                if (*worn, picture.key) in self._kept
+            }
+        new = {picture.key: picture for picture in pictures if picture.key not in found}
         if new:
             found |= {each.key: each for each in self._see(model, list(new.values()), adapter)}
         with self._lock:
             for key in found:
                 self._kept[*worn, key] = found[key]
                 self._kept.move_to_end((*worn, key))
-            while len(self._kept) > _MOST_KEPT:
+            while len(self._kept) > _MAX_KEPT:
                 self._kept.popitem(last=False)
-        return [found[each.key] for each in pictures]
+        return [found[picture.key] for picture in pictures]
 
     def forget(self, key: str) -> None:
         """Drops what is known of a picture."""
@@ -115,11 +119,11 @@ class Looker:
 
     def views(self, model: ImageModel, pictures: Sequence[ImageArray], *, adapter: Adapter | None = None) -> FloatArray:
         """The vectors of pictures that nobody asks for again: float32, shape (n_pictures, n_dimensions)."""
-        shares, embedded = _both(model, [squared(each) for each in pictures], adapter)
+        shares, embedded = _both(model, [squared(picture) for picture in pictures], adapter)
         return self._joined(model, shares, embedded, adapter)
 
     def _see(self, model: ImageModel, pictures: Sequence[Picture], adapter: Adapter | None) -> list[Seen]:
-        whole = [each.pixels for each in pictures]
+        whole = [picture.pixels for picture in pictures]
         if adapter is None:
             shares, embedded = _both(model, [*whole, *map(squared, whole)], None)
             n = len(whole)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from smallai_assistant import errors
-from smallai_image.lessons import label_key
-from smallai_image.opinion import Likeness, shares_of
+from smallai_image.blending import Likeness, shares_of
+from smallai_image.feedback import label_key
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +33,7 @@ _STRENGTHS = (0.1, 0.3, 1.0, 3.0)
 _TEMPERATURES = (0.05, 0.06, 0.08, 0.1, 0.14, 0.2, 0.3)
 # Where too few pictures have another of their class to be judged by; by likelihood these are best for one picture each.
 _USUAL_STRENGTH, _USUAL_TEMPERATURE = 0.3, 0.05
-_LEAST_JUDGED = 6
+_MIN_JUDGED = 6
 _OWN_SHARE = 0.5  # of a picture's weight, beside its changed views
 
 
@@ -151,7 +151,7 @@ def fit(
     per_class = np.bincount(of)
     judged = per_class[of] > 1
     best = (np.inf, _USUAL_STRENGTH, _USUAL_TEMPERATURE)
-    if judged.sum() >= _LEAST_JUDGED:
+    if judged.sum() >= _MIN_JUDGED:
         for step, strength in enumerate(_STRENGTHS, 1):
             scores = solver.by_the_others(strength) / scale[::n_views]
             losses = {t: _cross_entropy(scores[judged] / t, of[judged]) for t in _TEMPERATURES}

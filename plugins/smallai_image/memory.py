@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from smallai_image.lessons import Saying, label_key
-from smallai_image.opinion import NEAR, Likeness
+from smallai_image.blending import NEAR, Likeness
+from smallai_image.feedback import Saying, label_key
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MOST_PICTURES = 1000  # of the newest feedback; learning into the weights empties the memory
+MAX_PICTURES = 1000  # of the newest feedback; learning into the weights empties the memory
 # A class is as similar as its pictures are on average, the more similar ones counting more: 0 is the plain mean,
 # with 2 to 4 the right class is likeliest.
 _FOCUS = 2.0
@@ -64,13 +64,13 @@ class FastMemory:
         with self._lock:
             return not (self._waiting or self._taught or self._refused)
 
-    def recall(self, sayings: Sequence[Saying]) -> None:
+    def rebuild(self, sayings: Sequence[Saying]) -> None:
         """Forgets all and waits to learn these."""
         with self._lock:
             self._taught, self._refused = {}, {}
-            self._waiting = list(sayings[-MOST_PICTURES:])
-            if len(sayings) > MOST_PICTURES:
-                log.warning("only the %d newest of %d lessons are remembered at once", MOST_PICTURES, len(sayings))
+            self._waiting = list(sayings[-MAX_PICTURES:])
+            if len(sayings) > MAX_PICTURES:
+                log.warning("only the %d newest of %d lessons are remembered at once", MAX_PICTURES, len(sayings))
 
     def learn(self, sayings: Sequence[Saying], look: Look) -> None:
         """Takes in what was said now."""

@@ -17,9 +17,9 @@ from smallai_assistant import (
     Feedback,
     ImagePart,
     InvalidInput,
+    JudgedTurn,
     LabelPart,
     LearningTask,
-    Lesson,
     ModelRuntime,
     ModelSpec,
     Notice,
@@ -29,7 +29,7 @@ from smallai_assistant import (
     Training,
     Turn,
 )
-from smallai_image.lessons import (
+from smallai_image.feedback import (
     MAX_LABEL_CHARS,
     Picture,
     all_said,
@@ -38,13 +38,13 @@ from smallai_image.lessons import (
     read_picture,
     said,
 )
-from smallai_image.wording import fit_sentence, listed, sentence
+from smallai_image.phrasing import fit_sentence, listed, sentence
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from smallai_image.guessing import Guesser
+    from smallai_image.classifier import Guesser
 
 # Vectors of pictures that are made another way do not fit what was learned from these.
 _VECTORS = 1
@@ -98,7 +98,7 @@ class ImageClassification(LearningTask):
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._guesser: Guesser | None = None
-        self._lessons: tuple[Lesson, ...] = ()
+        self._judged_turns: tuple[JudgedTurn, ...] = ()
 
     def run(self, request: Request, models: ModelRuntime) -> Iterator[TextPart | LabelPart | Notice | Details]:
         from smallai_image.decode import decode
@@ -134,7 +134,7 @@ class ImageClassification(LearningTask):
             heading = f"Picture {number}: " if len(pictures) > 1 else ""
             heading = "\n" + heading if number > 1 else heading
             yield TextPart(heading + (fit_sentence if labels else sentence)(guess.labels))
-            yield from (each for each in guess.labels[: options.top] if each.score >= options.min_score)
+            yield from (label for label in guess.labels[: options.top] if label.score >= options.min_score)
             n_taught.append(guess.n_taught)
             details: dict[str, Any] = {"model": guess.model}
             if adapter is not None:
@@ -143,8 +143,8 @@ class ImageClassification(LearningTask):
                 details["memory"] = list(n_taught)
             yield Details(details)
 
-    def learn_now(self, lesson: Lesson) -> str:
-        sayings = said(lesson)
+    def learn_now(self, judged_turn: JudgedTurn) -> str:
+        sayings = said(judged_turn)
         if not sayings:
             return ""
         guesser, models = self._ready(), self.context.models
@@ -160,15 +160,15 @@ class ImageClassification(LearningTask):
         n = counts.get(label_key(first.label), 0)
         effect = f"I now know “{first.label}” from {n} picture{'s' if n > 1 else ''}."
         if others := guesser.memory.overlaps(first.label):
-            named = listed([f"“{each}”" for each in others[:3]], "and")
+            named = listed([f"“{other}”" for other in others[:3]], "and")
             effect += f" It is hard to tell from {named}: check the labels, or teach more pictures of each."
         return effect
 
-    def recall(self, lessons: Sequence[Lesson]) -> None:
+    def rebuild(self, judged_turns: Sequence[JudgedTurn]) -> None:
         with self._lock:
-            self._lessons = tuple(lessons)
+            self._judged_turns = tuple(judged_turns)
             if self._guesser is not None:
-                self._guesser.memory.recall(all_said(lessons))
+                self._guesser.memory.rebuild(all_said(judged_turns))
 
     def forget(self, feedback: Feedback, turn: Turn) -> None:  # noqa: ARG002
         with self._lock:
@@ -184,19 +184,19 @@ class ImageClassification(LearningTask):
     def base(self) -> Mapping[str, Any]:
         return {**self.context.models.base_of(self._spec()), "vectors": _VECTORS}
 
-    def examples(self, lessons: Sequence[Lesson]) -> list[Example]:
+    def examples(self, judged_turns: Sequence[JudgedTurn]) -> list[Example]:
         from smallai_image.examples import examples_of
 
-        return examples_of(lessons)
+        return examples_of(judged_turns)
 
-    def protected(self, lessons: Sequence[Lesson]) -> Mapping[str, Sequence[Example]]:
+    def protected(self, judged_turns: Sequence[JudgedTurn]) -> Mapping[str, Sequence[Example]]:
         from smallai_image.examples import protected_of
 
-        return protected_of(lessons)
+        return protected_of(judged_turns)
 
-    def labelled(self, lessons: Sequence[Lesson]) -> Mapping[str, tuple[str, npt.NDArray[np.float32]]]:
-        sayings = [each for each in all_said(lessons) if each.kind == "is"]
-        seen = self._ready().look_at([each.part for each in sayings], self.context.models)
+    def labelled(self, judged_turns: Sequence[JudgedTurn]) -> Mapping[str, tuple[str, npt.NDArray[np.float32]]]:
+        sayings = [each for each in all_said(judged_turns) if each.kind == "is"]
+        seen = self._ready().look_at([saying.part for saying in sayings], self.context.models)
         # Of a lesson with several pictures one speaks for all.
         return {
             saying.feedback_id: (saying.label, picture.vector)
@@ -216,12 +216,12 @@ class ImageClassification(LearningTask):
 
     def _ready(self) -> Guesser:
         """What guesses, made when it is first needed: its libraries take time to import."""
-        from smallai_image.guessing import Guesser
+        from smallai_image.classifier import Guesser
 
         with self._lock:
             if self._guesser is None:
                 guesser = Guesser(self.context, self._spec())
-                guesser.memory.recall(all_said(self._lessons))
+                guesser.memory.rebuild(all_said(self._judged_turns))
                 self._guesser = guesser
             return self._guesser
 

@@ -13,11 +13,11 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 from smallai_assistant import Adapter, AssistantError, Example, ImageModel, ModelSpec, Training, errors
+from smallai_image.classifier import HEAD, LORA
 from smallai_image.examples import Labelled
 from smallai_image.features import Looker, border_color, squared
-from smallai_image.guessing import HEAD, LORA
+from smallai_image.feedback import label_key, log, read_picture
 from smallai_image.head import fit
-from smallai_image.lessons import label_key, log, read_picture
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # 87.4 instead of 87.0 % of pictures that were changed so themselves, and on 90.5 instead of 91.1 % of those that were
 # not; on twenty other kinds on 79.7 instead of 79.0 and on 82.5 instead of 81.8 %.
 N_VIEWS = 4
-_LEAST_LABELS = 2
+_MIN_LABELS = 2
 _TUNE_PIXELS = 320
 
 
@@ -50,9 +50,9 @@ def train(training: Training, spec: ModelSpec, looker: Looker) -> str:
         TrainingFailed: the loss became NaN.
         Cancelled: the training was stopped; what it had is kept in `training.work_folder`.
     """
-    examples = [each for each in (*training.examples, *training.replay) if isinstance(each.payload, Labelled)]
+    examples = [example for example in (*training.examples, *training.replay) if isinstance(example.payload, Labelled)]
     _check_labels(examples)
-    training.breathe()
+    training.yield_to_serving()
     tuned = _tuned(training, spec, examples)
     used, rows = [], []
     try:
@@ -76,10 +76,10 @@ def train(training: Training, spec: ModelSpec, looker: Looker) -> str:
 
 
 def _check_labels(examples: Sequence[Example]) -> None:
-    labels = {label_key(each.payload.label) for each in examples}
-    if len(labels) < _LEAST_LABELS:
+    labels = {label_key(example.payload.label) for example in examples}
+    if len(labels) < _MIN_LABELS:
         raise errors.NotEnoughData(
-            f"{len(examples)} pictures with {len(labels)} label: it takes {_LEAST_LABELS} to tell them apart",
+            f"{len(examples)} pictures with {len(labels)} label: it takes {_MIN_LABELS} to tell them apart",
             hint="teach pictures of another kind of thing, too",
         )
 
@@ -92,7 +92,7 @@ def _tuned(training: Training, spec: ModelSpec, examples: Sequence[Example]) -> 
         if importlib.util.find_spec("peft") is None:
             log.warning("peft is not installed, so only a head is trained: pip install 'smallai-assistant[train]'")
             return None
-        keys = list(dict.fromkeys(label_key(each.payload.label) for each in examples))
+        keys = list(dict.fromkeys(label_key(example.payload.label) for example in examples))
         pictures, classes = [], []
         for example in examples:
             if (pixels := _read(example)) is not None:
@@ -111,9 +111,9 @@ def _looked_at(
     """Each picture's views as vectors, shape (N_VIEWS, n_dimensions); what was looked at before a kill is kept."""
     labels: set[str] = set()
     for number, example in enumerate(examples):
-        if training.is_out_of_time and len(labels) >= _LEAST_LABELS:
+        if training.is_out_of_time and len(labels) >= _MIN_LABELS:
             return
-        training.breathe()
+        training.yield_to_serving()
         kept = training.work_folder / f"{example.id}.npy"
         views = _load(kept) if tuned is None else None
         if views is None:
@@ -149,8 +149,8 @@ def changed(pixels: ImageArray, n: int, *, seed: int = 0) -> Iterable[ImageArray
 def _in_turn(examples: Sequence[Example]) -> list[Example]:
     """One of each label after the other, so that a budget that ends early leaves out no label."""
     piles: dict[str, list[Example]] = {}
-    for each in examples:
-        piles.setdefault(label_key(each.payload.label), []).append(each)
+    for example in examples:
+        piles.setdefault(label_key(example.payload.label), []).append(example)
     rounds = max(map(len, piles.values()), default=0)
     return [pile[i] for i in range(rounds) for pile in piles.values() if i < len(pile)]
 

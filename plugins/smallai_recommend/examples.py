@@ -8,17 +8,17 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from smallai_assistant import Example, Interaction, Item, Lesson, TaskContext
-from smallai_recommend.evidence import Choice, UserHistory, choice_of
+from smallai_assistant import Example, Interaction, Item, JudgedTurn, TaskContext
+from smallai_recommend.interactions import Choice, UserHistory, choice_of
 from smallai_recommend.memory import FeedbackMemory
+from smallai_recommend.query import Titles, read_wish
 from smallai_recommend.signals import Find, signals_of
-from smallai_recommend.wish import Titles, read_wish
 
 log = logging.getLogger(__name__)
 
-MOST_EXAMPLES = 20_000  # the newest
+MAX_EXAMPLES = 20_000  # the newest
 # With fewer of them the point that the gate lets a protected slice lose is less than chance.
-LEAST_WATCHED, MOST_WATCHED, WATCHED_ONE_IN, LEAST_WATCHED_CHOICES = 100, 500, 3, 3
+MIN_WATCHED, MAX_WATCHED, WATCHED_ONE_IN, MIN_WATCHED_CHOICES = 100, 500, 3, 3
 _NAMED_IN_PROMPT = 3
 
 
@@ -43,27 +43,27 @@ class Next:
         return self.past[: self.n_before]
 
 
-def examples_of(lessons: Sequence[Lesson], context: TaskContext, find: Find) -> list[Example]:
+def examples_of(judged_turns: Sequence[JudgedTurn], context: TaskContext, find: Find) -> list[Example]:
     """One example for each choice that feedback tells of, of an item that the user had not had before.
 
     All of a user lie on one side of the split. Were they parted, the weights would know what the user chose after the
     choice that is asked for, and put that before it: on MovieLens 100K learning then looks like a loss of 0.9 points.
     """
     memory = FeedbackMemory(find)
-    memory.replace(lessons)
+    memory.replace(judged_turns)
     catalogue = {item.id: item for item in context.items.items()}
     given = [each for each in memory.given() if each.item in catalogue]
-    if len(given) > MOST_EXAMPLES:
-        log.info("of %d choices the newest %d are learned from", len(given), MOST_EXAMPLES)
-        given = given[-MOST_EXAMPLES:]
+    if len(given) > MAX_EXAMPLES:
+        log.info("of %d choices the newest %d are learned from", len(given), MAX_EXAMPLES)
+        given = given[-MAX_EXAMPLES:]
     users = {each.user for each in given}
     pasts: defaultdict[str, list[tuple[Choice, int]]] = defaultdict(list)
-    for each in context.items.interactions():
-        if each.user in users:
-            pasts[each.user].append((choice_of(each), -1))
+    for interaction in context.items.interactions():
+        if interaction.user in users:
+            pasts[interaction.user].append((choice_of(interaction), -1))
     for number, one in enumerate(given):
         pasts[one.user].append((Choice(one.user, one.item, one.amount, one.at), number))
-    wishes = _wishes(lessons)
+    wishes = _wishes(judged_turns)
     found: dict[int, Example] = {}
     for user, rows in pasts.items():
         rows.sort(key=lambda row: row[0].at)
@@ -84,16 +84,16 @@ def examples_of(lessons: Sequence[Lesson], context: TaskContext, find: Find) -> 
     return [found[number] for number in sorted(found)]
 
 
-def watched_examples(lessons: Sequence[Lesson], context: TaskContext) -> list[Example]:
+def watched_examples(judged_turns: Sequence[JudgedTurn], context: TaskContext) -> list[Example]:
     """The last choices of some users who gave no feedback, which no training has seen; see `watched`."""
-    judged = {each.user for lesson in lessons for each in signals_of(lesson, lambda _: None)}
+    judged = {each.user for judged_turn in judged_turns for each in signals_of(judged_turn, lambda _: None)}
     interactions = context.items.interactions()
     last = watched(interactions)
     catalogue = {item.id: item for item in context.items.items()}
     pasts: defaultdict[str, list[Choice]] = defaultdict(list)
-    for each in interactions:
-        if each.user in last and each.user not in judged:
-            pasts[each.user].append(choice_of(each))
+    for interaction in interactions:
+        if interaction.user in last and interaction.user not in judged:
+            pasts[interaction.user].append(choice_of(interaction))
     examples = [
         Example(
             id=f"watched {_hash(user)}",
@@ -105,7 +105,7 @@ def watched_examples(lessons: Sequence[Lesson], context: TaskContext) -> list[Ex
         for user, past in pasts.items()
         if past[-1].item in catalogue and past[-1].item not in {each.item for each in past[:-1]}
     ]
-    return examples if len(examples) >= LEAST_WATCHED else []
+    return examples if len(examples) >= MIN_WATCHED else []
 
 
 def watched(interactions: Sequence[Interaction]) -> dict[str, int]:
@@ -118,10 +118,10 @@ def watched(interactions: Sequence[Interaction]) -> dict[str, int]:
     for place, each in enumerate(interactions):
         n_choices[each.user] += 1
         last[each.user] = place
-    hashes = {user: _hash(user) for user, n in n_choices.items() if n >= LEAST_WATCHED_CHOICES}
+    hashes = {user: _hash(user) for user, n in n_choices.items() if n >= MIN_WATCHED_CHOICES}
     chosen = [user for user, digest in hashes.items() if int(digest, 16) % WATCHED_ONE_IN == 0]
     chosen.sort(key=lambda user: hashes[user])
-    return {user: last[user] for user in chosen[:MOST_WATCHED]} if len(chosen) >= LEAST_WATCHED else {}
+    return {user: last[user] for user in chosen[:MAX_WATCHED]} if len(chosen) >= MIN_WATCHED else {}
 
 
 def history_of(choices: Sequence[Choice], find: Callable[[str], int | None]) -> UserHistory:
@@ -131,10 +131,10 @@ def history_of(choices: Sequence[Choice], find: Callable[[str], int | None]) -> 
         find: gives the index of an item, None where it is unknown.
     """
     history = UserHistory()
-    for each in choices:
-        place = find(each.item)
+    for choice in choices:
+        place = find(choice.item)
         if place is not None:
-            history.add(place, each)
+            history.add(place, choice)
     return history
 
 
@@ -146,10 +146,10 @@ def _prompt(user: str, before: Sequence[Choice], catalogue: dict[str, Item], wis
     return f"{asked}, {after}? (user {_hash(user)}, choice {len(before) + 1})"
 
 
-def _wishes(lessons: Sequence[Lesson]) -> dict[str, str]:
+def _wishes(judged_turns: Sequence[JudgedTurn]) -> dict[str, str]:
     """By turn, the words of what was asked for."""
     no_titles = Titles({}, [])
-    turns = {lesson.turn.id: lesson.turn for lesson in lessons}
+    turns = {judged_turn.turn.id: judged_turn.turn for judged_turn in judged_turns}
     return {id_: read_wish(turn.request.text, no_titles).text for id_, turn in turns.items()}
 
 

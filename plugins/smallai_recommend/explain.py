@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from smallai_recommend.evidence import Floats, Ints
+from smallai_recommend.cold_start import Neighbours
 from smallai_recommend.index import Index
-from smallai_recommend.neighbours import Neighbours
+from smallai_recommend.interactions import Floats, Ints
 from smallai_recommend.ranking import FITS, Ranking
 
-_MOST_NAMED = 2
+_MAX_NAMED = 2
 _WORTH_NAMING = 0.3  # of what the strongest item of the history adds
 
 
@@ -47,7 +47,7 @@ def _liked(index: Index, ranking: Ranking, columns: Ints, weights: Floats) -> tu
     titles: list[str] = []
     for place in np.argsort(-added, kind="stable"):
         item = int(taste.history[place])
-        if added[place] <= max(0.0, _WORTH_NAMING * float(added.max())) or len(titles) == _MOST_NAMED:
+        if added[place] <= max(0.0, _WORTH_NAMING * float(added.max())) or len(titles) == _MAX_NAMED:
             break
         if item in index.titles:  # what was removed is not named
             titles.append(index.titles[item])

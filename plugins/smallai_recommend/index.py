@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from smallai_assistant import AssistantError, Interaction, Item, Notice
-from smallai_recommend.evidence import Choice, Evidence, Floats, Ints, choice_of
+from smallai_recommend.cold_start import Bools, Neighbours, Texts, nearest
+from smallai_recommend.ease import Settings, TogetherModel
+from smallai_recommend.interactions import Choice, Floats, InteractionStats, Ints, choice_of
 from smallai_recommend.memory import FeedbackMemory
-from smallai_recommend.model import Settings, TogetherModel
-from smallai_recommend.neighbours import Bools, Neighbours, Texts, nearest
+from smallai_recommend.query import Titles
 from smallai_recommend.text_index import Lease, TextIndex
 from smallai_recommend.weights import LearnedWeights, TextMap
-from smallai_recommend.wish import Titles
 
 if TYPE_CHECKING:
     from smallai_assistant import TaskContext
@@ -48,7 +48,7 @@ class Index:
 
     def __init__(self, memory: FeedbackMemory | None = None) -> None:
         self.revision: tuple[int, int] = (-1, -1)
-        self.evidence = Evidence()
+        self.stats = InteractionStats()
         self.titles: dict[int, str] = {}
         self.is_item: Bools = np.zeros(0, dtype=np.bool_)
         self.texts: Texts | None = None
@@ -72,19 +72,17 @@ class Index:
     @property
     def n_items(self) -> int:
         """Items known, those included that only interactions name."""
-        return self.evidence.n_items
+        return self.stats.n_items
 
     @property
     def model(self) -> TogetherModel:
         """The item-item weights: the learned ones until much has come since, else made when they are first needed."""
         if self._model is None:
             learned = self._learned
-            if learned is not None and not _is_much(self.evidence.n_interactions, learned.n_interactions):
-                self._model = learned.model_for(self.evidence)
+            if learned is not None and not _is_much(self.stats.n_interactions, learned.n_interactions):
+                self._model = learned.model_for(self.stats)
             else:
-                self._model = TogetherModel(
-                    self.evidence, max_dense_items=self._max_dense_items, settings=self.settings
-                )
+                self._model = TogetherModel(self.stats, max_dense_items=self._max_dense_items, settings=self.settings)
         return self._model
 
     @property
@@ -111,11 +109,11 @@ class Index:
     @property
     def is_warm(self) -> Bools:
         """Which items have interactions or learned weights, by item index."""
-        warm = self.evidence.popularity > 0
+        warm = self.stats.popularity > 0
         if self._learned is None:
             return np.asarray(warm)
         if self._has_weights is None or len(self._has_weights) != self.n_items:
-            self._has_weights = self._learned.knows(self.evidence)
+            self._has_weights = self._learned.knows(self.stats)
         return np.asarray(warm | self._has_weights)
 
     @property
@@ -125,7 +123,7 @@ class Index:
         if self._against is None or self._against[:2] != (n_against, self.n_items):
             amounts = np.zeros(self.n_items, dtype=np.float32)
             for item_id, amount in self.memory.against().items():
-                place = self.evidence.find(item_id)
+                place = self.stats.find(item_id)
                 if place is not None:
                     amounts[place] = amount
             self._against = (n_against, self.n_items, amounts)
@@ -135,12 +133,12 @@ class Index:
     def finder(self) -> Titles:
         """Finds the catalogue's titles in a text."""
         if self._finder is None:
-            self._finder = Titles(self.titles, self.evidence.popularity.tolist())
+            self._finder = Titles(self.titles, self.stats.popularity.tolist())
         return self._finder
 
     def needs_texts(self, user: str | None) -> bool:
         """Whether the user has a short history, or an item of the catalogue none: then texts speak for them."""
-        history = self.evidence.users.get(user) if user is not None else None
+        history = self.stats.users.get(user) if user is not None else None
         is_short = history is not None and len(set(history.items)) < SHORT_HISTORY
         return is_short or bool((self.is_item & ~self.is_warm).any())
 
@@ -160,7 +158,7 @@ class Index:
         if revision != self.revision:
             self._read_store(context, revision)
         if not self.take_feedback():
-            self.begin_anew([choice_of(each) for each in context.items.interactions()])
+            self.begin_anew([choice_of(interaction) for interaction in context.items.interactions()])
 
     def take_feedback(self) -> bool:
         """Takes in what feedback said since the last time.
@@ -178,7 +176,7 @@ class Index:
             elif choice.item in self._waiting:  # an import named it meanwhile
                 return False
             elif not step.is_new:
-                self.evidence.users[choice.user].strengthen(self.evidence.index_of(choice.item), choice.amount)
+                self.stats.users[choice.user].strengthen(self.stats.index_of(choice.item), choice.amount)
             elif self.append(choice):
                 self._look_at(choice.item)
             else:
@@ -186,11 +184,11 @@ class Index:
             self._n_steps += 1  # only now: what was refused is asked for again, and then all is taken in anew
         return True
 
-    def load(self, items: Sequence[Item], evidence: Evidence, *, max_dense_items: int) -> None:
+    def load(self, items: Sequence[Item], stats: InteractionStats, *, max_dense_items: int) -> None:
         """Shows these instead of a store."""
         self._items, self._catalogue = list(items), {item.id for item in items}
         self._max_dense_items = max_dense_items
-        self.evidence = evidence
+        self.stats = stats
         self._place_items()
 
     def use(self, learned: LearnedWeights | None) -> None:
@@ -205,11 +203,11 @@ class Index:
         Returns:
             False, with nothing changed, where it lies before what its user did last.
         """
-        if not self.evidence.append(interaction):
+        if not self.stats.append(interaction):
             return False
         if self.n_items > len(self.is_item):
             self._place_items()
-        if self._model is not None and _is_much(self.evidence.n_interactions, self._model.n_interactions):
+        if self._model is not None and _is_much(self.stats.n_interactions, self._model.n_interactions):
             self._model = None
         return True
 
@@ -225,7 +223,7 @@ class Index:
             return []
         notices: list[Notice] = []
         warm = self.is_warm
-        items = sorted(self._items, key=lambda item: bool(warm[self.evidence.index_of(item.id)]))
+        items = sorted(self._items, key=lambda item: bool(warm[self.stats.index_of(item.id)]))
         whole, about = [_whole(item) for item in items], [item.text or item.title for item in items]
         wanted = [text for both in zip(whole, about, strict=True) for text in both]
         try:
@@ -239,7 +237,7 @@ class Index:
             if error.code == "cancelled":
                 raise
             notices.append(Notice("text_unavailable", f"Titles and texts could not be compared: {error}."))
-        places = np.array([self.evidence.index_of(item.id) for item in items], dtype=np.intp)
+        places = np.array([self.stats.index_of(item.id) for item in items], dtype=np.intp)
         self._texts_maker = text_index.maker
         vectors, has_whole = text_index.matrix(whole)
         vectors_about, has_about = text_index.matrix(about)
@@ -274,20 +272,20 @@ class Index:
             is_anew |= not self._n_stored or not newer or not all(self.append(each) for each in newer)
             self._n_stored += len(newer)
         if is_anew:
-            self.begin_anew([choice_of(each) for each in context.items.interactions()])
+            self.begin_anew([choice_of(interaction) for interaction in context.items.interactions()])
         else:
             self._place_items()
         self.revision = revision
 
     def begin_anew(self, stored: list[Choice]) -> None:
         """Takes in all interactions and all feedback, by time."""
-        before = self.evidence
+        before = self.stats
         self._n_stored = len(stored)
         given, self._n_steps, self._generation = self.memory.choices()
         in_store = {each.item for each in stored}
         self._waiting = {each.item for each in given if each.item not in self._catalogue and each.item not in in_store}
         known = [each for each in given if each.item not in self._waiting]
-        self.evidence = Evidence.of(sorted([*stored, *known], key=lambda each: each.at) if known else stored)
+        self.stats = InteractionStats.of(sorted([*stored, *known], key=lambda each: each.at) if known else stored)
         self._model = self.texts = self._against = self._neighbours = None
         self._has_weights = None  # the places of the items are others now
         self._has_all_texts = False
@@ -298,13 +296,13 @@ class Index:
                 log.warning(
                     "%d sources do little but push the item %r and are set aside: it stood at place %d of the popular "
                     "ones, and stands at %d without them",
-                    len(voters), item_id, _place_of(before, item_id), _place_of(self.evidence, item_id),
+                    len(voters), item_id, _place_of(before, item_id), _place_of(self.stats, item_id),
                 )  # fmt: skip
         self._pushed = set(pushed)
 
     def _is_known(self, item_id: str) -> bool:
         """Feedback on items that nobody knows must not fill the matrices."""
-        return item_id in self._catalogue or self.evidence.find(item_id) is not None
+        return item_id in self._catalogue or self.stats.find(item_id) is not None
 
     def _look_at(self, item_id: str) -> None:
         """Logs how far an item moved by feedback, at each doubling of those who gave it."""
@@ -312,8 +310,8 @@ class Index:
         doublings, rest = divmod(n_voters, _FIRST_LOOK)
         if rest or not doublings or doublings & (doublings - 1):
             return
-        without = float(self.evidence.popularity[self.evidence.index_of(item_id)]) - self.memory.told_of(item_id)
-        now, then = _place_of(self.evidence, item_id), 1 + int((self.evidence.popularity > without + 1e-6).sum())
+        without = float(self.stats.popularity[self.stats.index_of(item_id)]) - self.memory.told_of(item_id)
+        now, then = _place_of(self.stats, item_id), 1 + int((self.stats.popularity > without + 1e-6).sum())
         if then - now >= _WORTH_LOGGING * self.n_items:
             log.warning(
                 "the feedback of %d sources moved the item %r from place %d of the popular ones to %d",
@@ -321,7 +319,7 @@ class Index:
             )  # fmt: skip
 
     def _place_items(self) -> None:
-        places = [self.evidence.index_of(item.id) for item in self._items]
+        places = [self.stats.index_of(item.id) for item in self._items]
         self.titles = {place: item.title or item.id for place, item in zip(places, self._items, strict=True)}
         self.is_item = np.zeros(self.n_items, dtype=np.bool_)
         self.is_item[places] = True
@@ -337,10 +335,10 @@ def _is_much(n_now: int, n_then: int) -> bool:
     return n_now - n_then > max(_REFIT_LEAST, _REFIT_SHARE * n_then)
 
 
-def _place_of(evidence: Evidence, item_id: str) -> int:
+def _place_of(stats: InteractionStats, item_id: str) -> int:
     """Where an item stands among all by popularity, 1 for the most popular."""
-    item = evidence.find(item_id)
-    return evidence.n_items if item is None else 1 + int((evidence.popularity > evidence.popularity[item]).sum())
+    item = stats.find(item_id)
+    return stats.n_items if item is None else 1 + int((stats.popularity > stats.popularity[item]).sum())
 
 
 def _whole(item: Item) -> str:

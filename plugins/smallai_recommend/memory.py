@@ -8,14 +8,14 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from smallai_assistant import Lesson
-from smallai_recommend.evidence import Choice
-from smallai_recommend.pushers import Pushers
+from smallai_assistant import JudgedTurn
+from smallai_recommend.interactions import Choice
+from smallai_recommend.push_attacks import Pushers
 from smallai_recommend.signals import Find, Signal, signals_of
 
 log = logging.getLogger(__name__)
 
-MOST_LEANINGS = 100  # of a user; older ones are forgotten
+MAX_LEANINGS = 100  # of a user; older ones are forgotten
 
 
 @dataclass(slots=True)
@@ -63,24 +63,24 @@ class FeedbackMemory:
         self.n_against = 0
         self._find = find
         self._lock = threading.RLock()
-        self._unread: Sequence[Lesson] = ()
+        self._unread: Sequence[JudgedTurn] = ()
         self._clear()
 
-    def replace(self, lessons: Sequence[Lesson]) -> None:
+    def replace(self, judged_turns: Sequence[JudgedTurn]) -> None:
         """Begins anew with these; they are read when they are first needed."""
         with self._lock:
             self._clear()
-            self._unread = tuple(lessons)
+            self._unread = tuple(judged_turns)
             self.generation += 1
             self.n_against += 1
 
-    def add(self, lesson: Lesson) -> list[Signal]:
+    def add(self, judged_turn: JudgedTurn) -> list[Signal]:
         """Takes in one more, and gives what it said."""
         with self._lock:
             self._read()
-            signals = signals_of(lesson, self._find)
-            for each in signals:
-                self._take(each)
+            signals = signals_of(judged_turn, self._find)
+            for signal in signals:
+                self._take(signal)
             return signals
 
     def given(self) -> list[Given]:
@@ -149,14 +149,14 @@ class FeedbackMemory:
 
     def _read(self) -> None:
         unread, self._unread = self._unread, ()
-        for lesson in unread:
+        for judged_turn in unread:
             try:
-                signals = signals_of(lesson, self._find)
+                signals = signals_of(judged_turn, self._find)
             except (ValueError, TypeError, OverflowError):  # one odd row must not cost all the others
-                log.exception("the feedback %s could not be read", lesson.feedback.id)
+                log.exception("the feedback %s could not be read", judged_turn.feedback.id)
                 continue
-            for each in signals:
-                self._take(each)
+            for signal in signals:
+                self._take(signal)
 
     def _take(self, signal: Signal) -> None:
         leanings = self._leanings[signal.user]
@@ -164,7 +164,7 @@ class FeedbackMemory:
         self._oppose(signal)
         if not signal.is_choice:
             leanings[signal.item] = signal.amount
-            while len(leanings) > MOST_LEANINGS:
+            while len(leanings) > MAX_LEANINGS:
                 del leanings[next(iter(leanings))]
             return
         answer = (signal.user, signal.item, signal.turn_id)

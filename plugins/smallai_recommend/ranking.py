@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from smallai_recommend.evidence import Floats, Ints, UserHistory
+from smallai_recommend.cold_start import Bools
 from smallai_recommend.index import Index
-from smallai_recommend.neighbours import Bools
-from smallai_recommend.taste import Taste, standardise, taste_of
-from smallai_recommend.wish import Wish
+from smallai_recommend.interactions import Floats, Ints, UserHistory
+from smallai_recommend.query import Wish
+from smallai_recommend.user_scores import Taste, standardise, taste_of
 
 # A wish comes first, taste chooses among what fits: from the worst to the best item, taste is worth this many
 # standard deviations of likeness to the wish.
@@ -119,7 +119,7 @@ def _alike(index: Index, like: Ints, among: Bools) -> Floats:
     together = np.zeros(index.n_items, dtype=np.float32)
     found = index.model.score(like, np.ones(len(like), dtype=np.float32))
     together[: len(found)] = found
-    after = index.evidence.transitions_from(like).sum(axis=0, dtype=np.float32)
+    after = index.stats.transitions_from(like).sum(axis=0, dtype=np.float32)
     total = standardise(together, warm) + index.settings.next * standardise(after, warm)
     total[~warm] = 0.0
     if index.texts is not None and index.texts.has[like].any():

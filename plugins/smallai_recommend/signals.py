@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from smallai_assistant import Feedback, ItemPart, Lesson, Turn
+from smallai_assistant import Feedback, ItemPart, JudgedTurn, Turn
 
 log = logging.getLogger(__name__)
 
@@ -18,9 +18,9 @@ CLICK, CORRECTED, LIKED = 1.0, 1.5, 1.5
 SKIP, DISLIKED = -0.5, -1.0
 STARS = {1: -1.5, 2: -1.0, 3: 0.3, 4: 1.0, 5: 1.5}
 ANSWER_LIKED, ANSWER_DISLIKED = 0.1, -0.4  # of each item that stood in it
-MOST_ANSWER_ITEMS = 10
+MAX_ANSWER_ITEMS = 10
 LEFT_SOON_S, STAYED_S = 5.0, 30.0  # 30 s is the usual line of a satisfied click (Fox et al. 2005, section 4)
-MOST_AMOUNT = 1.5
+MAX_AMOUNT = 1.5
 REFUSED = -1.0  # from here on an item is not recommended to this user again
 
 DEFAULT_SOURCE = "local"  # whoever sits at this machine, for any user
@@ -63,13 +63,13 @@ def asker(user_id: str | None, session_id: str) -> str:
     return user_id if user_id else f"session {session_id}"
 
 
-def signals_of(lesson: Lesson, find: Find) -> list[Signal]:
+def signals_of(judged_turn: JudgedTurn, find: Find) -> list[Signal]:
     """What a feedback says; nothing where it names no item that can be made out.
 
     Args:
         find: an item of the catalogue by its id or title, None where there is none.
     """
-    given, turn = lesson.feedback, lesson.turn
+    given, turn = judged_turn.feedback, judged_turn.turn
     shown = {part.id: part.title for part in turn.response if isinstance(part, ItemPart)}
     said = list(_said(given, shown, find))
     user = asker(turn.user_id, turn.session_id)
@@ -79,7 +79,7 @@ def signals_of(lesson: Lesson, find: Find) -> list[Signal]:
         Signal(
             user,
             item,
-            min(amount, MOST_AMOUNT),
+            min(amount, MAX_AMOUNT),
             is_choice,
             at,
             voter,
@@ -91,9 +91,9 @@ def signals_of(lesson: Lesson, find: Find) -> list[Signal]:
     ]
 
 
-def effect_of(lesson: Lesson, signals: list[Signal], find: Find) -> str:
+def effect_of(judged_turn: JudgedTurn, signals: list[Signal], find: Find) -> str:
     """What changed, for people, one sentence."""
-    given = lesson.feedback
+    given = judged_turn.feedback
     if not signals:
         named = given.item or given.correction
         return f"“{_short(named)}” is not in the catalogue: nothing changes until it is." if named else ""
@@ -104,7 +104,9 @@ def effect_of(lesson: Lesson, signals: list[Signal], find: Find) -> str:
         return f"You {liked} this answer: what was in it counts a little {more} from now on."
     found = find(signals[0].item)
     found = found if found is not None and found.id == signals[0].item else None  # not another's title
-    title = f"“{_short(_shown_title(lesson.turn, signals[0].item) or (found.title if found else signals[0].item))}”"
+    title = (
+        f"“{_short(_shown_title(judged_turn.turn, signals[0].item) or (found.title if found else signals[0].item))}”"
+    )
     if found is None:
         return f"{title} is not in the catalogue: nothing changes until it is."
     what = f"{_did(given)} {title}"
@@ -130,7 +132,7 @@ def _said(given: Feedback, shown: dict[str, str], find: Find) -> Iterator[tuple[
         if amount and given.item.strip():
             yield given.item, amount, amount > 0
     elif given.is_good is not None and given.signal is None:
-        for item in list(shown)[:MOST_ANSWER_ITEMS]:
+        for item in list(shown)[:MAX_ANSWER_ITEMS]:
             yield item, ANSWER_LIKED if given.is_good else ANSWER_DISLIKED, False
 
 

@@ -16,8 +16,8 @@ from smallai_assistant import (
     Example,
     InvalidInput,
     ItemPart,
+    JudgedTurn,
     LearningTask,
-    Lesson,
     ModelRuntime,
     ModelSpec,
     Notice,
@@ -30,14 +30,14 @@ from smallai_assistant import (
 from smallai_recommend.signals import Found, asker, effect_of
 
 if TYPE_CHECKING:
-    from smallai_recommend.evidence import Floats
+    from smallai_recommend.evaluation import Judge
     from smallai_recommend.index import Index
-    from smallai_recommend.judge import Judge
+    from smallai_recommend.interactions import Floats
     from smallai_recommend.memory import FeedbackMemory
+    from smallai_recommend.query import Wish
     from smallai_recommend.ranking import Ranking
     from smallai_recommend.text_index import Lease, TextIndex
     from smallai_recommend.weights import LearnedWeights
-    from smallai_recommend.wish import Wish
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ class Recommendation(LearningTask):
         super().setup(context)
         self._lock = threading.Lock()
         self._memory: FeedbackMemory | None = None
-        self._lessons: Sequence[Lesson] = ()
+        self._judged_turns: Sequence[JudgedTurn] = ()
         self._index: Index | None = None
         self._text_index: TextIndex | None = None
         self._judge: Judge | None = None
@@ -155,39 +155,39 @@ class Recommendation(LearningTask):
         yield TextPart(_sentence(answer))
         yield from answer.items
 
-    def learn_now(self, lesson: Lesson) -> str:
+    def learn_now(self, judged_turn: JudgedTurn) -> str:
         memory = self._remembered()
-        signals = memory.add(lesson)
+        signals = memory.add(judged_turn)
         if self._lock.acquire(blocking=False):  # else the answer that is being made ends first, and the next takes it
             try:
                 if self._index is not None:
                     self._index.take_feedback()
             finally:
                 self._lock.release()
-        effect = effect_of(lesson, signals, self._find)
+        effect = effect_of(judged_turn, signals, self._find)
         if signals and memory.is_set_aside(signals[0].voter):
             return "It counts for your own list alone: several sources do little but push one item."
         return effect
 
-    def recall(self, lessons: Sequence[Lesson]) -> None:
-        self._lessons = tuple(lessons)
+    def rebuild(self, judged_turns: Sequence[JudgedTurn]) -> None:
+        self._judged_turns = tuple(judged_turns)
         self._judge = None  # a cycle has ended, or its figures are stale
         if self._memory is not None:
-            self._memory.replace(lessons)
+            self._memory.replace(judged_turns)
 
     def base(self) -> Mapping[str, Any]:
         # Not the embedding model: the weights do not depend on it, and the map of its vectors names it.
         return {"format": "item-weights 1"}
 
-    def examples(self, lessons: Sequence[Lesson]) -> list[Example]:
+    def examples(self, judged_turns: Sequence[JudgedTurn]) -> list[Example]:
         from smallai_recommend.examples import examples_of
 
-        return examples_of(lessons, self.context, self._find)
+        return examples_of(judged_turns, self.context, self._find)
 
-    def protected(self, lessons: Sequence[Lesson]) -> Mapping[str, Sequence[Example]]:
+    def protected(self, judged_turns: Sequence[JudgedTurn]) -> Mapping[str, Sequence[Example]]:
         from smallai_recommend.examples import watched_examples
 
-        return {"users without feedback": watched_examples(lessons, self.context)}
+        return {"users without feedback": watched_examples(judged_turns, self.context)}
 
     def train(self, training: Training) -> str:
         from smallai_recommend.training import train
@@ -206,7 +206,7 @@ class Recommendation(LearningTask):
 
         if self._memory is None:
             self._memory = FeedbackMemory(self._find)
-            self._memory.replace(self._lessons)
+            self._memory.replace(self._judged_turns)
         return self._memory
 
     def _find(self, name: str) -> Found | None:
@@ -224,7 +224,7 @@ class Recommendation(LearningTask):
 
     def _judge_now(self, models: ModelRuntime) -> Judge:
         """Ranks by what was imported alone, without the fast memory."""
-        from smallai_recommend.judge import Judge
+        from smallai_recommend.evaluation import Judge
 
         options: RecommendOptions = self.context.options
         if self._judge is None or self._judge.revision != self.context.items.revision():
@@ -255,8 +255,8 @@ class Recommendation(LearningTask):
 
     def _recommend(self, request: Request, models: ModelRuntime, adapter: Adapter | None) -> _Answer | None:
         from smallai_recommend.index import Index
+        from smallai_recommend.query import read_wish
         from smallai_recommend.ranking import rank
-        from smallai_recommend.wish import read_wish
 
         options: RecommendOptions = request.options
         if self._index is None:
@@ -287,7 +287,7 @@ class Recommendation(LearningTask):
         """The best k that are still in the store."""
         from smallai_recommend.explain import reasons
 
-        ids = index.evidence.item_ids
+        ids = index.stats.item_ids
         order: Sequence[int] = ranking.order.tolist()
         if self.context.items.revision()[0] != index.revision[0]:
             there = {item.id for item in self.context.items.items()}

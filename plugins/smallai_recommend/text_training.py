@@ -11,25 +11,25 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from smallai_assistant import Example, Training, errors
-from smallai_recommend.evidence import Floats, Ints
+from smallai_recommend.cold_start import Bools, nearest
+from smallai_recommend.evaluation import Judge
 from smallai_recommend.examples import Next
-from smallai_recommend.judge import Judge
-from smallai_recommend.neighbours import Bools, nearest
+from smallai_recommend.interactions import Floats, Ints
 from smallai_recommend.weights import TextMap
 
 log = logging.getLogger(__name__)
 
-LEAST_PAIRS = 200
-MOST_PAIRS = 200_000
+MIN_PAIRS = 200
+MAX_PAIRS = 200_000
 SPAN = 3  # choices of a user that lie so near are a pair
 HIDDEN_ONE_IN = 10  # items that no pair holds, to judge by
 # MovieLens 100K, a tenth of the films hidden: they stand in order in 64 to 65 % of pairs without a map, 66 to 67 % with
 # one. Without dropout it learns the films by heart and that falls to 59 % in 1,000 steps; so do thinner maps (rank 4
 # and 16: 62 and 65 %).
 N_STEPS, JUDGE_EVERY, BATCH, RATE, DROPOUT, TEMPERATURE = 200, 40, 128, 3e-4, 0.5, 0.1
-LEAST_GAIN = 0.005
-LEAST_WISHES = 20
-MOST_USERS = 300
+MIN_GAIN = 0.005
+MIN_WISHES = 20
+MAX_USERS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def train_text_map(training: Training, judge: Judge, examples: Sequence[Example]
         None where no map places hidden items, or finds what was wished for, better than the bare vectors do.
     """
     material = _material(judge, examples, training.seed)
-    if len(material.pairs) < LEAST_PAIRS:
+    if len(material.pairs) < MIN_PAIRS:
         return None
     whole = material.vectors[: material.n_items]
     training.progress("the texts", 0.65)
@@ -78,7 +78,7 @@ def train_text_map(training: Training, judge: Judge, examples: Sequence[Example]
     # By other items than those that the best step was chosen by.
     bare, mapped = (material.in_order(each, material.judged) for each in (whole, found(whole)))
     gain, error = mapped.mean() - bare.mean(), (mapped - bare).std() / np.sqrt(len(bare))
-    for_cold = bool(gain >= max(LEAST_GAIN, 2.0 * error))
+    for_cold = bool(gain >= max(MIN_GAIN, 2.0 * error))
     found = replace(found, for_cold=for_cold, for_wishes=_is_better_for_wishes(material, found))
     log.info("texts: hidden items in order %.4f, %+.4f with the map (error %.4f)", bare.mean(), gain, error)
     return found if found.for_cold or found.for_wishes else None
@@ -92,7 +92,7 @@ def order_of_hidden(vectors: Floats, histories: Sequence[Ints], hidden: Bools, k
     cold = np.flatnonzero(hidden)
     near = nearest(vectors, cold, np.flatnonzero(known))
     shares = []
-    for history in histories[:MOST_USERS]:
+    for history in histories[:MAX_USERS]:
         had = np.zeros(len(hidden), dtype=np.float32)
         had[history] = 1.0
         wanted = had[cold] > 0
@@ -104,19 +104,19 @@ def order_of_hidden(vectors: Floats, histories: Sequence[Ints], hidden: Bools, k
 
 
 def _material(judge: Judge, examples: Sequence[Example], seed: int) -> _Material:
-    texts, evidence = judge.index.texts, judge.index.evidence
+    texts, stats = judge.index.texts, judge.index.stats
     assert texts is not None
     chosen: defaultdict[str, list[tuple[float, int]]] = defaultdict(list)
-    for user, known in evidence.users.items():
+    for user, known in stats.users.items():
         chosen[user] += zip(known.times, known.items, strict=True)
     vectors = [texts.whole]
     left: list[tuple[int, int]] = []  # a wish and the item
     right: list[tuple[int, int]] = []  # two items
     kept: list[tuple[int, int]] = []
     n_wishes = 0
-    for each in examples:
-        asked: Next = each.payload
-        item = evidence.find(asked.choice.item)
+    for example in examples:
+        asked: Next = example.payload
+        item = stats.find(asked.choice.item)
         if item is None:
             continue
         chosen[asked.choice.user].append((asked.choice.at, item))
@@ -127,7 +127,8 @@ def _material(judge: Judge, examples: Sequence[Example], seed: int) -> _Material
             (kept if _is_in(0, 4, asked.wish) else left).append(pair)  # equal wishes stay together
             n_wishes += 1
     chosen_by, judged = (
-        np.array([_is_in(part, HIDDEN_ONE_IN, each) for each in evidence.item_ids], dtype=np.bool_) for part in (0, 1)
+        np.array([_is_in(part, HIDDEN_ONE_IN, item_id) for item_id in stats.item_ids], dtype=np.bool_)
+        for part in (0, 1)
     )
     hidden = chosen_by | judged
     histories = []
@@ -140,8 +141,8 @@ def _material(judge: Judge, examples: Sequence[Example], seed: int) -> _Material
     pairs = np.array([*left, *right], dtype=np.intp).reshape(-1, 2)
     pairs = pairs[~hidden[pairs[:, 1]]]
     random = np.random.default_rng(seed)
-    if len(pairs) > MOST_PAIRS:
-        pairs = pairs[random.choice(len(pairs), MOST_PAIRS, replace=False)]
+    if len(pairs) > MAX_PAIRS:
+        pairs = pairs[random.choice(len(pairs), MAX_PAIRS, replace=False)]
     order = random.permutation(len(histories))
     return _Material(
         np.concatenate(vectors).astype(np.float32),
@@ -172,7 +173,7 @@ def _fit(training: Training, material: _Material) -> Floats:
     for step in range(1, N_STEPS + 1):
         if training.is_out_of_time:
             break
-        training.breathe()
+        training.yield_to_serving()
         batch = pairs[torch.randint(len(pairs), (BATCH,), generator=made)]
         first, second = (dropout(vectors[batch[:, side]], DROPOUT) for side in (0, 1))
         first, second = (normalize(each + each @ matrix, dim=1) for each in (first, second))
@@ -198,7 +199,7 @@ def _fit(training: Training, material: _Material) -> Floats:
 
 def _is_better_for_wishes(material: _Material, text_map: TextMap) -> bool:
     """Whether the items that were chosen for a wish stand further up by the mapped vectors."""
-    if len(material.wishes) < LEAST_WISHES:
+    if len(material.wishes) < MIN_WISHES:
         return False
     ranks = []
     for vectors in (material.vectors, text_map(material.vectors)):

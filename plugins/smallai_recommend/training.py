@@ -10,10 +10,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from smallai_assistant import Example, Training, errors
-from smallai_recommend.evidence import Choice, Evidence
+from smallai_recommend.ease import RIDGE, Settings, TogetherModel
+from smallai_recommend.evaluation import Judge
 from smallai_recommend.examples import Next
-from smallai_recommend.judge import Judge
-from smallai_recommend.model import RIDGE, Settings, TogetherModel
+from smallai_recommend.interactions import Choice, InteractionStats
 from smallai_recommend.text_training import train_text_map
 from smallai_recommend.weights import KIND, LearnedWeights
 
@@ -27,7 +27,7 @@ GRID = tuple(
     for half_life_s in (None, 90 * DAY_S, 30 * DAY_S)
 )
 MIXES = ((0.3, 0.2), (1.0, 0.2), (0.6, 0.1), (0.6, 0.4), (0.6, 0.8))  # of what comes next, and what is popular
-ASIDE, MOST_ASIDE = 0.2, 1_000
+ASIDE, MAX_ASIDE = 0.2, 1_000
 FEW_ITEMS = 4_000  # with more of them an inverse takes tens of seconds: fewer settings are tried
 _FEW_SETTINGS = 3
 _HELD_OUT = 0.25  # of the feedback the host holds back so much; it counts for how much has come since
@@ -41,14 +41,14 @@ def train(training: Training, judge: Judge) -> str:
         raise errors.NotEnoughData(f"{len(examples)} choices are too few to learn from", hint="use it for longer")
     settings = _best_settings(training, judge, examples)
     training.progress("weights of all choices", 0.6)
-    training.breathe()
-    evidence = _evidence(judge, examples)
+    training.yield_to_serving()
+    stats = _stats(judge, examples)
     n_known = judge.n_stored + round(len(examples) / (1 - _HELD_OUT))
-    model = TogetherModel(evidence, max_dense_items=judge.max_dense_items, settings=settings)
-    learned = LearnedWeights.of(evidence, model, settings, n_interactions=n_known)
+    model = TogetherModel(stats, max_dense_items=judge.max_dense_items, settings=settings)
+    learned = LearnedWeights.of(stats, model, settings, n_interactions=n_known)
     if judge.has_texts and not training.is_out_of_time:
         learned = replace(learned, text_map=train_text_map(training, judge, examples))
-    training.breathe()
+    training.yield_to_serving()
     learned.save(training.folder)
     training.progress("done", 1.0)
     return KIND
@@ -56,10 +56,10 @@ def train(training: Training, judge: Judge) -> str:
 
 def _best_settings(training: Training, judge: Judge, examples: Sequence[Example]) -> Settings:
     """The settings by which the newest choices, kept aside, are found best from the others."""
-    n_aside = min(MOST_ASIDE, max(1, round(ASIDE * len(examples))))
+    n_aside = min(MAX_ASIDE, max(1, round(ASIDE * len(examples))))
     fit, aside = examples[:-n_aside], examples[-n_aside:]
-    evidence = _evidence(judge, fit)
-    grid = GRID if evidence.n_items <= min(FEW_ITEMS, judge.max_dense_items) else GRID[:_FEW_SETTINGS]
+    stats = _stats(judge, fit)
+    grid = GRID if stats.n_items <= min(FEW_ITEMS, judge.max_dense_items) else GRID[:_FEW_SETTINGS]
     checkpoint = training.work_folder / _CHECKPOINT
     known = _read_checkpoint(checkpoint)
     best, best_ndcg = GRID[0], -1.0
@@ -71,10 +71,10 @@ def _best_settings(training: Training, judge: Judge, examples: Sequence[Example]
         if name not in known:
             if training.is_out_of_time:
                 break
-            training.breathe()
-            model = TogetherModel(evidence, max_dense_items=judge.max_dense_items, settings=settings)
-            tried = LearnedWeights.of(evidence, model, settings, n_interactions=evidence.n_interactions)
-            known[name] = statistics.mean(each.value for each in judge.scores(aside, tried))
+            training.yield_to_serving()
+            model = TogetherModel(stats, max_dense_items=judge.max_dense_items, settings=settings)
+            tried = LearnedWeights.of(stats, model, settings, n_interactions=stats.n_interactions)
+            known[name] = statistics.mean(score.value for score in judge.scores(aside, tried))
             checkpoint.write_text(json.dumps(known), encoding="utf-8")
         ndcg = known[name]
         log.info("%s: NDCG@10 %.4f over %d choices kept aside", name, ndcg, len(aside))
@@ -88,13 +88,13 @@ def _mixed(settings: Settings, mix: tuple[float, float]) -> Settings:
     return replace(settings, next=mix[0], popular=mix[1])
 
 
-def _evidence(judge: Judge, examples: Sequence[Example]) -> Evidence:
+def _stats(judge: Judge, examples: Sequence[Example]) -> InteractionStats:
     """What was imported and what these examples teach, by time; items keep the order that the judge has."""
-    taught = [_choice(each) for each in examples]
-    evidence = Evidence.of(sorted([*judge.choices, *taught], key=lambda each: each.at))
-    for item_id in judge.index.evidence.item_ids:
-        evidence.index_of(item_id)
-    return evidence
+    taught = [_choice(example) for example in examples]
+    stats = InteractionStats.of(sorted([*judge.choices, *taught], key=lambda each: each.at))
+    for item_id in judge.index.stats.item_ids:
+        stats.index_of(item_id)
+    return stats
 
 
 def _choice(example: Example) -> Choice:

@@ -12,14 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from smallai_assistant import errors
-from smallai_recommend.evidence import Evidence, Floats
-from smallai_recommend.model import Settings, TogetherModel
+from smallai_recommend.ease import Settings, TogetherModel
+from smallai_recommend.interactions import Floats, InteractionStats
 
 KIND = "item-weights"
 FORMAT = "item-weights 1"
 # Of each item, the strongest to either side: NDCG@10 over the last tenth of MovieLens 100K is 0.1217 with all 1,682
 # and with 500, 0.1211 with 200.
-MOST_KEPT = 500
+MAX_KEPT = 500
 _TENSORS, _FACTS = "weights.safetensors", "weights.json"
 
 
@@ -70,25 +70,27 @@ class LearnedWeights:
     text_map: TextMap | None = None
 
     @classmethod
-    def of(cls, evidence: Evidence, model: TogetherModel, settings: Settings, *, n_interactions: int) -> LearnedWeights:
+    def of(
+        cls, stats: InteractionStats, model: TogetherModel, settings: Settings, *, n_interactions: int
+    ) -> LearnedWeights:
         """Keeps the strongest of a model's weights, and the counts of the evidence."""
-        n = evidence.n_items
+        n = stats.n_items
         every = np.arange(n)
         columns, values = _strongest(n, lambda item: model.block(every[item : item + 1], every)[0])
-        next_columns, next_values = _strongest(n, lambda item: evidence.counts_from([item])[0])
+        next_columns, next_values = _strongest(n, lambda item: stats.counts_from([item])[0])
         return cls(
-            tuple(evidence.item_ids),
+            tuple(stats.item_ids),
             columns,
             values.astype(np.float16),
             next_columns,
             next_values,
-            evidence.sums,
+            stats.sums,
             settings,
             model.is_ease,
             n_interactions,
         )
 
-    def evidence(self) -> Evidence:
+    def stats(self) -> InteractionStats:
         """What had been counted when it was made; in serving, what is counted since then is counted with it anew."""
         from scipy import sparse
 
@@ -96,14 +98,16 @@ class LearnedWeights:
         rows = np.repeat(np.arange(n), self.next_columns.shape[1])
         transitions = sparse.csr_matrix((self.next_values.ravel(), (rows, self.next_columns.ravel())), shape=(n, n))
         transitions.eliminate_zeros()
-        return Evidence.of_counts(self.item_ids, self.sums, transitions)
+        return InteractionStats.of_counts(self.item_ids, self.sums, transitions)
 
-    def model_for(self, evidence: Evidence) -> TogetherModel:
+    def model_for(self, stats: InteractionStats) -> TogetherModel:
         """The weights in the order of the evidence's items; items that one of the two does not know have none."""
         from scipy import sparse
 
-        n = evidence.n_items
-        places = np.array([-1 if (at := evidence.find(each)) is None else at for each in self.item_ids], dtype=np.intp)
+        n = stats.n_items
+        places = np.array(
+            [-1 if (at := stats.find(item_id)) is None else at for item_id in self.item_ids], dtype=np.intp
+        )
         rows = np.repeat(places, self.columns.shape[1])
         columns = places[self.columns].ravel()
         there = (rows >= 0) & (columns >= 0)
@@ -111,11 +115,11 @@ class LearnedWeights:
         weights = sparse.csr_matrix((values, (rows[there], columns[there])), shape=(n, n))
         return TogetherModel.of_weights(weights, n_interactions=self.n_interactions, is_ease=self.is_ease)
 
-    def knows(self, evidence: Evidence) -> npt.NDArray[np.bool_]:
+    def knows(self, stats: InteractionStats) -> npt.NDArray[np.bool_]:
         """Which of the evidence's items have weights here, by index."""
-        known = np.zeros(evidence.n_items, dtype=np.bool_)
+        known = np.zeros(stats.n_items, dtype=np.bool_)
         has = np.abs(self.values).max(axis=1, initial=0) > 0
-        places = [evidence.find(each) for each, is_there in zip(self.item_ids, has.tolist(), strict=True) if is_there]
+        places = [stats.find(each) for each, is_there in zip(self.item_ids, has.tolist(), strict=True) if is_there]
         known[[place for place in places if place is not None]] = True
         return known
 
@@ -178,7 +182,7 @@ class LearnedWeights:
 
 def _strongest(n: int, row_of: Callable[[int], Floats]) -> tuple[npt.NDArray[np.int32], Floats]:
     """Of each of n rows the numbers that are farthest from 0, and where they stand."""
-    n_kept = max(1, min(MOST_KEPT, n))
+    n_kept = max(1, min(MAX_KEPT, n))
     columns, values = np.zeros((n, n_kept), dtype=np.int32), np.zeros((n, n_kept), dtype=np.float32)
     for number in range(n):
         row = row_of(number)

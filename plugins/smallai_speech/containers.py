@@ -23,7 +23,7 @@ _MPEG2 = {
 _MPEG_HZ = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
 _TAGS = (b"TAG", b"APETAGEX", b"ID3", b"LYRICS")
 _UNKNOWN_SIZE = 0x7FFF0000  # recorders that write to a pipe leave 0x7fff.... or 0xffffffff
-_LEAST_SHARE = 0.1  # a file with less than this of the sound that its header claims is not a cut file but a broken one
+_MIN_SHARE = 0.1  # a file with less than this of the sound that its header claims is not a cut file but a broken one
 
 
 def sniff(data: bytes) -> Container:
@@ -100,7 +100,7 @@ def _wav_data_missing(claimed: int, present: int, *, is_known: bool) -> str | No
         return None
     if not is_known and claimed >= _UNKNOWN_SIZE and present >= 32_000:  # one second of 16 kHz, 16 bit
         return None
-    if present < claimed * _LEAST_SHARE:
+    if present < claimed * _MIN_SHARE:
         raise errors.InvalidAudio(
             f"the WAV header claims {claimed:,} bytes of sound, the file holds {max(present, 0):,}"
         )

@@ -10,10 +10,10 @@ from smallai_speech.ordinary import is_name_of_its_own, is_ordinary
 from smallai_speech.phonetics import similarity
 from smallai_speech.vocabulary import MAX_WORD_CHARS, WORD
 
-MOST_WORDS = 50  # that one correction may teach
-_LEAST_FORM = 0.3  # a form that sounds less like the word is no mishearing of it
+MAX_WORDS = 50  # that one correction may teach
+_MIN_FORM = 0.3  # a form that sounds less like the word is no mishearing of it
 _LONGEST_FORM = 4
-_LEAST_SHARED, _SHORT = 0.2, 6  # a transcript that shares less with what was heard, and is no short one, is of another
+_MIN_SHARED, _SHORT = 0.2, 6  # a transcript that shares less with what was heard, and is no short one, is of another
 
 
 @dataclass(slots=True)
@@ -44,19 +44,19 @@ def compare(heard: str, right: str, *, known: frozenset[str] = frozenset()) -> F
     starts = _sentence_starts(right)
     if not wrong:
         found.pairs = [(word, "") for i, word in enumerate(given) if _is_learnable(word, i in starts)]
-        found.pairs = list(dict.fromkeys(found.pairs))[:MOST_WORDS]
+        found.pairs = list(dict.fromkeys(found.pairs))[:MAX_WORDS]
         return found
     folded, target = [each.casefold() for each in wrong], [each.casefold() for each in given]
     blocks = difflib.SequenceMatcher(a=folded, b=target, autojunk=len(target) > 400).get_opcodes()
     n_shared = sum(end - start for kind, start, end, _, _ in blocks if kind == "equal")
-    if n_shared < _LEAST_SHARED * len(target) and len(target) > _SHORT:
+    if n_shared < _MIN_SHARED * len(target) and len(target) > _SHORT:
         return found
     for kind, i1, i2, j1, j2 in blocks:
         if kind == "equal":
             _equal(found, wrong[i1:i2], given[j1:j2], {i - j1 for i in starts}, may_teach=heard != right)
         else:
             _unequal(found, wrong[i1:i2], given[j1:j2], {i - j1 for i in starts}, known)
-    found.pairs = found.pairs[:MOST_WORDS]
+    found.pairs = found.pairs[:MAX_WORDS]
     return found
 
 
@@ -85,7 +85,7 @@ def _unequal(
 
 def _form_of(word: str, among: Sequence[str]) -> str:
     """The run of words that sounds most like `word`, empty where none does."""
-    best, form = _LEAST_FORM, ""
+    best, form = _MIN_FORM, ""
     for i in range(len(among)):
         for j in range(i + 1, min(i + _LONGEST_FORM, len(among)) + 1):
             span = " ".join(among[i:j])

@@ -248,8 +248,8 @@ class SpeechModel(LoadedModel):
             before = self._prompt_tokens(f"{prompt}. {options.prompt}"[:_MAX_SCORED_PROMPT_CHARS])
             prefix = [tokenizer.sot_prev, *before, *tokenizer.sot_sequence]
             room = self._network.dims.n_text_ctx - len(prefix) - 1
-            tokens = [[t for run, _, _ in changed(each) for t in run][:room] for each in versions]
-            return score_texts(self._network, features, prefix, [[*each, tokenizer.eot] for each in tokens])
+            tokens = [[t for run, _, _ in changed(version) for t in run][:room] for version in versions]
+            return score_texts(self._network, features, prefix, [[*token, tokenizer.eot] for token in tokens])
 
         wanted, repairs = meant(texts, options.vocabulary, score)
         return changed(wanted), repairs
@@ -260,7 +260,7 @@ class SpeechModel(LoadedModel):
             {"seek": 0, "start": start, "end": end, "tokens": [t for t in tokens if t < tokenizer.eot]}
             for tokens, start, end in runs
         ]
-        segments = [each for each in segments if each["tokens"] and each["end"] > each["start"]]
+        segments = [segment for segment in segments if segment["tokens"] and segment["end"] > segment["start"]]
         if options.word_timestamps:
             from whisper.timing import add_word_timestamps
 
@@ -273,7 +273,7 @@ class SpeechModel(LoadedModel):
                     num_frames=n_frames,
                     last_speech_timestamp=0.0,
                 )
-        return tuple(piece_of(each, tokenizer.decode(each["tokens"])) for each in segments)
+        return tuple(piece_of(segment, tokenizer.decode(segment["tokens"])) for segment in segments)
 
 
 class _StopWhen:

@@ -19,7 +19,7 @@ from smallai_assistant import (
     AssistantError,
     AudioPart,
     Example,
-    Lesson,
+    JudgedTurn,
     Message,
     ModelSpec,
     Request,
@@ -29,8 +29,8 @@ from smallai_assistant import (
     errors,
 )
 from smallai_speech.memory import Told, told_by, vocabulary_of
+from smallai_speech.pipeline import Learnt, recording_of, write_down
 from smallai_speech.vocabulary import WORD, Vocabulary
-from smallai_speech.writing import Learnt, recording_of, write_down
 
 if TYPE_CHECKING:
     from smallai_assistant import ModelRuntime
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 Kind = Literal["vocabulary", "lora", "lora+vocabulary"]
 VOCABULARY, CHOICE = "vocabulary.json", "choice.json"
-_ASIDE_ONE_IN, _LEAST_FOR_CHOICE = 4, 4
+_ASIDE_ONE_IN, _MIN_FOR_CHOICE = 4, 4
 _MAX_FILE_BYTES = 10_000_000
 
 
@@ -53,16 +53,16 @@ class Spoken:
     is_praised: bool
 
 
-def examples_of(lessons: Sequence[Lesson]) -> list[Example]:
+def examples_of(judged_turns: Sequence[JudgedTurn]) -> list[Example]:
     """Corrected recordings, and every second praised one, to be learned again and not forgotten."""
-    corrected = _corrected(lessons)
-    praised = _praised(lessons, besides=corrected)
+    corrected = _corrected(judged_turns)
+    praised = _praised(judged_turns, besides=corrected)
     return [*corrected.values(), *(each for key, each in praised.items() if not _is_kept(key))]
 
 
-def praised_of(lessons: Sequence[Lesson]) -> list[Example]:
+def praised_of(judged_turns: Sequence[JudgedTurn]) -> list[Example]:
     """The other praised recordings: their transcripts must stay as they are."""
-    praised = _praised(lessons, besides=_corrected(lessons))
+    praised = _praised(judged_turns, besides=_corrected(judged_turns))
     return [each for key, each in praised.items() if _is_kept(key)]
 
 
@@ -131,13 +131,13 @@ def train(training: Training, spec: ModelSpec, options: SpeechOptions) -> str:
         TrainingFailed: the loss became NaN.
         Cancelled: the training was stopped.
     """
-    lessons = [*training.replay, *training.examples]
-    corrected = [each for each in lessons if not each.payload.is_praised]
+    judged_turns = [*training.replay, *training.examples]
+    corrected = [judged_turn for judged_turn in judged_turns if not judged_turn.payload.is_praised]
     if not corrected:
         raise errors.NotEnoughData("no transcript was corrected: there is nothing to learn")
     aside = _aside(corrected)
-    kept = [each for each in lessons if each not in aside]
-    vocabulary = vocabulary_of(each.payload.told for each in lessons)
+    kept = [judged_turn for judged_turn in judged_turns if judged_turn not in aside]
+    vocabulary = vocabulary_of(judged_turn.payload.told for judged_turn in judged_turns)
     trial = training.work_folder / "trial"
     has_weights = _train_weights(training, kept, spec, trial)
     kinds: list[Kind] = ["vocabulary"] if vocabulary else []
@@ -205,10 +205,10 @@ def _compare(
     _write_vocabulary(trial, vocabulary)
     for i, kind in enumerate(["base", *kinds]):
         training.progress(f"judging {kind}", 0.85 + 0.1 * i / len(kinds))
-        training.breathe()
+        training.yield_to_serving()
         adapter = None if kind == "base" else _trial_adapter(trial, kind)
         scores = evaluate(aside, adapter, spec, options, training.models)
-        shares[kind] = round(sum(each.value for each in scores) / len(scores), 4)
+        shares[kind] = round(sum(score.value for score in scores) / len(scores), 4)
         if adapter is not None:
             training.models.retire_adapter(adapter.id)
     (trial / VOCABULARY).unlink()
@@ -222,40 +222,46 @@ def _trial_adapter(folder: Path, kind: str) -> Adapter:
 
 def _aside(corrected: Sequence[Example]) -> list[Example]:
     """A quarter of the corrections, always the same ones; none where there are fewer than four."""
-    if len(corrected) < _LEAST_FOR_CHOICE:
+    if len(corrected) < _MIN_FOR_CHOICE:
         return []
     order = sorted(corrected, key=lambda each: hashlib.sha256(each.split_key.encode()).digest())
     return order[: len(order) // _ASIDE_ONE_IN]
 
 
-def _corrected(lessons: Sequence[Lesson]) -> dict[str, Example]:
+def _corrected(judged_turns: Sequence[JudgedTurn]) -> dict[str, Example]:
     """The last correction of each recording, by the sha256 of its bytes."""
-    return _by_recording([each for each in lessons if each.feedback.correction is not None], is_praised=False)
+    return _by_recording(
+        [judged_turn for judged_turn in judged_turns if judged_turn.feedback.correction is not None], is_praised=False
+    )
 
 
-def _praised(lessons: Sequence[Lesson], *, besides: dict[str, Example]) -> dict[str, Example]:
-    good = [each for each in lessons if each.feedback.is_good and each.feedback.correction is None]
+def _praised(judged_turns: Sequence[JudgedTurn], *, besides: dict[str, Example]) -> dict[str, Example]:
+    good = [
+        judged_turn
+        for judged_turn in judged_turns
+        if judged_turn.feedback.is_good and judged_turn.feedback.correction is None
+    ]
     return {key: each for key, each in _by_recording(good, is_praised=True).items() if key not in besides}
 
 
-def _by_recording(lessons: Sequence[Lesson], *, is_praised: bool) -> dict[str, Example]:
+def _by_recording(judged_turns: Sequence[JudgedTurn], *, is_praised: bool) -> dict[str, Example]:
     found: dict[str, Example] = {}
-    for lesson in lessons:
-        (told,) = told_by([lesson]) or (None,)
-        recordings = [part for part in lesson.turn.request.parts if isinstance(part, AudioPart)]
+    for judged_turn in judged_turns:
+        (told,) = told_by([judged_turn]) or (None,)
+        recordings = [part for part in judged_turn.turn.request.parts if isinstance(part, AudioPart)]
         if told is None or len(recordings) != 1 or not WORD.search(told.right):
             continue
         try:
             key = hashlib.sha256(recordings[0].read()).hexdigest()
         except AssistantError as error:
-            log.warning("the recording of turn %s is left out: %s", lesson.turn.id, error)
+            log.warning("the recording of turn %s is left out: %s", judged_turn.turn.id, error)
             continue
         found[key] = Example(
-            id=lesson.feedback.id,
+            id=judged_turn.feedback.id,
             prompt=f"recording {key[:16]}",
             expected=told.right,
             split_key=key,
-            feedback_ids=(lesson.feedback.id,),
+            feedback_ids=(judged_turn.feedback.id,),
             payload=Spoken(recordings[0], told, is_praised),
         )
     return found

@@ -20,7 +20,7 @@ from smallai_assistant import Adapter, errors
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 KINDS = ("lora", "lora+vocabulary")  # of adapters that have weights
-_MOST_MERGED = 3  # adapters kept: one that serves, one that is compared with it, one before
+_MAX_MERGED = 3  # adapters kept: one that serves, one that is compared with it, one before
 _PREFIX = "base_model.model."
 # Names in transformers' Whisper and in openai-whisper's; the longer first, since the shorter are part of them.
 _RENAMED = (
@@ -97,7 +97,7 @@ class SwappedWeights:
             self._retired.discard(adapter.id)
         if adapter.id not in self._merged:
             self._merged[adapter.id] = self._merge(adapter)
-            while len(self._merged) > _MOST_MERGED:
+            while len(self._merged) > _MAX_MERGED:
                 self._merged.popitem(last=False)
         self._merged.move_to_end(adapter.id)
         return self._merged[adapter.id]

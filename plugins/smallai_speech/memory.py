@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from smallai_assistant import Lesson
+from smallai_assistant import JudgedTurn
 from smallai_speech.corrections import Findings, compare
 from smallai_speech.vocabulary import Vocabulary, entries_of
 
@@ -27,32 +27,32 @@ class WordMemory:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._lessons: list[Lesson] = []
+        self._judged_turns: list[JudgedTurn] = []
         self._built: Vocabulary | None = Vocabulary()
 
-    def replace(self, lessons: Sequence[Lesson]) -> None:
+    def replace(self, judged_turns: Sequence[JudgedTurn]) -> None:
         """Forgets all and takes these, oldest first; cheap, the work is done at the first use."""
         with self._lock:
-            self._lessons, self._built = list(lessons), None
+            self._judged_turns, self._built = list(judged_turns), None
 
-    def add(self, lesson: Lesson) -> None:
+    def add(self, judged_turn: JudgedTurn) -> None:
         """Takes one more."""
         with self._lock:
-            self._lessons, self._built = [*self._lessons, lesson], None
+            self._judged_turns, self._built = [*self._judged_turns, judged_turn], None
 
     def vocabulary(self) -> Vocabulary:
         """The vocabulary of all lessons."""
         with self._lock:
             if self._built is None:
-                self._built = vocabulary_of(told_by(self._lessons))
+                self._built = vocabulary_of(told_by(self._judged_turns))
             return self._built
 
 
-def told_by(lessons: Iterable[Lesson]) -> list[Told]:
+def told_by(judged_turns: Iterable[JudgedTurn]) -> list[Told]:
     """What the lessons say; of several corrections of a turn by one source the last."""
     told: dict[tuple[str, str], Told] = {}
-    for each in lessons:
-        given, heard = each.feedback, each.turn.text.strip()
+    for judged_turn in judged_turns:
+        given, heard = judged_turn.feedback, judged_turn.turn.text.strip()
         key = (given.source, given.turn_id)
         if given.correction is not None:
             told.pop(key, None)
@@ -81,14 +81,14 @@ def vocabulary_of(told: Iterable[Told]) -> Vocabulary:
 
 def what_changed(before: Vocabulary, after: Vocabulary) -> str:
     """What a lesson taught, one sentence; empty where nothing."""
-    old = {each.word: each for each in before.entries}
+    old = {entry.word: entry for entry in before.entries}
     learnt, freed = [], []
-    for each in after.entries:
-        was = old.get(each.word)
-        forms = [form for form in each.heard if was is None or form not in was.heard]
+    for entry in after.entries:
+        was = old.get(entry.word)
+        forms = [form for form in entry.heard if was is None or form not in was.heard]
         if was is None or forms:
-            learnt.append(f"“{each.word}”" + (f" (heard as “{forms[0]}”)" if forms else ""))
-        freed += [(form, each.word) for form in each.never if was is None or form not in was.never]
+            learnt.append(f"“{entry.word}”" + (f" (heard as “{forms[0]}”)" if forms else ""))
+        freed += [(form, entry.word) for form in entry.never if was is None or form not in was.never]
     said = []
     if learnt:
         said.append(f"From now on {_list(learnt)} will be recognized.")

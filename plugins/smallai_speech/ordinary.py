@@ -10,7 +10,7 @@ import functools
 import re
 
 _ENDINGS = ("'s", "’s", "n't", "s", "es", "ed", "d", "ing", "er", "ers", "est", "ly", "y", "ness", "able", "ment")
-_LEAST_STEM = 3
+_MIN_STEM = 3
 _PARTS = re.compile(r"[-'’./]")
 
 
@@ -53,9 +53,9 @@ def _is_known(folded: str, words: frozenset[str]) -> bool:
         return True
     for ending in _ENDINGS:
         stem = folded.removesuffix(ending)
-        if stem != folded and len(stem) >= _LEAST_STEM and (stem in words or f"{stem}e" in words):
+        if stem != folded and len(stem) >= _MIN_STEM and (stem in words or f"{stem}e" in words):
             return True
-        if stem != folded and len(stem) > _LEAST_STEM and (stem[-1] == stem[-2] and stem[:-1] in words):
+        if stem != folded and len(stem) > _MIN_STEM and (stem[-1] == stem[-2] and stem[:-1] in words):
             return True  # planned
         if stem != folded and stem.endswith("i") and f"{stem[:-1]}y" in words:
             return True  # tried

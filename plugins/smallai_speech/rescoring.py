@@ -19,9 +19,9 @@ Repairs = tuple[tuple[str, str], ...]  # (what was heard, the word that was put 
 # for a word of the user must itself be less probable: said on purpose, such words lost 6.4 to gained 2.2.
 _NATS_PER_LIKENESS, _EVEN_LIKENESS = 16.0, 0.6
 _ORDINARY_NATS, _ONE_ORDINARY_NATS = 1.0, 4.0
-_MOST_LIKENESS = 0.9  # a learnt form counts no more than a very like one
-_MOST_SUSPECTS = 16
-_MOST_WORDS = 12  # in the prompt
+_MAX_LIKENESS = 0.9  # a learnt form counts no more than a very like one
+_MAX_SUSPECTS = 16
+_MAX_WORDS = 12  # in the prompt
 
 
 def meant(
@@ -33,9 +33,9 @@ def meant(
         runs: texts between time stamps.
         score: natural logarithms of the probabilities of several versions of the runs, after a prompt.
     """
-    found = [(i, each) for i, text in enumerate(runs) for each in vocabulary.suspects(text, most=_MOST_SUSPECTS)]
+    found = [(i, each) for i, text in enumerate(runs) for each in vocabulary.suspects(text, most=_MAX_SUSPECTS)]
     found.sort(key=lambda each: -each[1].likeness)
-    found = _of_few_words(found[:_MOST_SUSPECTS])
+    found = _of_few_words(found[:_MAX_SUSPECTS])
     if not found:
         return list(runs), ()
     versions = [list(runs)]
@@ -52,14 +52,14 @@ def meant(
 
 
 def _of_few_words(found: list[tuple[int, Suspect]]) -> list[tuple[int, Suspect]]:
-    words = list(dict.fromkeys(suspect.entry.word for _, suspect in found))[:_MOST_WORDS]
+    words = list(dict.fromkeys(suspect.entry.word for _, suspect in found))[:_MAX_WORDS]
     return [each for each in found if each[1].entry.word in words]
 
 
 def _allowed(suspect: Suspect) -> float:
     if suspect.n_ordinary == 1:
         return -_ONE_ORDINARY_NATS
-    allowed = _NATS_PER_LIKENESS * (min(suspect.likeness, _MOST_LIKENESS) - _EVEN_LIKENESS)
+    allowed = _NATS_PER_LIKENESS * (min(suspect.likeness, _MAX_LIKENESS) - _EVEN_LIKENESS)
     return allowed - (_ORDINARY_NATS if suspect.n_ordinary else 0.0)
 
 

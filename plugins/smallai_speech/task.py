@@ -12,8 +12,8 @@ from smallai_assistant import (
     Details,
     Example,
     InvalidInput,
+    JudgedTurn,
     LearningTask,
-    Lesson,
     ModelSpec,
     Request,
     Score,
@@ -21,7 +21,7 @@ from smallai_assistant import (
     Training,
 )
 from smallai_speech.memory import WordMemory, what_changed
-from smallai_speech.writing import Item, Learnt, recording_of, write_down
+from smallai_speech.pipeline import Item, Learnt, recording_of, write_down
 
 if TYPE_CHECKING:
     from smallai_assistant import ModelRuntime
@@ -57,7 +57,9 @@ class SpeechOptions:
             raise InvalidInput(f"language is {self.language!r}", hint="give a code such as en, or nothing to detect it")
         if not 1 <= self.beam_size <= 20:
             raise InvalidInput(f"beam_size is {self.beam_size}", hint="give 1 to 20")
-        if not 1 <= len(self.temperatures) <= 10 or not all(0.0 <= each <= 1.0 for each in self.temperatures):
+        if not 1 <= len(self.temperatures) <= 10 or not all(
+            0.0 <= temperature <= 1.0 for temperature in self.temperatures
+        ):
             raise InvalidInput(f"temperatures are {self.temperatures}", hint="give one to ten, each 0 to 1")
         if not 1.0 <= self.max_duration_s <= 86_400.0:  # NaN is refused too
             raise InvalidInput(f"max_duration_s is {self.max_duration_s}", hint="give 1 to 86400")
@@ -98,26 +100,26 @@ class SpeechRecognition(LearningTask):
         learnt = Learnt(adapter, self.memory.vocabulary() if request.options.use_memory else None)
         yield from write_down(recording, request, lambda: models.lease(self.spec, SpeechModel), learnt)
 
-    def learn_now(self, lesson: Lesson) -> str:
+    def learn_now(self, judged_turn: JudgedTurn) -> str:
         before = self.memory.vocabulary()
-        self.memory.add(lesson)
+        self.memory.add(judged_turn)
         return what_changed(before, self.memory.vocabulary())
 
-    def recall(self, lessons: Sequence[Lesson]) -> None:
-        self.memory.replace(lessons)
+    def rebuild(self, judged_turns: Sequence[JudgedTurn]) -> None:
+        self.memory.replace(judged_turns)
 
     def base(self) -> Mapping[str, Any]:
         return self.context.models.base_of(self.spec)
 
-    def examples(self, lessons: Sequence[Lesson]) -> list[Example]:
+    def examples(self, judged_turns: Sequence[JudgedTurn]) -> list[Example]:
         from smallai_speech.learning import examples_of
 
-        return examples_of(lessons)
+        return examples_of(judged_turns)
 
-    def protected(self, lessons: Sequence[Lesson]) -> Mapping[str, Sequence[Example]]:
+    def protected(self, judged_turns: Sequence[JudgedTurn]) -> Mapping[str, Sequence[Example]]:
         from smallai_speech.learning import praised_of
 
-        return {"praised transcripts": praised_of(lessons)}
+        return {"praised transcripts": praised_of(judged_turns)}
 
     def train(self, training: Training) -> str:
         from smallai_speech.learning import train

@@ -34,14 +34,14 @@ log = logging.getLogger(__name__)
 RANK, ALPHA = 8, 16
 TARGETS = ("q_proj", "v_proj")
 RATE, BATCH, EPOCHS = 1e-3, 4, 8
-_MOST_TRAINING_S = 240.0  # where the caller sets no deadline: two cores make some 100 steps of tiny.en in it
+_MAX_TRAINING_S = 240.0  # where the caller sets no deadline: two cores make some 100 steps of tiny.en in it
 _GOOD_LOSS = 0.05  # of an epoch: what is known by heart is not learned better
 _CHECKPOINT_S = 30.0
 # Part of the way from the base to what was trained (Wortsman et al. 2022): of 20 taught words in other voices, 8, 13
 # and 19 stay wrong at 1, 0.7 and 0.5; on other speech the word error rate is 8.5 % at 1 and the base's 4.2 % at 0.7.
 _SHARE_KEPT = 0.7
 _WARM_STEPS = 4
-_MOST_WORDS_A_SECOND = 7.0  # fast speech has 4 to 5
+_MAX_WORDS_A_SECOND = 7.0  # fast speech has 4 to 5
 _SPEEDS, _GAINS, _NOISE_DB = (0.92, 1.08), (0.4, 1.2), (15.0, 40.0)
 _DONE, _STATE = "adapter_model.safetensors", "state.safetensors"
 _N_FRAMES = 3000
@@ -145,7 +145,7 @@ def _rows(examples: Sequence[Example], dims: dict[str, int]) -> list[Row]:
         except AssistantError as error:
             log.warning("%s is not trained on: %s", each.id, error)
             continue
-        n_words, most = len(WORD.findall(each.expected)), _MOST_WORDS_A_SECOND * len(samples) / SAMPLE_RATE
+        n_words, most = len(WORD.findall(each.expected)), _MAX_WORDS_A_SECOND * len(samples) / SAMPLE_RATE
         text = tokenizer.encode(" " + each.expected.strip(), disallowed_special=())
         end = tokenizer.timestamp_begin + round(len(samples) / SAMPLE_RATE / 0.02)
         tokens = (*tokenizer.sot_sequence, tokenizer.timestamp_begin, *text, end, tokenizer.eot)
@@ -162,7 +162,7 @@ def _fit(model: Any, rows: Sequence[Row], training: Training, state: Path) -> No
     import torch
 
     begun, saved_at = time.monotonic(), time.monotonic()
-    parameters = [each for each in model.parameters() if each.requires_grad]
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.01)
     steps_an_epoch = math.ceil(len(rows) / BATCH)
     n_steps = EPOCHS * steps_an_epoch
@@ -170,8 +170,8 @@ def _fit(model: Any, rows: Sequence[Row], training: Training, state: Path) -> No
     losses: list[float] = []
     model.train()
     for step in range(first, n_steps):
-        training.breathe()
-        if training.is_out_of_time or (training.deadline is None and time.monotonic() - begun > _MOST_TRAINING_S):
+        training.yield_to_serving()
+        if training.is_out_of_time or (training.deadline is None and time.monotonic() - begun > _MAX_TRAINING_S):
             break
         order = np.random.default_rng([training.seed, step // steps_an_epoch]).permutation(len(rows))
         at = step % steps_an_epoch * BATCH

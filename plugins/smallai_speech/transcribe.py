@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     FloatArray = npt.NDArray[np.float32]
 
 # Whisper's own thresholds (Radford et al. 2022, section 4.5).
-_MOST_REPETITIVE = 2.4
-_LEAST_LOGPROB = -1.0
-_MOST_NO_SPEECH = 0.6
+_MAX_REPETITIVE = 2.4
+_MIN_LOGPROB = -1.0
+_MAX_NO_SPEECH = 0.6
 # What Whisper writes on noise, learnt from subtitles. Somebody may say it: then the model is sure of it.
 _STOCK_PHRASES = frozenset(
     {
@@ -35,9 +35,9 @@ _STOCK_LEAST_LOGPROB = -0.7
 _STOCK_MOST_NO_SPEECH = 0.5
 
 _QUIET_PEAK, _RAISED_PEAK = 0.1, 0.3  # below -20 dB the model gets worse, at -10 dB it is at its best
-_LEAST_VOICED_S = 0.08  # of what is left of a window
-_LEAST_STEP_S = 1.0
-_SURE_LOGPROB, _MOST_SAID_CHARS = -0.5, 200
+_MIN_VOICED_S = 0.08  # of what is left of a window
+_MIN_STEP_S = 1.0
+_SURE_LOGPROB, _MAX_SAID_CHARS = -0.5, 200
 _LATE_S, _EARLY_S = 0.6, 0.2
 UNSPACED = frozenset({"zh", "ja", "th", "lo", "my", "yue", "bo", "km"})  # written without spaces between sentences
 
@@ -88,7 +88,7 @@ def transcribe(
     while left:
         span = left.popleft()
         start, said = span.start, ""
-        while start < span.end and (activity is None or activity.voiced_s(Span(start, span.end)) >= _LEAST_VOICED_S):
+        while start < span.end and (activity is None or activity.voiced_s(Span(start, span.end)) >= _MIN_VOICED_S):
             window = samples[start : min(span.end, start + int(WINDOW_S * SAMPLE_RATE))]
             parts = activity.within(Span(start, span.end)) if activity is not None else []
             hinted = replace(options, prompt=_prompt(model, options.prompt, said))
@@ -121,7 +121,7 @@ class _Repetitive(Exception):
 
 def _prompt(model: SpeechModel, given: str, said: str) -> str:
     """The caller's prompt and, where there is room, what was said just before, as in whisper's own `transcribe`."""
-    both = f"{given} {said[-_MOST_SAID_CHARS:]}".strip() if said else given
+    both = f"{given} {said[-_MAX_SAID_CHARS:]}".strip() if said else given
     return both if model.prompt_fits(both) else given
 
 
@@ -137,7 +137,7 @@ def _next(start: int, n_samples: int, decoded: Decoded | None, activity: Activit
 
     Its time stamps are late by some tenths of a second, which would cut the next word: go back to the pause.
     """
-    if decoded is None or not _LEAST_STEP_S <= decoded.consumed_s < n_samples / SAMPLE_RATE:
+    if decoded is None or not _MIN_STEP_S <= decoded.consumed_s < n_samples / SAMPLE_RATE:
         return start + n_samples
     broke_off = start + int(decoded.consumed_s * SAMPLE_RATE)
     if activity is None:
@@ -162,15 +162,15 @@ def _decode(
     fallbacks: list[Decoded] = []
     for temperature in temperatures:
         decoded = model.decode(window, replace(options, temperature=temperature), cancel=cancel)
-        is_silence = decoded.no_speech_prob > _MOST_NO_SPEECH and decoded.avg_logprob < _LEAST_LOGPROB
+        is_silence = decoded.no_speech_prob > _MAX_NO_SPEECH and decoded.avg_logprob < _MIN_LOGPROB
         if is_silence:
             return None
-        if decoded.compression_ratio > _MOST_REPETITIVE:
+        if decoded.compression_ratio > _MAX_REPETITIVE:
             if not may_repeat:
                 raise _Repetitive
         else:
             fallbacks.append(decoded)
-            if decoded.avg_logprob >= _LEAST_LOGPROB:
+            if decoded.avg_logprob >= _MIN_LOGPROB:
                 break
     best = max(fallbacks, key=lambda each: each.avg_logprob, default=None)
     if best is None:

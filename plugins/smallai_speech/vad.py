@@ -22,8 +22,8 @@ _FRAME, _HOP, _FFT = 640, 256, 1024  # 40 ms hold three periods of a 75 Hz voice
 _BLOCK_FRAMES = 4096
 _BAND_HZ = (150.0, 4_000.0)  # where speech has most of its energy; below lies hum
 _PITCH_LAGS = (40, 230)  # samples: 400 to 70 Hz
-_LEAST_VOICING = 0.55  # clean vowels reach 0.9, white noise 0.36
-_LEAST_CHANGE_DB = 1.5  # speech 3 and more, hum below 0.5
+_MIN_VOICING = 0.55  # clean vowels reach 0.9, white noise 0.36
+_MIN_CHANGE_DB = 1.5  # speech 3 and more, hum below 0.5
 _CHANGE_FRAMES = 6
 _ABOVE_FLOOR_DB = 4.0
 _QUIETEST_DB = -95.0  # of full scale; the rounding noise of 16 bits lies at -98
@@ -181,8 +181,8 @@ def _voiced(frames: _Frames) -> npt.NDArray[np.bool_]:
     floor_db = _noise_floor(frames.level_db)
     voiced = (
         (frames.level_db > np.maximum(floor_db + _ABOVE_FLOOR_DB, _QUIETEST_DB))
-        & (frames.voicing > _LEAST_VOICING)
-        & (frames.change_db > _LEAST_CHANGE_DB)
+        & (frames.voicing > _MIN_VOICING)
+        & (frames.change_db > _MIN_CHANGE_DB)
     )
     # Lone voiced frames are chance: keep those in some stretch of 0.3 s that has enough of them.
     n = _CLUSTER_FRAMES

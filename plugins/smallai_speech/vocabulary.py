@@ -17,7 +17,7 @@ MAX_WORD_CHARS = 40
 WORD = re.compile(r"[^\W_]+(?:[-'’.&][^\W_]+)*")
 
 _LONGEST_SPAN = 4  # words that one long name is misheard as
-_LEAST_LIKENESS = 0.46  # below, a mishearing cannot be told from chance
+_MIN_LIKENESS = 0.46  # below, a mishearing cannot be told from chance
 _SURE_LIKENESS = 0.85  # above, an uncommon word is a near miss without asking the model
 _LEARNT_LIKENESS = 0.95  # of a form that was corrected before
 
@@ -84,9 +84,9 @@ class Vocabulary:
     def repair(self, text: str) -> str:
         """The text with sure near misses put right. Ordinary words stay: whether one was meant the sound must tell."""
         kept: list[Suspect] = []
-        for each in self.suspects(text, most=1_000):
-            if each.is_sure and all(each.end <= other.start or each.start >= other.end for other in kept):
-                kept.append(each)
+        for suspect in self.suspects(text, most=1_000):
+            if suspect.is_sure and all(suspect.end <= other.start or suspect.start >= other.end for other in kept):
+                kept.append(suspect)
         for each in sorted(kept, key=lambda one: -one.start):
             text = replaced(text, each)
         return text
@@ -94,18 +94,18 @@ class Vocabulary:
     def with_words_of(self, other: Vocabulary) -> Vocabulary:
         """Both vocabularies as one; the spelling of `other` wins."""
         merged: dict[str, Entry] = {}
-        for each in (*self.entries, *other.entries):
-            before = merged.pop(each.word.casefold(), Entry(each.word, n=0))
-            heard = tuple(dict.fromkeys((*each.heard, *before.heard)))[:MAX_FORMS]
-            never = tuple(dict.fromkeys((*each.never, *before.never)))[:MAX_FORMS]
-            merged[each.word.casefold()] = Entry(each.word, heard, never, each.n + before.n)
+        for entry in (*self.entries, *other.entries):
+            before = merged.pop(entry.word.casefold(), Entry(entry.word, n=0))
+            heard = tuple(dict.fromkeys((*entry.heard, *before.heard)))[:MAX_FORMS]
+            never = tuple(dict.fromkeys((*entry.never, *before.never)))[:MAX_FORMS]
+            merged[entry.word.casefold()] = Entry(entry.word, heard, never, entry.n + before.n)
         return Vocabulary(tuple(merged.values())[-MAX_WORDS:], self.attested | other.attested)
 
     def to_json(self) -> dict[str, Any]:
         """The inverse of `from_json`."""
         words = [
-            {"word": each.word, "heard": list(each.heard), "never": list(each.never), "n": each.n}
-            for each in self.entries
+            {"word": entry.word, "heard": list(entry.heard), "never": list(entry.never), "n": entry.n}
+            for entry in self.entries
         ]
         return {"words": words, "attested": sorted(self.attested)}
 
@@ -124,14 +124,14 @@ class Vocabulary:
     @cached_property
     def _forms(self) -> list[tuple[Entry, str, int]]:
         """Each word with its sounds and their skeleton."""
-        return [(each, sounds(each.word), skeleton(sounds(each.word))) for each in self.entries]
+        return [(entry, sounds(entry.word), skeleton(sounds(entry.word))) for entry in self.entries]
 
     @cached_property
     def _learnt(self) -> dict[str, list[Entry]]:
         learnt: dict[str, list[Entry]] = {}
-        for each in self.entries:
-            for form in each.heard:
-                learnt.setdefault(form, []).append(each)
+        for entry in self.entries:
+            for form in entry.heard:
+                learnt.setdefault(form, []).append(entry)
         return learnt
 
     def _alike(self, span: str, start: int, end: int) -> Iterable[Suspect]:
@@ -148,7 +148,7 @@ class Vocabulary:
                 yield Suspect(start, end, entry, _LEARNT_LIKENESS, not n_ordinary, n_ordinary)
             elif n_ordinary != 1 and _may_be_alike(sound, wanted, heard, bits):  # one ordinary word is what it is
                 likeness = similarity(span, entry.word)
-                if likeness >= _LEAST_LIKENESS:
+                if likeness >= _MIN_LIKENESS:
                     is_sure = likeness >= _SURE_LIKENESS and not n_ordinary
                     yield Suspect(start, end, entry, likeness, is_sure, n_ordinary)
 
@@ -209,4 +209,4 @@ def _text(value: Any) -> str:
 
 
 def _texts(values: Any) -> tuple[str, ...]:
-    return tuple(_text(each) for each in values)
+    return tuple(_text(value) for value in values)

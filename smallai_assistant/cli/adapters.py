@@ -10,7 +10,7 @@ from smallai_assistant.cli.learn import show_figures
 from smallai_assistant.cli.render import count, size
 from smallai_assistant.config import nearest
 from smallai_assistant.errors import InvalidInput
-from smallai_assistant.evaluation import SliceReport
+from smallai_assistant.learning.evaluation import SliceReport
 
 if TYPE_CHECKING:
     from smallai_assistant.assistant import Assistant
@@ -24,18 +24,18 @@ def list_adapters(context: CommandContext) -> int:
     args, screen = context.args, context.screen
     with context.assistant() as assistant:
         versions = assistant.adapters.versions(args.task)
-        serving = {task: assistant.adapters.champion_id(task) for task in {each.task for each in versions}}
-        damaged = set(_all_ids(assistant, args.task)) - {each.id for each in versions}
+        serving = {task: assistant.adapters.champion_id(task) for task in {version.task for version in versions}}
+        damaged = set(_all_ids(assistant, args.task)) - {version.id for version in versions}
     for each in versions:
         is_serving = serving[each.task] == each.id
         if args.json:
             screen.json(_head(each, is_serving=is_serving))
             continue
         points = [f", {100 * found.change:+.1f} points" for found in _slices(each) if found.kind == "target"]
-        lessons = count(len(each.feedback_ids), "lesson")
+        judged_turns = count(len(each.feedback_ids), "lesson")
         screen.out(f"{'*' if is_serving else ' '} {each.id}")
         when = f"{each.created_at.astimezone():%Y-%m-%d %H:%M}"
-        screen.out(f"    {when}  {each.kind}, {each.status}, {lessons}{''.join(points)}")
+        screen.out(f"    {when}  {each.kind}, {each.status}, {judged_turns}{''.join(points)}")
     if not versions and not args.json:
         screen.out("nothing was learned yet: `smallai learn` makes the first version")
     if damaged:
@@ -104,8 +104,8 @@ def diff(context: CommandContext) -> int:
         f"file {key}": [first.files.get(key), second.files.get(key)] for key in sorted({*first.files, *second.files})
     }
     changed = {name: pair for name, pair in fields.items() if pair[0] != pair[1]}
-    only_first = [each for each in first.feedback_ids if each not in set(second.feedback_ids)]
-    only_second = [each for each in second.feedback_ids if each not in set(first.feedback_ids)]
+    only_first = [feedback_id for feedback_id in first.feedback_ids if feedback_id not in set(second.feedback_ids)]
+    only_second = [feedback_id for feedback_id in second.feedback_ids if feedback_id not in set(first.feedback_ids)]
     after = [{each.name: each.after for each in _slices(adapter)} for adapter in (first, second)]
     figures = {name: [side.get(name) for side in after] for name in dict.fromkeys([*after[0], *after[1]])}
     if args.json:
@@ -144,7 +144,7 @@ def rollback(context: CommandContext) -> int:
     """`smallai adapters rollback TASK`."""
     args = context.args
     with context.assistant() as assistant:
-        known = {*assistant.tasks, *(each.task for each in assistant.adapters.versions())}
+        known = {*assistant.tasks, *(version.task for version in assistant.adapters.versions())}
         if args.task not in known:
             raise InvalidInput(f"there is no task {args.task!r}", hint=nearest(args.task, sorted(known)))
         before = assistant.adapters.champion_id(args.task)
@@ -195,7 +195,7 @@ def _all_ids(assistant: Assistant, task: str | None = None) -> list[str]:
     """Damaged ones too, which the registry leaves out of its versions."""
     import sqlalchemy as sa
 
-    from smallai_assistant.database import adapters
+    from smallai_assistant.storage.schema import adapters
 
     query = sa.select(adapters.c.id).order_by(adapters.c.seq)
     with assistant.database.read() as connection:

@@ -17,7 +17,7 @@ from smallai_assistant.types import AudioPart, Content, ImagePart
 
 if TYPE_CHECKING:
     from smallai_assistant.assistant import Assistant
-    from smallai_assistant.session import Response, Session
+    from smallai_assistant.conversation.session import Response, Session
 
 _N_STOPS = 5
 

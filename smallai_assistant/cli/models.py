@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from smallai_assistant.catalog import Catalog
 from smallai_assistant.cli.context import CommandContext
 from smallai_assistant.cli.render import Screen, size
 from smallai_assistant.errors import DownloadError, InvalidInput, ModelNotFound
+from smallai_assistant.models.catalog import Catalog
 
 STARTER, SMALL = "starter", "small"
 

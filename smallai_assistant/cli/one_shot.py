@@ -26,7 +26,7 @@ from smallai_assistant.types import (
 
 if TYPE_CHECKING:
     from smallai_assistant.assistant import Assistant
-    from smallai_assistant.session import Response
+    from smallai_assistant.conversation.session import Response
 
 CHAT = "text-generation"
 IMAGE = "image-classification"
@@ -123,11 +123,11 @@ def classify(context: CommandContext) -> int:
             response = assistant().ask(ImagePart(check_file(path)), task=IMAGE, options=options)
             labels = [each for each in _read(context, response) if isinstance(each, LabelPart)]
             if args.json:
-                rows = [{"label": each.label, "id": each.id, "score": each.score} for each in labels]
+                rows = [{"label": label.label, "id": label.id, "score": label.score} for label in labels]
                 context.screen.json({"file": str(path), "labels": rows})
             else:
                 context.screen.heading(str(path))
-                context.screen.bars([(each.label, each.score) for each in labels])
+                context.screen.bars([(label.label, label.score) for label in labels])
             context.screen.notices(response.notices, once=True)
 
         return context.for_each("file", args.files, work)
@@ -200,8 +200,8 @@ def _print_transcript(context: CommandContext, path: Path, text: str, segments: 
     if args.srt:
         screen.out(subtitles(segments), end="")
     elif args.timestamps:
-        for each in segments:
-            screen.out(f"[{_clock(each.start_s, '.')} - {_clock(each.end_s, '.')}] {each.text.strip()}")
+        for segment in segments:
+            screen.out(f"[{_clock(segment.start_s, '.')} - {_clock(segment.end_s, '.')}] {segment.text.strip()}")
     else:
         screen.out(text.strip())
     if not text.strip():

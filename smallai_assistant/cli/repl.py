@@ -23,7 +23,7 @@ from smallai_assistant.types import AudioPart, ImagePart, Message, Part, TextPar
 
 if TYPE_CHECKING:
     from smallai_assistant.assistant import Assistant
-    from smallai_assistant.session import Session
+    from smallai_assistant.conversation.session import Session
 
 AUTO = "auto"
 _COMMAND = re.compile(r"/([A-Za-z]*)(?:\s+(.*))?", re.DOTALL)

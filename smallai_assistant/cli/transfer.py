@@ -9,7 +9,7 @@ from smallai_assistant.cli.context import CommandContext, check_file, check_writ
 from smallai_assistant.cli.imports import InvalidFile
 from smallai_assistant.cli.render import count
 from smallai_assistant.errors import InvalidInput
-from smallai_assistant.feedback_transfer import FeedbackTransfer, Transfer
+from smallai_assistant.storage.feedback_transfer import FeedbackTransfer, Transfer
 
 if TYPE_CHECKING:
     from smallai_assistant.assistant import Assistant

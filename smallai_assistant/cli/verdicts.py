@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from smallai_assistant.assistant import Assistant
     from smallai_assistant.cli.context import CommandContext
     from smallai_assistant.cli.repl import Chat
-    from smallai_assistant.learning import LearningJob
+    from smallai_assistant.learning.learner import LearningJob
 
 
 def good(chat: Chat, text: str) -> None:

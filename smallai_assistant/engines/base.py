@@ -14,8 +14,8 @@ from threading import Event
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from smallai_assistant.engines.executor import ModelThread
+from smallai_assistant.engines.generation import GenerationOptions, Steering
 from smallai_assistant.feedback import Adapter
-from smallai_assistant.generation import GenerationOptions, Steering
 from smallai_assistant.types import Notice
 
 if TYPE_CHECKING:

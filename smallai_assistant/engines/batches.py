@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from smallai_assistant.engines.decoding import Network
-from smallai_assistant.generation import GenerationOptions
+from smallai_assistant.engines.generation import GenerationOptions
 
 BATCH = 16
 _CHOICES = 8  # completions that share a prompt in one forward
@@ -27,7 +27,7 @@ def complete(
         batch: prompts at once.
     """
     texts = [""] * len(prompts)
-    for rows in _batches([len(each) for each in prompts], batch):
+    for rows in _batches([len(prompt) for prompt in prompts], batch):
         said: list[list[int]] = []
         for step in _complete_batch(network, [prompts[row] for row in rows], options):
             said = step
@@ -48,8 +48,8 @@ def log_likelihoods(network: Network, pairs: Sequence[Completion]) -> Iterator[l
         if completion:
             places[tuple(prompt)].append(place)
     groups = [each[start : start + _CHOICES] for each in places.values() for start in range(0, len(each), _CHOICES)]
-    alone = [each[0] for each in groups if len(each) == 1]
-    shared = [each for each in groups if len(each) > 1]
+    alone = [group[0] for group in groups if len(group) == 1]
+    shared = [group for group in groups if len(group) > 1]
     for rows in _batches([len(pairs[place][0]) + len(pairs[place][1]) for place in alone], BATCH):
         batch = [alone[row] for row in rows]
         for place, value in zip(batch, _likelihoods(network, [pairs[place] for place in batch]), strict=True):

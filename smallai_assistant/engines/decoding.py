@@ -13,9 +13,9 @@ from typing import Any
 
 from smallai_assistant.engines.base import GenerationFacts
 from smallai_assistant.engines.device import give_back_memory, is_out_of_memory
+from smallai_assistant.engines.generation import GenerationOptions
 from smallai_assistant.engines.steering import Steer
 from smallai_assistant.errors import ModelInvalid, OutOfMemory
-from smallai_assistant.generation import GenerationOptions
 from smallai_assistant.types import Notice
 
 # A step of prefill: short enough that others get their turn and a cancel is seen, long enough to be fast.

@@ -23,7 +23,7 @@ from smallai_assistant.feedback import Adapter
 
 log = logging.getLogger(__name__)
 
-MOST_LOADED = 4  # a turn may ask for the champion just before it is retired, and nobody retires that one again
+MAX_LOADED = 4  # a turn may ask for the champion just before it is retired, and nobody retires that one again
 _USED = ("r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern", "use_rslora")
 # What a plain LoRA may say of itself beside: how it was trained, and who wrote it.
 _HARMLESS = frozenset(
@@ -102,7 +102,7 @@ class LoraAdapters:
         with self._lock:
             idle = [each for each in self._loaded if each not in self._n_streams]
             gone = [each for each in idle if each in self._retired]
-            n_over = len(self._loaded) - len(gone) - MOST_LOADED
+            n_over = len(self._loaded) - len(gone) - MAX_LOADED
             gone += [each for each in idle if each not in self._retired][: max(0, n_over)]
             self._retired -= {each for each in self._retired if each not in self._n_streams}
         for adapter_id in gone:
@@ -197,7 +197,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         if key not in _USED and key not in _HARMLESS and value and value != plain.get(key):
             raise AdapterMismatch(f"it is no plain LoRA: {key} is {str(value)[:80]!r}")
     targets = config.get("target_modules")
-    if not isinstance(targets, list) or not all(isinstance(each, str) for each in targets):
+    if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
         raise AdapterMismatch("target_modules is no list of names")  # a pattern may take for ever to match
     return {key: config[key] for key in _USED if key in config}
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from smallai_assistant.engines.base import EmbeddingModel, Engine, LoadedModel, ModelSpec
 from smallai_assistant.engines.quiet import quiet_loading
-from smallai_assistant.model_files import check_model_folder
+from smallai_assistant.models.files import check_model_folder
 
 if TYPE_CHECKING:
     from smallai_assistant.engines.base import FloatArray

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from smallai_assistant.generation import Steering
+from smallai_assistant.engines.generation import Steering
 
 # A wrong answer may be begun again, so far: its first words are most often those of the right one too.
 _SHARED_TOKENS = 3

@@ -14,14 +14,14 @@ from smallai_assistant.engines.base import Engine, GenerationFacts, LoadedModel,
 from smallai_assistant.engines.batches import BATCH, complete, log_likelihoods
 from smallai_assistant.engines.decoding import Network, PrefixCaches, decode
 from smallai_assistant.engines.device import give_back_memory, is_out_of_memory
+from smallai_assistant.engines.generation import GenerationOptions, Steering
 from smallai_assistant.engines.lora import LoraAdapters
 from smallai_assistant.engines.prompts import ChatTokenizer
 from smallai_assistant.engines.quiet import quiet_loading
 from smallai_assistant.engines.steering import Steer
 from smallai_assistant.errors import AssistantError, InputTooLarge, ModelInvalid
 from smallai_assistant.feedback import Adapter
-from smallai_assistant.generation import GenerationOptions, Steering
-from smallai_assistant.model_files import check_model_folder, read_safetensors_header
+from smallai_assistant.models.files import check_model_folder, read_safetensors_header
 
 T = TypeVar("T")
 TASK = "text-generation"

@@ -14,7 +14,7 @@ from smallai_assistant.engines.lora import LoraAdapters
 from smallai_assistant.engines.vision_tuning import linear_layers, tune
 from smallai_assistant.errors import AssistantError, ModelInvalid
 from smallai_assistant.feedback import Adapter
-from smallai_assistant.model_files import check_model_folder, read_safetensors_header
+from smallai_assistant.models.files import check_model_folder, read_safetensors_header
 
 if TYPE_CHECKING:
     import numpy as np

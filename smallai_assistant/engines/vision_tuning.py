@@ -53,7 +53,7 @@ def tune(
 
     Raises:
         TrainingFailed: the loss became NaN.
-        Cancelled: `training.breathe()` raised it; the checkpoint stays.
+        Cancelled: `training.yield_to_serving()` raised it; the checkpoint stays.
     """
     import torch
     from peft import LoraConfig, get_peft_model
@@ -73,7 +73,7 @@ def tune(
         for epoch in range(first, EPOCHS):
             order = torch.randperm(len(truth), generator=torch.Generator().manual_seed(training.seed + epoch))
             for number, rows in enumerate(order.split(BATCH)):
-                training.breathe()
+                training.yield_to_serving()
                 if training.is_out_of_time:
                     break
                 picked = _flipped({key: each[rows] for key, each in batch.items()})

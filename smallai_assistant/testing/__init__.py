@@ -8,8 +8,8 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from smallai_assistant.testing.judged_turns import Corrections
 from smallai_assistant.testing.kit import Examples, Kit
-from smallai_assistant.testing.lessons import Corrections
 from smallai_assistant.testing.report import Finding, PluginReport
 
 __all__ = ["Corrections", "Examples", "Finding", "PluginReport", "assert_conforms", "check_plugin"]

@@ -53,26 +53,26 @@ def misshapen(kind: Any) -> str:
         return f"options_type is {kind!r:.60}, no dataclass"
     if not kind.__dataclass_params__.frozen:  # type: ignore[attr-defined]
         return f"{kind.__name__} is not frozen"
-    if bare := [each.name for each in fields(kind) if each.default is each.default_factory is MISSING]:
+    if bare := [field.name for field in fields(kind) if field.default is field.default_factory is MISSING]:
         return f"no default: {', '.join(bare)}"
-    for each in fields(kind):
+    for field in fields(kind):
         try:
-            make_options(kind, {each.name: getattr(make_options(kind, {}), each.name)})
+            make_options(kind, {field.name: getattr(make_options(kind, {}), field.name)})
         except BaseException as error:
-            return f"{each.name} cannot be set: {described(error)}"
+            return f"{field.name} cannot be set: {described(error)}"
     return ""
 
 
 def _outcomes(kind: Any) -> Iterator[tuple[str, Any, BaseException | None]]:
     """What comes of odd values: option, value, and what was raised."""
-    for each in fields(kind):
-        for odd in _ODD.get(type(getattr(kind(), each.name)), ()):
+    for field in fields(kind):
+        for odd in _ODD.get(type(getattr(kind(), field.name)), ()):
             try:
-                make_options(kind, {each.name: odd})
+                make_options(kind, {field.name: odd})
             except BaseException as error:
-                yield each.name, odd, error
+                yield field.name, odd, error
             else:
-                yield each.name, odd, None
+                yield field.name, odd, None
 
 
 def wrong_refusals(kind: Any) -> str:

@@ -42,12 +42,12 @@ def inner_imports(plugin: object) -> str:
     files = [file for each in folders for file in Path(each).rglob("*.py")] if folders else [Path(str(module.__file__))]
     for file in sorted(files):
         for node in _running(ast.parse(file.read_bytes(), str(file))):
-            names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
+            names = [name.name for name in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and not node.level:
                 public = {*sdk.__all__, "__version__", "*"} if node.module == host else set()
-                names = [f"{node.module}.{each.name}" for each in node.names if each.name not in public]
+                names = [f"{node.module}.{name.name}" for name in node.names if name.name not in public]
             # The kit itself is for the tests, which may lie in the package.
-            inner = [each for each in names if each.startswith(f"{host}.") and each.split(".")[1] != "testing"]
+            inner = [name for name in names if name.startswith(f"{host}.") and name.split(".")[1] != "testing"]
             found += [f"{file.name} imports {each}" for each in inner]
     return "; ".join(found)
 

@@ -16,8 +16,8 @@ from smallai_assistant.plugin_manager import PluginManager
 from smallai_assistant.task import LearningTask, Task
 from smallai_assistant.testing.declarations import misloads, misshapen, unbounded, unmarked, wrong_refusals
 from smallai_assistant.testing.imports import heavy_imports, inner_imports
+from smallai_assistant.testing.judged_turns import Corrections, JudgedTurns
 from smallai_assistant.testing.learning import LearningTrial
-from smallai_assistant.testing.lessons import Corrections, Lessons
 from smallai_assistant.testing.report import Notebook, Skip
 from smallai_assistant.testing.start import heavy_start, installed, quiet_config
 from smallai_assistant.testing.training import TrainingTrial
@@ -103,19 +103,19 @@ class Kit(Notebook):
     def try_tasks(self, assistant: Assistant, plugin: object) -> None:
         """The tasks at work; closes the assistant."""
         for name, why in assistant.broken_plugins.items():
-            hint = "recall must not raise: skip what it cannot use" if name in assistant.tasks else ""
+            hint = "rebuild must not raise: skip what it cannot use" if name in assistant.tasks else ""
             self.check("setup", name, why, hint or "setup must not raise")
         taught = []
         for name, task in assistant.tasks.items():
             trial = Trial(assistant, task, self.examples.get(name))
             self.try_answers(trial)
             if isinstance(task, LearningTask):
-                taught.append(Lessons(assistant, task, self.corrections.get(name, ())))
+                taught.append(JudgedTurns(assistant, task, self.corrections.get(name, ())))
                 self.try_learning(LearningTrial(trial, task, taught[-1]))
         if taught:
-            self.check("light start", "", lambda: heavy_start(plugin, assistant), "let recall keep the lessons only")
-        for lessons in taught:
-            self.check("erase", lessons.task.name, lessons.erase, "neither forget nor recall may raise")
+            self.check("light start", "", lambda: heavy_start(plugin, assistant), "let rebuild keep the lessons only")
+        for judged_turns in taught:
+            self.check("erase", judged_turns.task.name, judged_turns.erase, "neither forget nor rebuild may raise")
         held = ", ".join(str(each.spec) for each in assistant.models.loaded() if each.n_leases)
         self.check("leases", "", held and f"still lent: {held}", "lease in a `with` block")
         self.check("close", "", lambda: _faults_of_close(assistant), "a task's close must not raise")
@@ -140,18 +140,18 @@ class Kit(Notebook):
     def try_learning(self, trial: LearningTrial) -> None:
         """Whether it learns as a LearningTask must."""
         name = trial.task.name
-        self.check("quick recall", name, trial.slow_recall, "keep the lessons, and embed or load at their first use")
+        self.check("quick rebuild", name, trial.slow_rebuild, "keep the lessons, and embed or load at their first use")
         self.check("base", name, trial.unstable_base, "JSON values that name the model and its files; no time, no id")
-        hint = "skip with a log line what cannot be learned: recall and examples never raise"
-        self.check("odd lessons", name, trial.odd_lessons, hint)
+        hint = "skip with a log line what cannot be learned: rebuild and examples never raise"
+        self.check("odd lessons", name, trial.odd_judged_turns, hint)
         hint = "return one sentence about what it changed, empty where nothing"
         if not self.check("learn_now", name, trial.bad_effects, hint):
             return
         hint = "let `run` read the fast memory"
         self.check("knows at once", name, trial.ignored_corrections, hint, fatal=False)
-        hint = "make recall forget all and learn the lessons again, oldest first"
-        self.check("recall", name, trial.other_recall, hint)
-        self.check("forgets", name, trial.kept_memory, "make recall([]) empty the fast memory")
+        hint = "make rebuild forget all and learn the lessons again, oldest first"
+        self.check("rebuild", name, trial.other_rebuild, hint)
+        self.check("forgets", name, trial.kept_memory, "make rebuild([]) empty the fast memory")
         if not self.check("learning examples", name, trial.bad_examples, "the page Plugins has what an Example holds"):
             return
         self.check("protected", name, trial.bad_protected, "ask there what no lesson teaches")
@@ -169,7 +169,7 @@ class Kit(Notebook):
         try:
             if not self.check("train", name, trial.failed_training, "write the files into training.folder"):
                 return
-            hint = "call training.breathe() between steps, and let what it raises pass"
+            hint = "call training.yield_to_serving() between steps, and let what it raises pass"
             self.check("cancel of training", name, trial.ignored_cancel, hint)
             hint = "where training.is_out_of_time, write what there is and return"
             self.check("training out of time", name, trial.ignored_deadline, hint)

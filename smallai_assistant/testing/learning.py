@@ -9,15 +9,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from smallai_assistant.errors import AssistantError, EvalContaminated, InvalidInput
-from smallai_assistant.evaluation import check_contamination
-from smallai_assistant.feedback import Adapter, Example, Lesson, Score
+from smallai_assistant.feedback import Adapter, Example, JudgedTurn, Score
+from smallai_assistant.learning.evaluation import check_contamination
 from smallai_assistant.task import LearningTask
-from smallai_assistant.testing.lessons import Lessons
+from smallai_assistant.testing.judged_turns import JudgedTurns
 from smallai_assistant.testing.report import Skip
 from smallai_assistant.testing.trial import Trial, needing_models
 from smallai_assistant.types import Message
 
-RECALL_S = 0.2  # at every start, for every task
+REBUILD_S = 0.2  # at every start, for every task
 _N_ASKED = 3  # messages that are asked again after each change: an answer may take seconds
 _SURE = 1e-3  # scores that differ by less are the same: sums in another order
 
@@ -27,24 +27,24 @@ log = logging.getLogger(__name__)
 class LearningTrial:
     """One LearningTask at work. Each method says what is wrong, nothing where all is well."""
 
-    def __init__(self, trial: Trial, task: LearningTask, lessons: Lessons) -> None:
-        self.trial, self.task, self.lessons = trial, task, lessons
+    def __init__(self, trial: Trial, task: LearningTask, judged_turns: JudgedTurns) -> None:
+        self.trial, self.task, self.judged_turns = trial, task, judged_turns
         self.assistant = trial.assistant
-        self.learned: Sequence[Lesson] = ()
+        self.learned: Sequence[JudgedTurn] = ()
         self.examples: list[Example] = []
         self._asked: list[tuple[Message, str]] = []  # messages and the right answers
         self._alone: list[str] = []  # what it answers to them with an empty memory
         self._taught: list[str] = []  # and after learn_now
         self._without: list[float] = []  # the scores with an empty memory
 
-    def slow_recall(self) -> str:
+    def slow_rebuild(self) -> str:
         """Of an empty memory; the fastest of three, since others may hold the processor."""
         took_s = []
         for _ in range(3):
             begun = time.perf_counter()
-            self.task.recall([])
+            self.task.rebuild([])
             took_s.append(time.perf_counter() - begun)
-        return f"recall([]) took {min(took_s):.2f} s, {RECALL_S:g} s are allowed" if min(took_s) > RECALL_S else ""
+        return f"rebuild([]) took {min(took_s):.2f} s, {REBUILD_S:g} s are allowed" if min(took_s) > REBUILD_S else ""
 
     def unstable_base(self) -> str:
         with needing_models():
@@ -55,40 +55,40 @@ class LearningTrial:
             return "it is empty: an adapter would be loaded on any model"
         return "" if first == second else f"it changes: {first!r:.100} and then {second!r:.100}"
 
-    def odd_lessons(self) -> str:
+    def odd_judged_turns(self) -> str:
         """None of them may keep the task from learning the others, or from answering."""
-        odd = list(self.lessons.odd())
+        odd = list(self.judged_turns.odd())
         with needing_models():
-            for lesson in odd:
+            for judged_turn in odd:
                 try:
-                    self.task.learn_now(lesson)
+                    self.task.learn_now(judged_turn)
                 except AssistantError as error:  # the user is told that it was not learned
                     log.info("learn_now: %s", error)
-            self.task.recall(odd)
+            self.task.rebuild(odd)
             self.task.examples(odd)
             if hasattr(self.trial, "parts"):
                 self.trial.answer(self.trial.message)
-        self.task.recall([])
+        self.task.rebuild([])
         return ""
 
     def bad_effects(self) -> str:
         """Teaches the corrections one by one, the first as one of an answered turn."""
-        if not self.lessons.corrections:
+        if not self.judged_turns.corrections:
             why = "nothing is there to teach it"
             raise Skip(why, f'give corrections={{"{self.task.name}": [(message, what is right), ...]}}')
-        if refused := self.lessons.refused():
+        if refused := self.judged_turns.refused():
             raise InvalidInput(f"a correction is of {refused}, which it does not accept", hint="give what it accepts")
-        messages = self.lessons.corrections
+        messages = self.judged_turns.corrections
         self._asked = messages[:_N_ASKED]
         with needing_models():
             self._alone = self._answers()
             for n, (message, label) in enumerate(messages):
                 turn = self.assistant.ask(message, task=self.task.name).turn if n == 0 else None
-                effect = self.task.learn_now(self.lessons.store(message, label, turn))
+                effect = self.task.learn_now(self.judged_turns.store(message, label, turn))
                 if not isinstance(effect, str):
                     return f"it returns {effect!r:.60}"
             self._taught = self._answers()
-        self.learned = tuple(self.lessons.stored)
+        self.learned = tuple(self.judged_turns.stored)
         return ""
 
     def ignored_corrections(self) -> str:
@@ -100,18 +100,20 @@ class LearningTrial:
         ]
         return f"it answers {len(same)} of {len(self._asked)} corrected messages as before" if same else ""
 
-    def other_recall(self) -> str:
+    def other_rebuild(self) -> str:
         """A restart must not change what is known."""
         self._must_repeat()
-        self.task.recall(self.learned)
-        return "" if self._answers() == self._taught else "after recall it answers otherwise than after learn_now"
+        self.task.rebuild(self.learned)
+        return "" if self._answers() == self._taught else "after rebuild it answers otherwise than after learn_now"
 
     def kept_memory(self) -> str:
         """What was undone or erased must not be known."""
         self._must_repeat()
-        self.task.recall(self.learned)
-        self.task.recall([])
-        return "" if self._answers() == self._alone else "after recall([]) it answers otherwise than before the lessons"
+        self.task.rebuild(self.learned)
+        self.task.rebuild([])
+        return (
+            "" if self._answers() == self._alone else "after rebuild([]) it answers otherwise than before the lessons"
+        )
 
     def bad_examples(self) -> str:
         with needing_models():
@@ -120,7 +122,7 @@ class LearningTrial:
             return f"{len(self.learned)} corrections give no example" if not self.examples else "it gives no list"
         if problem := _misshapen(self.examples, known={each.feedback.id for each in self.learned}):
             return problem
-        if [each.id for each in again] != [each.id for each in self.examples]:
+        if [each.id for each in again] != [example.id for example in self.examples]:
             return "the ids are others each time: a training that was stopped could not go on"
         return ""
 
@@ -178,14 +180,14 @@ class LearningTrial:
 
     def leaked_scores(self) -> str:
         """The same scores as before, when nothing was remembered."""
-        self.task.recall(self.learned)
+        self.task.rebuild(self.learned)
         try:
             n_changed = self._n_changed_scores()
         finally:
-            self.task.recall([])
+            self.task.rebuild([])
         if n_changed and self._n_changed_scores():
             raise Skip("the scores change by themselves", "seed what is random")
-        return f"{n_changed} of {len(self.examples)} scores change with what recall was given" if n_changed else ""
+        return f"{n_changed} of {len(self.examples)} scores change with what rebuild was given" if n_changed else ""
 
     def _n_changed_scores(self) -> int:
         with needing_models():
@@ -197,7 +199,7 @@ class LearningTrial:
 
     def _must_repeat(self) -> None:
         """Skips the check where the same memory gives two answers."""
-        self.task.recall([])
+        self.task.rebuild([])
         if self._answers() != self._answers():
             raise Skip("the same message got two answers", "unless it samples, it keeps state on self")
 
@@ -219,6 +221,6 @@ def _misshapen(examples: Sequence[Any], known: set[str] | None = None) -> str:
             return f"the weight of {each.id!r} is {each.weight!r}, not in (0, 1]"
         if known is not None and not (each.feedback_ids and known.issuperset(each.feedback_ids)):
             return f"the feedback_ids of {each.id!r} are {each.feedback_ids!r:.80}, not those of its lessons"
-    ids = [each.id for each in examples]
+    ids = [example.id for example in examples]
     twice = sorted({each for each in ids if ids.count(each) > 1})
     return f"the id {twice[0]!r} is there twice" if twice else ""

@@ -46,7 +46,7 @@ class PluginReport:
 
     def of(self, status: Status) -> tuple[Finding, ...]:
         """The findings of that status."""
-        return tuple(each for each in self.findings if each.status == status)
+        return tuple(finding for finding in self.findings if finding.status == status)
 
     def __str__(self) -> str:
         counts = [f"{len(found)} {status}" for status in _MARKS if (found := self.of(status))]
@@ -66,7 +66,7 @@ class Notebook:
     @property
     def has_failed(self) -> bool:
         """Whether a check failed so far."""
-        return any(each.status == "failed" for each in self.findings)
+        return any(finding.status == "failed" for finding in self.findings)
 
     def check(
         self, name: str, subject: str, find: str | Callable[[], str | None], hint: str, *, fatal: bool = True

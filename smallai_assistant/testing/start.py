@@ -22,7 +22,7 @@ _CODE = "from smallai_assistant.testing.start import main; main()"
 
 def installed() -> tuple[str, ...]:
     """The names of the installed plugins, which the kit leaves out."""
-    return tuple(each.name for each in importlib.metadata.entry_points(group=hookspecs.PROJECT))
+    return tuple(entry_point.name for entry_point in importlib.metadata.entry_points(group=hookspecs.PROJECT))
 
 
 def quiet_config(folder: Path, task_names: Iterable[str]) -> AssistantConfig:
@@ -54,6 +54,6 @@ def main() -> None:
     name, folder, *task_names = sys.argv[1:]
     plugin = importlib.import_module(name)
     with Assistant(quiet_config(Path(folder), task_names), plugins=[plugin]) as assistant:
-        heavy = sorted(HEAVY & {each.partition(".")[0] for each in sys.modules})
+        heavy = sorted(HEAVY & {module.partition(".")[0] for module in sys.modules})
         print()
         print(json.dumps({"heavy": heavy, "broken": dict(assistant.broken_plugins)}))

@@ -92,7 +92,7 @@ class TrainingTrial:
             self.assistant.adapters.remove(self._adapter.id)
 
     def _serving(self) -> object:
-        return self.assistant.ask(self.trial.lessons.corrections[0][0], task=self.task.name).details.get("adapter")
+        return self.assistant.ask(self.trial.judged_turns.corrections[0][0], task=self.task.name).details.get("adapter")
 
     @contextmanager
     def _training(self) -> Iterator[Training]:

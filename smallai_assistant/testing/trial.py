@@ -86,7 +86,7 @@ class Trial:
                 expected[1] = self.answer(other)
                 messages[1] = other
         barrier = threading.Barrier(2)
-        both = [started(self.play, each, barrier) for each in messages]
+        both = [started(self.play, message, barrier) for message in messages]
         return "" if [each.result(ANSWER_S) for each in both] == expected else "answers that run at once get mixed"
 
     def late_stop(self, *, by_close: bool) -> str:
@@ -163,8 +163,8 @@ def started(function: Callable[..., Any], *arguments: Any) -> Future[Any]:
 
 def said(items: Sequence[Any]) -> str:
     """The parts as text to compare: deltas joined, figures cut to three decimals, files and facts left out."""
-    text = "".join(each.text for each in items if isinstance(each, types.TextPart))
-    rest = [each for each in items if isinstance(each, types.LabelPart | types.SegmentPart | types.ItemPart)]
+    text = "".join(item.text for item in items if isinstance(item, types.TextPart))
+    rest = [item for item in items if isinstance(item, types.LabelPart | types.SegmentPart | types.ItemPart)]
     return text + re.sub(r"(\.\d{3})\d+", r"\1", repr(rest))
 
 

@@ -1,0 +1,270 @@
+"""One answer: route, run, record, in a thread of its own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from smallai_assistant.config import make_options
+from smallai_assistant.conversation.router import Router
+from smallai_assistant.errors import AssistantError, Cancelled, PluginError
+from smallai_assistant.feedback import Feedback, Receipt
+from smallai_assistant.runtime import ModelRuntime
+from smallai_assistant.storage.turn_store import TurnStore
+from smallai_assistant.task import Task
+from smallai_assistant.types import (
+    AudioPart,
+    Details,
+    ImagePart,
+    ItemPart,
+    LabelPart,
+    Message,
+    Notice,
+    Part,
+    Request,
+    SegmentPart,
+    StreamItem,
+    TextPart,
+    Turn,
+    new_id,
+    now,
+)
+
+SPEECH = "automatic-speech-recognition"
+_PARTS = (TextPart, ImagePart, AudioPart, LabelPart, SegmentPart, ItemPart)
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What a session needs of its assistant."""
+
+    router: Router
+    models: ModelRuntime
+    turns: TurnStore
+    options: Mapping[str, Any]
+    reply_to_speech: bool
+    turn_finished: Callable[[Turn], None]
+    first_notices: Callable[[], tuple[Notice, ...]]
+    give_feedback: Callable[[Feedback], Receipt]
+
+
+@dataclass(slots=True)
+class Conversation:
+    """The state of a session: whose it is, and the turns so far, oldest first."""
+
+    id: str
+    user_id: str | None
+    history: list[Turn]
+
+
+@dataclass(slots=True)
+class _Collected:
+    """What one task said so far."""
+
+    parts: list[Part] = field(default_factory=list)
+    notices: list[Notice] = field(default_factory=list)
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class _End:
+    def __init__(self, error: BaseException | None) -> None:
+        self.error = error
+
+
+class Run:
+    """The work behind a response, in a thread of its own: a fault or a hang of a plugin stays there."""
+
+    def __init__(
+        self,
+        services: Services,
+        conversation: Conversation,
+        message: Message,
+        *,
+        task: str | None,
+        options: Mapping[str, Any],
+    ) -> None:
+        self._services = services
+        self._conversation = conversation
+        self._message = message
+        self._task = task
+        self._options = options
+        self._queue: SimpleQueue[Part | _End] = SimpleQueue()
+        self._cancelled = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._begun_at = 0.0
+        self.notices: list[Notice] = []
+        self.details: dict[str, Any] = {}
+        self.timings: dict[str, float] = {}
+        self.stored: list[Future[Turn]] = []
+
+    @property
+    def is_running(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    def cancel(self) -> None:
+        self._cancelled.set()
+
+    def wait(self, timeout_s: float) -> None:
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+
+    def next_part(self, deadline: float | None) -> Part | None:
+        """The next part, None at the end.
+
+        Raises:
+            Cancelled: the deadline passed.
+            AssistantError: what the task raised.
+        """
+        if self._thread is None:
+            if self._cancelled.is_set():
+                return None
+            thread = threading.Thread(target=self._work, name="turn", daemon=True)
+            thread.start()
+            self._thread = thread  # only now: another thread that closes the answer joins what it finds here
+        try:
+            wait_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+            item = self._queue.get(timeout=wait_s)
+        except Empty:
+            self.cancel()
+            raise Cancelled("the answer took longer than its timeout_s", hint="allow more time") from None
+        if isinstance(item, _End):
+            self._thread.join()
+            if item.error is not None:
+                raise item.error
+            return None
+        return item
+
+    def _work(self) -> None:
+        error: AssistantError | None = None
+        self._begun_at = time.perf_counter()
+        try:
+            transcript = self._answer(self._message, self._task)
+            if transcript is not None:
+                self._answer(Message.of(transcript), None)
+        except AssistantError as raised:
+            error = raised
+        except BaseException as raised:  # a defect of ours, still no silent hang for the reader
+            error = AssistantError(f"internal error: {type(raised).__name__}: {raised}", hint="please report it")
+            error.__cause__ = raised
+        self._queue.put(_End(error))
+
+    def _answer(self, message: Message, name: str | None) -> str | None:
+        """Routes, runs and records one turn. Returns the transcript where it is to be answered."""
+        begun = time.perf_counter()
+        route = self._services.router.route(message, name)
+        self.timings["route_s"] = time.perf_counter() - begun
+        task = route.task
+        is_transcript = task.name == SPEECH and self._services.reply_to_speech
+        request = Request(
+            message=message,
+            history=tuple(self._conversation.history),
+            options=make_options(task.options_type, self._options, base=self._services.options[task.name])
+            if name is not None or message is self._message
+            else self._services.options[task.name],
+            session_id=self._conversation.id,
+            user_id=self._conversation.user_id,
+            cancel=self._cancelled,
+        )
+        collected = _Collected(notices=[*self._services.first_notices(), *route.notices])
+        error: AssistantError | None = None
+        try:
+            with self._services.models.answering():
+                self._run_task(task, request, collected, is_transcript=is_transcript)
+        except AssistantError as raised:
+            error = raised
+        self._record(message, task, collected, error)
+        if error is not None:
+            raise error
+        transcript = "".join(part.text for part in collected.parts if isinstance(part, TextPart)).strip()
+        return transcript if is_transcript and transcript and not self._cancelled.is_set() else None
+
+    def _run_task(self, task: Task, request: Request, out: _Collected, *, is_transcript: bool) -> None:
+        stream: Any = None
+        try:
+            stream = task.run(request, self._services.models)
+            for item in _checked_stream(task, stream):
+                match item:
+                    case Notice():
+                        out.notices.append(item)
+                    case Details(values):
+                        out.details.update(values)
+                    case _:
+                        self.timings.setdefault("first_part_s", time.perf_counter() - self._begun_at)
+                        out.parts.append(item)
+                        if not (is_transcript and isinstance(item, TextPart)):
+                            self._queue.put(item)
+                if self._cancelled.is_set():
+                    break
+        except AssistantError:
+            raise
+        except BaseException as error:
+            raise PluginError(
+                f"the task {task.name!r} raised {type(error).__name__}: {error}",
+                hint="this is a defect of the plugin; the assistant goes on",
+            ) from error
+        finally:
+            close = getattr(stream, "close", None)
+            if close is not None:
+                close()
+
+    def _record(self, message: Message, task: Task, out: _Collected, error: AssistantError | None) -> None:
+        self.timings["total_s"] = time.perf_counter() - self._begun_at
+        self.notices += out.notices
+        self.details |= out.details
+        was_cut = self._cancelled.is_set() and error is None
+        turn = Turn(
+            id=new_id(),
+            session_id=self._conversation.id,
+            user_id=self._conversation.user_id,
+            task=task.name,
+            request=message,
+            response=_joined(out.parts),
+            created_at=now(),
+            model=out.details.get("model"),
+            adapter=out.details.get("adapter"),
+            notices=tuple(out.notices),
+            details=out.details,
+            timings=dict(self.timings),
+            error=error.code if error is not None else Cancelled.code if was_cut else None,
+        )
+        if error is None:
+            self._conversation.history.append(turn)
+        stored = self._services.turns.add_turn(turn)
+        stored.add_done_callback(self._announce)
+        self.stored.append(stored)
+
+    def _announce(self, stored: Future[Turn]) -> None:
+        if stored.exception() is None:
+            self._services.turn_finished(stored.result())
+
+
+def _checked_stream(task: Task, stream: Any) -> Iterator[StreamItem]:
+    contract = f"{type(task).__name__}.run must be a generator of parts, Notice and Details"
+    if not isinstance(stream, Iterator):
+        raise PluginError(f"{contract}; it returned {stream!r}")
+    for item in stream:
+        if not isinstance(item, (*_PARTS, Notice, Details)):
+            raise PluginError(f"{contract}; it yielded {item!r}")
+        yield item
+
+
+def _joined(parts: list[Part]) -> tuple[Part, ...]:
+    """Runs of text deltas as one part each, the rest as it is."""
+    out: list[Part] = []
+    run: list[str] = []
+    for part in parts:
+        if isinstance(part, TextPart):
+            run.append(part.text)
+            continue
+        if run:
+            out.append(TextPart("".join(run)))
+            run = []
+        out.append(part)
+    if run:
+        out.append(TextPart("".join(run)))
+    return tuple(out)

@@ -1,0 +1,374 @@
+"""One learning cycle, top to bottom: feedback -> examples -> train -> evaluate -> gate -> promote -> swap.
+
+Nothing that serves is touched before the gate has spoken. A kill leaves the old champion serving, and the next cycle
+over the same feedback goes on from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from smallai_assistant.errors import AssistantError, Busy, Cancelled, TrainingFailed
+from smallai_assistant.feedback import Adapter, AdapterStatus, Example, Score
+from smallai_assistant.filesystem import exclusive
+from smallai_assistant.learning.adapter_store import AdapterStore
+from smallai_assistant.learning.evaluation import SliceReport, compare, gate
+from smallai_assistant.learning.feedback_service import FeedbackService
+from smallai_assistant.learning.preparation import EARLIER, TARGET, Cycle, asked, prepare
+from smallai_assistant.learning.preparation import CycleOptions as CycleOptions
+from smallai_assistant.learning.promotion import Promoter
+from smallai_assistant.learning.report import Change, CycleReport
+from smallai_assistant.plugin_manager import PluginManager
+from smallai_assistant.runtime import ModelRuntime
+from smallai_assistant.storage.feedback_store import FeedbackStore
+from smallai_assistant.task import LearningTask, Training
+
+log = logging.getLogger(__name__)
+
+OnProgress = Callable[[str, float], None]
+_N_CHANGES = 12
+_MAX_RETIRED_AT_ONCE = 200  # each is asked once more, so that the fast memory need not hold it
+_CLOSE_PATIENCE_S = 10.0
+
+
+class Learner:
+    """Runs cycles; one at a time for a data directory.
+
+    Args:
+        folder: checkpoints of cycles that were stopped.
+    """
+
+    def __init__(
+        self,
+        plugins: PluginManager,
+        models: ModelRuntime,
+        *,
+        stores: tuple[FeedbackStore, AdapterStore],
+        feedback_service: FeedbackService,
+        folder: Path,
+    ) -> None:
+        self._plugins = plugins
+        self._models = models
+        self._feedback, self._adapters = stores
+        self._promoter = Promoter(plugins, models, adapters=self._adapters, feedback_service=feedback_service)
+        self._folder = folder
+        self._stop = threading.Event()
+        self._idle = threading.Event()
+        self._idle.set()
+
+    def learn(
+        self,
+        name: str,
+        options: CycleOptions | None = None,
+        *,
+        cancel: threading.Event | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> CycleReport:
+        """Runs a cycle and returns its report, whether the gate approved or not.
+
+        Raises:
+            InvalidInput: the task does not exist or does not learn.
+            NotEnoughData: there is too little feedback to learn from or to judge by.
+            EvalContaminated: something to be trained on is asked in the evaluation.
+            TrainingFailed: the loss became NaN, or the new adapter did not answer and was taken back.
+            PluginError: a method of the task raised.
+            Cancelled: `cancel` was set; the next cycle goes on from the last checkpoint.
+            Busy: another cycle runs.
+        """
+        tell, stop = on_progress or (lambda *_: None), cancel or threading.Event()
+        task = self._promoter.task(name)
+        with exclusive(self._folder / ".lock", timeout_s=0.0, other="another learning cycle runs"):
+            self._idle.clear()
+            self._stop = stop
+            try:
+                return self._run(task, options or CycleOptions(), stop, tell)
+            finally:
+                self._idle.set()
+
+    def close(self) -> None:
+        """Stops the cycle that runs, and waits a little for its end."""
+        self._stop.set()
+        self._idle.wait(_CLOSE_PATIENCE_S)
+
+    def drop_checkpoints(self) -> None:
+        """Deletes what stopped cycles left, for it may hold what was erased; a cycle that runs sees that itself."""
+        try:
+            with exclusive(self._folder / ".lock", timeout_s=0.0, other="a learning cycle runs"):
+                _drop_folders(self._folder)
+        except Busy:
+            log.info("checkpoints stay: a learning cycle runs, and looks for what was erased before it ends")
+
+    def promote(self, adapter_id: str, *, force: bool = False, reason: str = "promoted by hand") -> Adapter:
+        """Makes an adapter the champion and lets the running process serve it; see `Promoter.promote`."""
+        adapter = self._adapters.get(adapter_id)
+        judged_turns = self._feedback.judged_turns(adapter.task)
+        self._promoter.promote(
+            adapter, [judged_turn.turn.request for judged_turn in judged_turns], reason=reason, force=force
+        )
+        return self._adapters.get(adapter_id)
+
+    def rollback(self, name: str, *, to: str | None = None) -> Adapter | None:
+        """Lets the version before the champion serve again. Returns it, None for the bare base."""
+        return self._promoter.rollback(name, to=to)
+
+    def _run(self, task: LearningTask, options: CycleOptions, stop: threading.Event, tell: OnProgress) -> CycleReport:
+        begun = time.monotonic()
+        self._remove_unjudged(task.name)
+        tell("screening the feedback", 0.0)
+        cycle = prepare(task, self._feedback.judged_turns(task.name), options, self._folder)
+        tell("asking what serves now", 0.05)
+        cycle.before = self._scores(cycle, cycle.slices, cycle.baseline, stop)
+        candidate = self._train(cycle, stop, lambda what, share: tell(what, 0.1 + 0.7 * min(1.0, max(0.0, share))))
+        try:
+            tell("asking the candidate", 0.8)
+            after = self._scores(cycle, cycle.slices, candidate, stop)
+            report = self._decide(cycle, candidate, self._report(cycle, candidate, after))
+            if report.is_approved:
+                tell("asking what it now knows", 0.9)
+                report = replace(report, retired_ids=self._retired(cycle, candidate, after, stop))
+            self._check_not_erased(cycle, candidate, report)  # last: what it now knows takes time to ask
+        except BaseException:
+            self._adapters.remove(candidate.id)  # nobody has judged it; the checkpoints stay
+            raise
+        report = replace(report, seconds=time.monotonic() - begun)
+        status: AdapterStatus = "approved" if report.is_approved else "refused"
+        candidate = self._adapters.judge(candidate.id, status, report.to_json())
+        shutil.rmtree(cycle.checkpoints, ignore_errors=True)
+        if report.is_approved and options.promote:
+            tell("promoting", 0.95)
+            report = self._promote(cycle, candidate, report)
+        tell("done", 1.0)
+        return report
+
+    def _remove_unjudged(self, name: str) -> None:
+        """What a kill between training and judging left; nobody asked for it, and it never served."""
+        served = {each["adapter_id"] for each in self._adapters.log(name)}
+        for each in self._adapters.versions(name):
+            if each.status == "candidate" and each.id not in served:
+                log.info("%s was never judged, and is removed", each.id)
+                self._adapters.remove(each.id)
+
+    def _check_not_erased(self, cycle: Cycle, candidate: Adapter, report: CycleReport) -> None:
+        """An erasure while the cycle runs ends it: no weights that know the row come to serve, no report quotes it.
+
+        Raises:
+            TrainingFailed: a row was erased.
+        """
+        active = {judged_turn.feedback.id for judged_turn in self._feedback.judged_turns(cycle.task.name)}
+        gone = [each for each in {*candidate.feedback_ids, *report.held_out_ids} if each not in active]
+        if erased := [each for each in gone if self._feedback.get(each).state == "erased"]:
+            shutil.rmtree(cycle.checkpoints, ignore_errors=True)
+            raise TrainingFailed(
+                f"{len(erased)} of the rows it learned from or was judged by were erased while the cycle ran",
+                hint="nothing was changed; start it again: it learns from the rest",
+            )
+
+    def _train(self, cycle: Cycle, stop: threading.Event, tell: OnProgress) -> Adapter:
+        task, options = cycle.task, cycle.options
+        cycle.checkpoints.mkdir(parents=True, exist_ok=True)
+        _drop_folders(cycle.checkpoints.parent, but=cycle.checkpoints)  # of cycles over other feedback: of no use
+
+        def told(what: str, share: float) -> None:
+            _check_losses(training.losses[-1:], task.name)
+            tell(what, share)
+
+        with self._adapters.work_folder() as folder:
+            training = Training(
+                examples=cycle.training,
+                replay=cycle.replay,
+                folder=folder,
+                work_folder=cycle.checkpoints,
+                parent=cycle.parent,
+                models=self._models,
+                seed=options.seed,
+                cancel=stop,
+                deadline=None if options.budget_s is None else time.monotonic() + options.budget_s,
+                on_progress=told,
+                losses=cycle.losses,
+            )
+            try:
+                kind = task.train(training)
+                _check_losses(training.losses, task.name)
+            except TrainingFailed:
+                shutil.rmtree(cycle.checkpoints, ignore_errors=True)  # they may hold NaN, too
+                raise
+            except AssistantError:
+                raise
+            except Exception as error:
+                log.exception("training of %s", task.name)
+                raise TrainingFailed(f"the training of {task.name} failed: {type(error).__name__}: {error}") from error
+            learned = {each for example in [*cycle.training, *cycle.replay] for each in example.feedback_ids}
+            order = [
+                judged_turn.feedback.id
+                for judged_turn in cycle.screened.judged_turns
+                if judged_turn.feedback.id in learned
+            ]
+            return self._adapters.add(folder, task=task.name, kind=kind, base=cycle.base, feedback_ids=order)
+
+    def _scores(
+        self, cycle: Cycle, slices: Mapping[str, Sequence[Example]], adapter: Adapter | None, stop: threading.Event
+    ) -> dict[str, list[Score]]:
+        task, found = cycle.task, {}
+        for name, examples in slices.items():
+            self._models.wait_until_idle(cancel=stop)
+            if stop.is_set():
+                raise Cancelled("the cycle was stopped", hint="start it again: it goes on from the last checkpoint")
+            scores = asked(task, "evaluate", partial(task.evaluate, examples, adapter, self._models))
+            if len(scores) != len(examples) or not all(0.0 <= score.value <= 1.0 for score in scores):
+                values = [score.value for score in scores]
+                raise TrainingFailed(
+                    f"{task.name}.evaluate must give {len(examples)} values in [0, 1] for {name!r}, and gave "
+                    f"{len(values)}, from {min(values, default=0)} to {max(values, default=0)}"
+                )
+            found[name] = scores
+        return found
+
+    def _report(self, cycle: Cycle, candidate: Adapter, after: Mapping[str, list[Score]]) -> CycleReport:
+        slices: list[SliceReport] = [
+            compare(
+                each, "target" if each == TARGET else "protected", cycle.before[each], after[each],
+                seed=cycle.options.seed,
+            )
+            for each in cycle.slices
+        ]  # fmt: skip
+        verdict = gate(slices)
+        changes = [
+            Change(name, example.prompt, example.expected, old.answer, new.answer, new.value - old.value)
+            for name, examples in cycle.slices.items()
+            for example, old, new in zip(examples, cycle.before[name], after[name], strict=True)
+            if old != new
+        ]
+        changes.sort(key=lambda each: -abs(each.gain))
+        held_out = [*cycle.slices[TARGET], *cycle.slices.get(EARLIER, ())]
+        return CycleReport(
+            task=cycle.task.name,
+            metric=cycle.task.primary_metric,
+            adapter_id=candidate.id,
+            parent_id=candidate.parent,
+            baseline_id=cycle.baseline.id if cycle.baseline is not None else None,
+            base=cycle.base,
+            is_approved=verdict.is_approved,
+            reasons=verdict.reasons,
+            slices=tuple(slices),
+            changes=tuple(changes[:_N_CHANGES]),
+            losses=tuple(cycle.losses),
+            sources=cycle.screened.by_source(),
+            quarantined=tuple(
+                (each.source, each.reason, len(each.feedback_ids)) for each in cycle.screened.quarantined
+            ),
+            n_judged_turns=len(cycle.screened.judged_turns),
+            n_training=len(cycle.training),
+            n_replay=len(cycle.replay),
+            held_out_ids=tuple(dict.fromkeys(each for example in held_out for each in example.feedback_ids)),
+        )
+
+    def _decide(self, cycle: Cycle, candidate: Adapter, report: CycleReport) -> CycleReport:
+        """The gate's word, unless a plugin overrules it."""
+        judged = replace(candidate, report=report.to_json())
+        overruled = self._plugins.approve_adapter(judged, cycle.baseline)
+        if overruled is None:
+            return report
+        plugin, is_approved = overruled
+        word = "approved" if is_approved else "refused"
+        return replace(report, is_approved=is_approved, reasons=(f"the plugin {plugin} {word} it", *report.reasons))
+
+    def _retired(
+        self, cycle: Cycle, candidate: Adapter, after: Mapping[str, list[Score]], stop: threading.Event
+    ) -> tuple[str, ...]:
+        """The feedback that the candidate answers by itself: right in all that is asked of it."""
+        newest = [*cycle.replay, *cycle.training][-_MAX_RETIRED_AT_ONCE:]
+        scores = self._scores(cycle, {"what it learned": newest}, candidate, stop)["what it learned"]
+        pairs = list(zip(newest, scores, strict=True))
+        for name in (TARGET, EARLIER):
+            pairs += zip(cycle.slices.get(name, ()), after.get(name, ()), strict=True)
+        right: dict[str, bool] = {}
+        for example, score in pairs:
+            for feedback_id in example.feedback_ids:
+                right[feedback_id] = right.get(feedback_id, True) and score.value >= 1.0
+        return tuple(
+            judged_turn.feedback.id
+            for judged_turn in cycle.screened.judged_turns
+            if right.get(judged_turn.feedback.id, False)
+        )
+
+    def _promote(self, cycle: Cycle, candidate: Adapter, report: CycleReport) -> CycleReport:
+        if self._adapters.champion_id(cycle.task.name) != cycle.champion_id:
+            why = "not promoted: what serves changed while the cycle ran; promote it by hand if it is the better"
+            return replace(report, reasons=(why, *report.reasons))
+        probes = [judged_turn.turn.request for judged_turn in cycle.screened.judged_turns]
+        self._promoter.promote(candidate, probes, reason="the gate approved it")
+        report = replace(report, is_promoted=True)
+        self._adapters.judge(candidate.id, "approved", report.to_json())
+        return report
+
+
+class LearningJob:
+    """A cycle in the background; chat goes on meanwhile.
+
+    Attributes:
+        what, fraction: how far it is.
+    """
+
+    def __init__(self, learner: Learner, name: str, options: CycleOptions) -> None:
+        self.what, self.fraction = "waiting", 0.0
+        self._cancel = threading.Event()
+        self._report: CycleReport | None = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(
+            target=self._work, args=(learner, name, options), name=f"learn-{name}", daemon=True
+        )
+        self._thread.start()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        return self._thread.is_alive()
+
+    def cancel(self) -> None:
+        """Asks it to stop at the next step; checkpoints stay."""
+        self._cancel.set()
+
+    def result(self, timeout_s: float | None = None) -> CycleReport:
+        """Waits for the report.
+
+        Raises:
+            Busy: it still runs after `timeout_s`.
+            AssistantError: what ended the cycle; see `Assistant.learn`.
+        """
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            raise Busy("the cycle still runs", hint="wait longer")
+        if self._error is not None:
+            raise self._error
+        assert self._report is not None
+        return self._report
+
+    def _work(self, learner: Learner, name: str, options: CycleOptions) -> None:
+        try:
+            self._report = learner.learn(name, options, cancel=self._cancel, on_progress=self._tell)
+        except BaseException as error:  # re-raised where somebody waits for it
+            self._error = error
+
+    def _tell(self, what: str, fraction: float) -> None:
+        self.what, self.fraction = what, fraction
+
+
+def _drop_folders(folder: Path, *, but: Path | None = None) -> None:
+    for path in folder.iterdir():
+        if path.is_dir() and path != but:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _check_losses(losses: Sequence[float], name: str) -> None:
+    if wrong := [loss for loss in losses if not math.isfinite(loss)]:
+        raise TrainingFailed(
+            f"the loss of {name} became {wrong[0]}", hint="nothing was changed; train with less at once"
+        )

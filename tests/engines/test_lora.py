@@ -1,0 +1,313 @@
+"""LoRA adapters beside each other on one base: peft's own files, streams that interleave, versions that are retired."""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.tiny_text import save_tiny_llama
+
+from smallai_assistant import Adapter, GenerationOptions, ModelRuntime, ModelSpec, TextModel
+from smallai_assistant.engines.lora import MAX_LOADED
+from smallai_assistant.engines.transformers import TransformersEngine
+from smallai_assistant.errors import AdapterMismatch
+from smallai_assistant.models.catalog import Catalog
+
+TASK = "text-generation"
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+OPTIONS = GenerationOptions(max_tokens=16)
+
+
+def user(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
+
+
+def say(model: TextModel, text: str, adapter: Adapter | None = None) -> str:
+    return "".join(model.generate(user(text), OPTIONS, adapter=adapter))
+
+
+def save_lora(
+    folder: Path, base: Path, *, seed: int, rank: int = 8, scale: float = 0.3, targets: Sequence[str] = TARGETS
+) -> Adapter:
+    """A LoRA of random weights, written by peft; strong enough that the answers differ."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(targets), task_type="CAUSAL_LM")
+    wrapped = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), config)
+    with torch.no_grad():
+        for name, weight in wrapped.named_parameters():
+            if "lora_" in name:
+                weight.normal_(std=scale)
+    wrapped.save_pretrained(folder)
+    return adapter_at(folder)
+
+
+def adapter_at(folder: Path) -> Adapter:
+    return Adapter(folder.name, TASK, "lora", folder, {}, {}, datetime.now(UTC))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_llama(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def adapters(base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Adapter]:
+    folder = tmp_path_factory.mktemp("loras")
+    return [save_lora(folder / f"version-{n}", base, seed=n) for n in range(2)]
+
+
+@pytest.fixture
+def open_model(base: Path) -> Iterator[Callable[..., Any]]:
+    models = ModelRuntime(Catalog(base.parent), [TransformersEngine()], device="cpu")
+    leases = []
+
+    def open_one(folder: Path = base, **options: Any) -> TextModel:
+        lease = models.lease(ModelSpec(str(folder), task=TASK, **({"dtype": "float32"} | options)), TextModel)
+        leases.append(lease)
+        return lease.__enter__()
+
+    yield open_one
+    for lease in leases:
+        lease.__exit__(None, None, None)
+    models.close()
+
+
+def lora_bytes(model: Any) -> int:
+    return sum(weight.nbytes for name, weight in model._module.named_parameters() if "lora_" in name)
+
+
+def reference(base: Path, adapter: Adapter | None, text: str) -> str:
+    """What transformers' own loop says with peft's own loading, alone."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    module: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    if adapter is not None:
+        module = PeftModel.from_pretrained(module, adapter.folder)
+    ids = tokenizer.apply_chat_template(user(text), add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    with torch.inference_mode():
+        out = module.eval().generate(**ids, max_new_tokens=OPTIONS.max_tokens, do_sample=False)
+    return str(tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)).rstrip("\ufffd")
+
+
+def test_an_adapter_gives_what_peft_gives(base: Path, adapters: list[Adapter], open_model: Callable[..., Any]) -> None:
+    model = open_model()
+    expected = [reference(base, each, "abc") for each in (None, *adapters)]
+    assert len(set(expected)) == 3
+    for adapter, text in [*zip((None, *adapters), expected, strict=True), (None, expected[0])]:
+        assert say(model, "abc", adapter).rstrip("\ufffd") == text
+
+
+def test_interleaved_streams_of_two_adapters_and_the_base_do_not_mix(
+    adapters: list[Adapter], open_model: Callable[..., Any]
+) -> None:
+    model = open_model()
+    used = [(f"text {n // 3}", (None, *adapters)[n % 3]) for n in range(12)]
+    expected = [say(model, text, adapter) for text, adapter in used]
+    assert len(set(expected)) == len(used)
+    streams = [model.generate(user(text), OPTIONS, adapter=adapter) for text, adapter in used]
+    found = ["" for _ in used]
+    running = set(range(len(used)))
+    while running:
+        for n in sorted(running):
+            try:
+                found[n] += next(streams[n])
+            except StopIteration:
+                running.discard(n)
+    assert found == expected
+
+
+def test_a_retired_adapter_is_dropped_when_its_last_stream_ends(
+    adapters: list[Adapter], open_model: Callable[..., Any]
+) -> None:
+    model = open_model()
+    old, new = adapters
+    expected = say(model, "abc", old)
+    one = lora_bytes(model)
+    assert one > 0
+    say(model, "abc", new)
+    assert lora_bytes(model) == 2 * one
+    streams = [model.generate(user("abc"), OPTIONS, adapter=old) for _ in range(2)]
+    begun = [next(stream) for stream in streams]
+    model.retire_adapter(old.id)
+    assert lora_bytes(model) == 2 * one
+    streams[0].close()
+    assert lora_bytes(model) == 2 * one
+    assert say(model, "abc") != expected  # others go on meanwhile
+    assert begun[1] + "".join(streams[1]) == expected
+    assert lora_bytes(model) == one
+    assert set(model._adapters._loaded) == {new.id}
+    assert old.id not in model._prefixes
+    assert say(model, "abc", new) != expected
+    model.retire_adapter(new.id)
+    assert lora_bytes(model) == 0
+
+
+def test_dropping_gives_the_memory_back(base: Path, open_model: Callable[..., Any], tmp_path: Path) -> None:
+    import torch
+
+    model = open_model()
+    adapter = save_lora(tmp_path / "big", base, seed=3, rank=64)
+    say(model, "abc", adapter)
+
+    def living() -> int:
+        gc.collect()
+        return sum(
+            isinstance(get_object, torch.nn.Parameter) and get_object.shape[:1] == (64,)
+            for get_object in gc.get_objects()
+        )
+
+    before = living()
+    assert before > 0
+    model.retire_adapter(adapter.id)
+    n_layers = model._module.config.num_hidden_layers
+    assert before - living() >= n_layers * len(TARGETS)
+
+
+def test_a_retired_adapter_that_is_asked_again_serves_again(
+    adapters: list[Adapter], open_model: Callable[..., Any]
+) -> None:
+    """A rollback brings an earlier version back."""
+    model = open_model()
+    expected = [say(model, "abc", adapter) for adapter in adapters]
+    for _ in range(2):
+        for adapter, text in zip(adapters, expected, strict=True):
+            model.retire_adapter(adapter.id)
+            assert say(model, "abc", adapter) == text
+    model.retire_adapter("one that was never loaded")
+
+
+def test_forgotten_versions_do_not_pile_up(base: Path, open_model: Callable[..., Any], tmp_path: Path) -> None:
+    """A turn may ask for the champion just before it is retired: nobody retires that version a second time."""
+    model = open_model()
+    made = [save_lora(tmp_path / f"v{n}", base, seed=n, targets=["q_proj"]) for n in range(MAX_LOADED + 3)]
+    texts = [say(model, "abc", each) for each in made]
+    assert len(model._adapters._loaded) == MAX_LOADED
+    assert set(model._prefixes) == {None, *(each.id for each in made[-MAX_LOADED:])}
+    assert [say(model, "abc", each) for each in made] == texts
+
+
+def damage(adapter: Adapter, folder: Path, how: str, base: Path) -> Adapter:
+    """A copy of the adapter that does not fit."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    if how == "another base":
+        big = save_tiny_llama(folder.parent / "big", hidden=96)
+        return save_lora(folder, big, seed=5)
+    shutil.copytree(adapter.folder, folder)
+    weights = load_file(folder / "adapter_model.safetensors")
+    first = sorted(weights)[0]
+    if how == "a weight is missing":
+        del weights[first]
+    elif how == "a weight too many":
+        weights["base_model.model.model.layers.9.self_attn.q_proj.lora_A.weight"] = torch.zeros(8, 64)
+    elif how == "a shape":
+        weights[first] = torch.zeros(3, 3)
+    elif how == "NaN":
+        weights[first] = torch.full_like(weights[first], float("nan"))
+    elif how == "cut short":
+        path = folder / "adapter_model.safetensors"
+        path.write_bytes(path.read_bytes()[:1000])
+        return adapter_at(folder)
+    elif how == "no config":
+        (folder / "adapter_config.json").unlink()
+    elif how == "no modules":
+        config = json.loads((folder / "adapter_config.json").read_text())
+        (folder / "adapter_config.json").write_text(json.dumps(config | {"target_modules": ["nothing_such"]}))
+    elif how == "nonsense":
+        (folder / "adapter_config.json").write_text('{"peft_type": "NOPE"}')
+    save_file(weights, folder / "adapter_model.safetensors")
+    return adapter_at(folder)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "another base",
+        "a weight is missing",
+        "a weight too many",
+        "a shape",
+        "NaN",
+        "cut short",
+        "no config",
+        "no modules",
+        "nonsense",
+    ],
+)
+@pytest.mark.parametrize("is_first", [True, False])
+def test_weights_that_do_not_fit_are_refused_and_disturb_nobody(
+    how: str, is_first: bool, adapters: list[Adapter], open_model: Callable[..., Any], tmp_path: Path, base: Path
+) -> None:
+    model = open_model()
+    expected = (
+        [say(model, "abc")] if is_first else [say(model, "abc"), *(say(model, "abc", adapter) for adapter in adapters)]
+    )
+    wrong = damage(adapters[0], tmp_path / "wrong", how, base)
+    running = model.generate(user("abc"), OPTIONS)
+    begun = next(running)
+    for _ in range(2):
+        with pytest.raises(AdapterMismatch, match="wrong does not fit the model"):
+            say(model, "abc", wrong)
+    assert begun + "".join(running) == expected[0]
+    assert lora_bytes(model) == 0 or not is_first
+    assert not any("wrong" in name for name, _ in model._module.named_parameters())
+    found = [say(model, "abc"), *(say(model, "abc", adapter) for adapter in adapters)]
+    assert found[: len(expected)] == expected
+    assert len(set(found)) == 3
+
+
+def test_two_adapters_of_other_ranks_and_targets(base: Path, open_model: Callable[..., Any], tmp_path: Path) -> None:
+    model = open_model()
+    wide = save_lora(tmp_path / "wide", base, seed=1, rank=16)
+    narrow = save_lora(tmp_path / "narrow", base, seed=2, rank=2, targets=["v_proj"], scale=1.0)
+    expected = [reference(base, each, "xyz") for each in (wide, narrow)]
+    found = [say(model, "xyz", each).rstrip("\ufffd") for each in (wide, narrow, wide, narrow)]
+    assert found == expected * 2
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_lora_on_a_quantized_base(quantization: str, adapters: list[Adapter], open_model: Callable[..., Any]) -> None:
+    model = open_model(quantization=quantization)
+    texts = [say(model, "abc", each) for each in (None, *adapters)]
+    assert len(set(texts)) == 3
+    assert [say(model, "abc", each) for each in (*adapters, None)] == [texts[1], texts[2], texts[0]]
+    model.retire_adapter(adapters[0].id)
+    model.retire_adapter(adapters[1].id)
+    assert say(model, "abc") == texts[0]
+    assert lora_bytes(model) == 0
+
+
+def test_serving_changes_no_weight(adapters: list[Adapter], open_model: Callable[..., Any]) -> None:
+    model = open_model()
+    before = {name: weight.clone() for name, weight in model._module.named_parameters()}
+    for adapter in (*adapters, None):
+        say(model, "abc", adapter)
+    for adapter in adapters:
+        model.retire_adapter(adapter.id)
+    after = dict(model._module.named_parameters())
+    assert set(after) == set(before)
+    assert all(bool((after[name] == weight).all()) for name, weight in before.items())
+    assert not any(weight.requires_grad for weight in after.values())
+
+
+def test_the_id_may_hold_dots(adapters: list[Adapter], open_model: Callable[..., Any]) -> None:
+    """torch's module names may not: a task's name is part of the id."""
+    model = open_model()
+    dotted = replace(adapters[0], id="text-generation.v1.2")
+    assert say(model, "abc", dotted) == say(model, "abc", adapters[0])
+    model.retire_adapter(dotted.id)
+    assert say(model, "abc", dotted) == say(model, "abc", adapters[0])

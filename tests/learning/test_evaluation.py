@@ -1,0 +1,227 @@
+"""The split never moves, the interval covers the truth, and the gate says no where it must."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smallai_assistant import Example, Score
+from smallai_assistant.errors import EvalContaminated
+from smallai_assistant.learning.evaluation import (
+    HELD_OUT_ONE_IN,
+    SliceReport,
+    check_contamination,
+    compare,
+    gate,
+    is_held_out,
+    normalized,
+    split,
+)
+
+
+def example(prompt: str, key: str | None = None, number: int = 0) -> Example:
+    return Example(f"e{number}", prompt, "yes", key if key is not None else prompt, (f"f{number}",))
+
+
+def scores(values: Sequence[float]) -> list[Score]:
+    return [Score(value) for value in values]
+
+
+# -- the split --
+
+
+@given(st.lists(st.tuples(st.text(max_size=12), st.text(max_size=4)), max_size=40), st.randoms())
+def test_the_split_is_stable_disjoint_and_keeps_a_key_on_one_side(
+    rows: list[tuple[str, str]], shuffle: random.Random
+) -> None:
+    examples = [example(prompt, key, number) for number, (prompt, key) in enumerate(rows)]
+    training, held_out = split(examples)
+    assert not {normalized(each.prompt) for each in training} & {normalized(each.prompt) for each in held_out}
+    assert not {each.split_key for each in training} & {each.split_key for each in held_out}
+    assert len({each.id for each in training + held_out}) == len(training) + len(held_out)
+    # Whatever else is there, and in whatever order: what is held out stays held out.
+    some = [example for example in examples if shuffle.random() < 0.5]
+    shuffle.shuffle(some)
+    assert {each.id for each in split(some)[1]} == {each.id for each in held_out} & {each.id for each in some}
+    check_contamination(training, {"held out": held_out})
+
+
+def test_the_split_does_not_change_between_versions() -> None:
+    """An example that was trained on may never be asked later: these are pinned."""
+    assert [n for n in range(24) if is_held_out(str(n))] == []
+
+
+def test_about_one_in_four_is_held_out() -> None:
+    share = sum(is_held_out(str(n)) for n in range(4_000)) / 4_000
+    assert share == pytest.approx(1 / HELD_OUT_ONE_IN, abs=0.03)
+
+
+def test_a_prompt_on_both_sides_is_for_the_evaluation_alone() -> None:
+    held = next(str(n) for n in range(99) if is_held_out(str(n)))
+    trained = next(str(n) for n in range(99) if not is_held_out(str(n)))
+    training, held_out = split([example("What is tea?", trained, 1), example("what is  TEA", held, 2)])
+    assert training == []
+    assert [each.id for each in held_out] == ["e2"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_same"),
+    [
+        ("What is tea?", " what IS tea ", True),
+        ('"Tea", please!', "tea please", True),
+        ("What is C++?", "What is C#?", False),
+        ("What is C++?", "What is C?", False),
+        ("2+2", "2-2", False),
+        ("3.14", "314", False),
+        ("don't go", "dont go", False),
+        ("🙂", "🙁", False),
+        ("???", "!!!", False),
+        ("", "   ", True),
+        ("Straße", "STRASSE", True),
+    ],
+)
+def test_what_counts_as_the_same_question(one: str, other: str, is_same: bool) -> None:
+    assert (normalized(one) == normalized(other)) == is_same
+
+
+@given(st.text(max_size=30))
+def test_normalizing_twice_is_once(text: str) -> None:
+    assert normalized(normalized(text)) == normalized(text)
+
+
+def test_contamination_names_both_rows_and_the_feedback() -> None:
+    with pytest.raises(EvalContaminated) as caught:
+        check_contamination([example("What is tea?", number=1)], {"facts": [example("what is tea", number=2)]})
+    for said in ("e1", "e2", "'facts'", "f1", "what is tea"):
+        assert said in str(caught.value)
+
+
+# -- the interval --
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=60))
+def test_the_interval_holds_the_change_and_the_same_seed_gives_the_same(pairs: list[tuple[float, float]]) -> None:
+    before, after = scores([a for a, _ in pairs]), scores([b for _, b in pairs])
+    report = compare("all", "target", before, after, seed=3)
+    assert report.n == len(pairs)
+    assert -1.0 - 1e-9 <= report.low <= report.high <= 1.0 + 1e-9
+    assert report.low - 1e-9 <= report.change <= report.high + 1e-9
+    assert report == compare("all", "target", before, after, seed=3)
+    opposite = compare("all", "target", after, before, seed=3)
+    assert opposite.low == pytest.approx(-report.high, abs=1e-9)
+
+
+@pytest.mark.parametrize("n", [8, 20, 100])
+@pytest.mark.parametrize("kind", ["exact answers", "shares"])
+def test_the_interval_covers_the_truth_as_often_as_it_says(n: int, kind: str) -> None:
+    """Of 300 evaluations of a candidate whose true gain is known, about 95 % have it inside their interval."""
+    draw = random.Random(n)
+    n_covered = 0
+    for number in range(300):
+        if kind == "exact answers":  # 30 % get right, 10 % get wrong, the rest stays: 20 points
+            changes = draw.choices([1.0, -1.0, 0.0], [0.3, 0.1, 0.6], k=n)
+            truth = 0.2
+        else:
+            changes = [draw.betavariate(2, 5) - draw.betavariate(2, 6) for _ in range(n)]
+            truth = 2 / 7 - 2 / 8
+        before = [max(0.0, -change) for change in changes]
+        after = [a + each for a, each in zip(before, changes, strict=True)]
+        report = compare("all", "target", scores(before), scores(after), seed=number)
+        n_covered += report.low <= truth <= report.high
+    assert n_covered / 300 >= 0.92
+
+
+def test_noise_alone_is_rarely_called_an_improvement() -> None:
+    draw = random.Random(0)
+    n_approved = 0
+    for number in range(300):
+        n = draw.choice([4, 6, 8, 12, 20])
+        before, after = ([float(draw.random() < 0.5) for _ in range(n)] for _ in range(2))
+        n_approved += compare("all", "target", scores(before), scores(after), seed=number).low > 0
+    assert n_approved / 300 <= 0.04  # 2.5 % lie above
+
+
+@pytest.mark.parametrize(
+    ("n", "n_better", "is_sure"),
+    [(4, 4, True), (4, 3, False), (8, 4, True), (8, 2, False), (40, 8, True), (40, 2, False), (400, 8, True)],
+)
+def test_how_many_of_how_many_are_enough(n: int, n_better: int, is_sure: bool) -> None:
+    after = [1.0] * n_better + [0.0] * (n - n_better)
+    assert (compare("all", "target", scores([0.0] * n), scores(after)).low > 0) == is_sure
+
+
+def test_one_example_proves_nothing() -> None:
+    report = compare("all", "target", scores([0.0]), scores([1.0]))
+    assert (report.low, report.high) == (-1.0, 1.0)
+    assert not gate([report]).is_approved
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [([], []), ([0.5], []), ([math.nan], [1.0]), ([0.0], [math.inf]), ([0.0], [1.1]), ([-0.1], [1.0])],
+)
+def test_what_cannot_be_compared(before: list[float], after: list[float]) -> None:
+    with pytest.raises(ValueError, match="all"):
+        compare("all", "target", scores(before), scores(after))
+
+
+# -- the gate --
+
+
+def slice_of(kind: str, before: float, after: float, low: float, high: float, n: int = 100) -> SliceReport:
+    return SliceReport(kind, kind, n, before, after, low, high)  # type: ignore[arg-type]
+
+
+def test_the_target_gains_five_points_and_a_protected_slice_loses_three() -> None:
+    verdict = gate([slice_of("target", 0.5, 0.55, 0.01, 0.09), slice_of("protected", 0.9, 0.87, -0.06, 0.0)])
+    assert not verdict.is_approved
+    assert verdict.reasons == (
+        "better on target: 50.0% before, 55.0% after, change +5.0 points, 95 % interval +1.0 to +9.0, n = 100",
+        "a loss on protected: 90.0% before, 87.0% after, change -3.0 points, 95 % interval -6.0 to +0.0, n = 100",
+    )
+
+
+NUMBERS = st.floats(-1, 1) | st.sampled_from([math.nan, math.inf, -math.inf])
+SLICES = st.builds(slice_of, st.sampled_from(["target", "protected"]), NUMBERS, NUMBERS, NUMBERS, NUMBERS)
+
+
+@given(st.lists(SLICES, max_size=6))
+def test_the_gate_approves_only_where_everything_is_as_it_should_be(slices: list[SliceReport]) -> None:
+    verdict = gate(slices)
+    assert len(verdict.reasons) == len(slices)
+    if verdict.is_approved:
+        assert any(each.kind == "target" for each in slices)
+        assert all(each.low > 0 for each in slices if each.kind == "target")
+        assert all(each.change >= -0.01 - 1e-6 for each in slices if each.kind == "protected")
+    else:
+        assert not slices or any(
+            not each.low > 0 if each.kind == "target" else not each.change >= -0.01 for each in slices
+        ) or all(each.kind == "protected" for each in slices)  # fmt: skip
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    gain=st.integers(1, 100),
+    protected=st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=200),
+)
+def test_no_gain_pays_for_a_protected_point(gain: int, protected: list[tuple[bool, bool]]) -> None:
+    target = compare("new", "target", scores([0.0] * 100), scores([1.0] * gain + [0.0] * (100 - gain)))
+    kept = compare(
+        "kept", "protected", scores([float(a) for a, _ in protected]), scores([float(b) for _, b in protected])
+    )
+    n_lost = sum(a - b for a, b in protected)
+    if n_lost > 0.01 * len(protected):
+        assert not gate([target, kept]).is_approved
+    else:
+        assert gate([target, kept]).is_approved == (target.low > 0)
+
+
+def test_a_gate_without_a_target_approves_nothing() -> None:
+    assert not gate([]).is_approved
+    assert not gate([slice_of("protected", 0.5, 0.9, 0.1, 0.5)]).is_approved

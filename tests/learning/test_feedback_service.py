@@ -1,0 +1,398 @@
+"""Feedback takes effect at once, and a fault of a plugin never costs what was stored."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.adapters import add
+from support.scripted import ScriptedPlugin
+
+from smallai_assistant import (
+    Assistant,
+    Details,
+    Feedback,
+    ImagePart,
+    InvalidInput,
+    JudgedTurn,
+    LearningTask,
+    Notice,
+    Request,
+    TextPart,
+    Turn,
+    hookimpl,
+)
+from smallai_assistant.errors import InputTooLarge, NotEnoughData, StoreError
+from smallai_assistant.learning import feedback_service as feedback_service_module
+
+FOUR = ("chat", "image", "speech", "recommend")
+
+
+class Learner(LearningTask):
+    """Answers with the last correction of the same text; every step can be made to fail."""
+
+    name = "scripted"
+    accepts = (frozenset({"text"}), frozenset({"image"}))
+    primary_metric = "accuracy"
+
+    def __init__(self) -> None:
+        self.memory: dict[str, str] = {}
+        self.told: list[str] = []
+        self.fails: dict[str, BaseException] = {}
+
+    def _step(self, name: str) -> None:
+        self.told.append(name)
+        if name in self.fails:
+            raise self.fails[name]
+
+    def run(self, request: Request, models: Any) -> Iterator[Any]:
+        adapter = self.context.adapters.champion(self.name)
+        yield TextPart(self.memory.get(request.message.text, "?"))
+        yield Details({"adapter": adapter.id if adapter else None})
+
+    def learn_now(self, judged_turn: JudgedTurn) -> str:
+        self._step("learn_now")
+        if judged_turn.feedback.correction is None:
+            return ""
+        self.memory[judged_turn.turn.request.text] = judged_turn.feedback.correction
+        return f"the next turn answers {judged_turn.feedback.correction!r}"
+
+    def rebuild(self, judged_turns: Sequence[JudgedTurn]) -> None:
+        self._step("rebuild")
+        self.memory = {}
+        for judged_turn in judged_turns:
+            if judged_turn.feedback.correction is not None:
+                self.memory[judged_turn.turn.request.text] = judged_turn.feedback.correction
+
+    def forget(self, feedback: Feedback, turn: Turn) -> None:
+        self._step("forget")
+
+    def base(self) -> dict[str, Any]:
+        return {}
+
+    def examples(self, judged_turns: Sequence[JudgedTurn]) -> list[Any]:
+        return []
+
+    def train(self, training: Any) -> str:
+        raise NotEnoughData("none")
+
+    def evaluate(self, examples: Any, adapter: Any, models: Any) -> list[Any]:
+        return []
+
+
+class Observer(ScriptedPlugin):
+    """Hears of feedback and does with it what the test says."""
+
+    def __init__(self, *tasks: Any) -> None:
+        super().__init__(*tasks)
+        self.heard: list[str] = []
+        self.act: Callable[[Feedback], None] = lambda _: None
+
+    @hookimpl
+    def feedback_given(self, feedback: Feedback, turn: Turn) -> None:
+        self.heard.append(feedback.id)
+        assert turn.id == feedback.turn_id
+        self.act(feedback)
+
+
+Open = Callable[[Observer], Assistant]
+
+
+@pytest.fixture
+def task() -> Learner:
+    return Learner()
+
+
+@pytest.fixture
+def observer(task: Learner) -> Observer:
+    return Observer(task)
+
+
+@pytest.fixture
+def open_it(tmp_path: Path, database_url: str) -> Iterator[Open]:
+    """Opens an assistant on the test's data; what it said before is there."""
+    opened: list[Assistant] = []
+
+    def make(plugin: Observer) -> Assistant:
+        for each in opened:
+            each.close()
+        opened.append(
+            Assistant(
+                data_dir=tmp_path / "data",
+                models_dir=tmp_path / "models",
+                database_url=database_url,
+                plugins=[plugin],
+                disabled_plugins=FOUR,
+                device="cpu",
+            )
+        )
+        return opened[-1]
+
+    yield make
+    for each in opened:
+        each.close()
+
+
+@pytest.fixture
+def it(open_it: Open, observer: Observer) -> Assistant:
+    return open_it(observer)
+
+
+def answer(it: Assistant, text: str = "q") -> Turn:
+    return it.ask(text, task="scripted").turn
+
+
+# -- given --
+
+
+def test_a_correction_is_known_at_the_next_turn_and_after_a_restart(
+    it: Assistant, task: Learner, observer: Observer, open_it: Open
+) -> None:
+    turn = answer(it)
+    receipt = it.give_feedback(Feedback(turn.id, correction="a"))
+    assert (receipt.is_new, receipt.effect, receipt.notices) == (True, "the next turn answers 'a'", ())
+    assert receipt.feedback.task == "scripted"
+    assert observer.heard == [receipt.feedback.id]
+    assert answer(it).text == "a"
+    fresh = Learner()
+    again = open_it(Observer(fresh))
+    assert fresh.told == ["rebuild"]
+    assert answer(again).text == "a"
+
+
+def test_the_same_event_twice_is_learned_once(it: Assistant, task: Learner, observer: Observer) -> None:
+    turn = answer(it)
+    first = it.give_feedback(Feedback(turn.id, correction="a", key="k"))
+    second = it.give_feedback(Feedback(turn.id, correction="b", key="k"))
+    assert (second.is_new, second.feedback) == (False, first.feedback)
+    assert task.told.count("learn_now") == len(observer.heard) == 1
+    assert answer(it).text == "a"
+
+
+def test_feedback_may_come_before_the_turn_is_on_disk(it: Assistant) -> None:
+    with it.database.write():  # the writer of turns has to wait
+        response = it.ask("q", task="scripted")
+        for _ in response:
+            pass
+        receipts: list[Any] = []
+        thread = threading.Thread(target=lambda: receipts.append(response.rate(good=True)))
+        thread.start()
+        thread.join(0.3)
+        assert receipts == []
+    thread.join(30)
+    assert receipts[0].is_new
+
+
+def test_an_unknown_turn_is_refused_and_nobody_hears_of_it(it: Assistant, task: Learner, observer: Observer) -> None:
+    with pytest.raises(InvalidInput, match="no turn"):
+        it.give_feedback(Feedback("nope", is_good=True))
+    assert it.feedback.rows() == []
+    assert observer.heard == []
+    assert "learn_now" not in task.told
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("broken"),
+        NotEnoughData("too little"),
+        SystemExit(3),
+        RecursionError(),
+        type("Panic", (BaseException,), {})("panic"),
+    ],
+)
+def test_feedback_that_cannot_be_learned_now_is_stored_and_told(
+    it: Assistant, task: Learner, error: BaseException, open_it: Open
+) -> None:
+    turn = answer(it)
+    task.fails["learn_now"] = error
+    receipt = it.give_feedback(Feedback(turn.id, correction="a"))
+    assert receipt.is_new
+    [notice] = receipt.notices
+    assert notice.code == "not_learned_yet"
+    assert str(error) in notice.text
+    assert "Traceback" not in notice.text
+    assert [row.id for row in it.feedback.rows()] == [receipt.feedback.id]
+    assert answer(open_it(Observer(Learner()))).text == "a"  # the next start knows
+
+
+def test_an_effect_that_is_no_sentence_is_told(it: Assistant, task: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
+    turn = answer(it)
+    monkeypatch.setattr(task, "learn_now", lambda _: None)
+    receipt = it.give_feedback(Feedback(turn.id, is_good=True))
+    assert receipt.effect == ""
+    assert "must return a sentence" in receipt.notices[0].text
+
+
+def test_ctrl_c_while_it_learns_loses_nothing(it: Assistant, task: Learner) -> None:
+    turn = answer(it)
+    task.fails["learn_now"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        it.give_feedback(Feedback(turn.id, is_good=True))
+    assert len(it.feedback.rows()) == 1
+
+
+@pytest.mark.parametrize("error", [ValueError("broken"), KeyboardInterrupt(), SystemExit(1)])
+def test_an_observer_that_raises_changes_nothing(it: Assistant, observer: Observer, error: BaseException) -> None:
+    def fail(_: Feedback) -> None:
+        raise error
+
+    observer.act = fail
+    receipt = it.give_feedback(Feedback(answer(it).id, correction="a"))
+    assert (receipt.is_new, receipt.notices) == (True, ())
+    assert answer(it).text == "a"
+
+
+def test_an_observer_may_give_feedback_itself(it: Assistant, observer: Observer) -> None:
+    turn = answer(it)
+    observer.act = lambda given: (
+        it.give_feedback(Feedback(turn.id, comment="seen", key=f"seen {given.id}")) if not given.comment else None
+    )  # type: ignore[assignment]
+    it.give_feedback(Feedback(turn.id, is_good=True))
+    assert [row.feedback.comment for row in it.feedback.rows() if row.feedback] == ["", "seen"]
+
+
+def test_a_closed_assistant_takes_no_feedback(it: Assistant) -> None:
+    turn = answer(it)
+    it.close()
+    with pytest.raises(StoreError, match="closed"):
+        it.give_feedback(Feedback(turn.id, is_good=True))
+
+
+# -- taught --
+
+
+def test_what_is_taught_is_known(it: Assistant, open_it: Open) -> None:
+    receipt = it.teach("scripted", "q", "a")
+    assert receipt.effect
+    assert answer(it).text == "a"
+    picture = it.teach("scripted", ImagePart(data=b"picture"), "owl")
+    again = open_it(Observer(Learner()))
+    judged_turns = {judged_turn.feedback.id: judged_turn for judged_turn in again.feedback.judged_turns("scripted")}
+    assert judged_turns[receipt.feedback.id].turn.details == {"taught": True}
+    [part] = judged_turns[picture.feedback.id].turn.request.parts
+    assert isinstance(part, ImagePart)
+    assert part.read() == b"picture"
+    assert answer(again).text == "a"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "label", "kind"),
+    [
+        ("scriptde", "q", "a", InvalidInput),
+        ("scripted", "", "a", InvalidInput),
+        ("scripted", "q", " ", InvalidInput),
+        ("scripted", "q", "x" * 20_001, InputTooLarge),
+        ("scripted", ["q", ImagePart(data=b"x")], "a", InvalidInput),
+        ("scripted", ImagePart(Path("missing.png")), "a", InvalidInput),
+        ("scripted", ImagePart(Path(__file__)), "a", InputTooLarge),
+    ],
+)
+def test_what_cannot_be_taught_stores_nothing(
+    it: Assistant, monkeypatch: pytest.MonkeyPatch, name: str, content: Any, label: str, kind: type[InvalidInput]
+) -> None:
+    monkeypatch.setattr(feedback_service_module, "MAX_KEPT_MEDIA_BYTES", 1000)
+    with pytest.raises(kind):
+        it.teach(name, content, label)
+    assert it.store.session_list() == []
+    assert it.feedback.rows() == []
+
+
+# -- taken back, erased --
+
+
+def test_what_is_undone_is_forgotten_at_once_and_for_good(it: Assistant, task: Learner, open_it: Open) -> None:
+    first = it.teach("scripted", "q", "a").feedback
+    second = it.teach("scripted", "q", "b").feedback
+    assert answer(it).text == "b"
+    receipt = it.undo_feedback(second.id)
+    assert (receipt.effect, receipt.notices) == ("taken back", ())
+    assert answer(it).text == "a"
+    assert task.told[-2:] == ["forget", "rebuild"]
+    it.undo_feedback(first.id)
+    with pytest.raises(InvalidInput):
+        it.undo_feedback("nope")
+    assert answer(open_it(Observer(Learner()))).text == "?"
+
+
+def test_an_erasure_names_the_adapters_that_learned_from_it(it: Assistant) -> None:
+    first, second = (it.teach("scripted", text, "a").feedback.id for text in ("q", "r"))
+    old = add(it.adapters, "old", task="scripted", ids=[first])
+    champion = add(it.adapters, "new", task="scripted", ids=[first, second])
+    it.adapters.promote(champion.id)
+    assert f"{champion.id} learned from it and still serves" in it.undo_feedback(second).effect
+    with pytest.raises(InvalidInput):
+        it.erase_feedback([first, "nope"])
+    assert answer(it).text == "a"
+    erased = it.erase_feedback([first, first])
+    assert erased.feedback_ids == (first,)
+    assert erased.adapter_ids == (old.id, champion.id)
+    assert erased.champions == (champion.id,)
+    assert answer(it).text == "?"
+    assert it.feedback.judged_turns("scripted") == []
+
+
+@pytest.mark.parametrize("step", ["forget", "rebuild"])
+def test_a_task_that_cannot_forget_is_told_of(it: Assistant, task: Learner, step: str) -> None:
+    ids = [it.teach("scripted", text, "a").feedback.id for text in ("q", "r")]
+    task.fails[step] = RuntimeError("broken")
+    for notices in (it.undo_feedback(ids[0]).notices, it.erase_feedback([ids[1]]).notices):
+        assert [notice.code for notice in notices] == ["not_forgotten_yet"]
+        assert "scripted" in notices[0].text
+    assert [row.state for row in it.feedback.rows()] == ["retracted", "erased"]
+
+
+# -- recalled --
+
+
+def test_a_task_that_cannot_recall_does_not_stop_the_start(it: Assistant, open_it: Open) -> None:
+    it.teach("scripted", "q", "a")
+    task = Learner()
+    task.fails["rebuild"] = RuntimeError("broken")
+    again = open_it(Observer(task))
+    assert "broken" in again.broken_plugins["scripted"]
+    response = again.ask("q", task="scripted")
+    assert response.text == "?"
+    assert isinstance(response.notices[0], Notice)
+
+
+def test_a_task_without_its_context_does_not_stop_the_start(open_it: Open) -> None:
+    task = Learner()
+    task.setup = lambda context: None  # type: ignore[method-assign]
+    assert "context" in open_it(Observer(task)).broken_plugins["scripted"]
+
+
+def test_what_the_champion_answers_itself_is_not_recalled(it: Assistant) -> None:
+    first = it.teach("scripted", "q", "a").feedback.id
+    it.teach("scripted", "r", "b")
+    adapter = add(it.adapters, task="scripted", ids=[first])
+    it.adapters.judge(adapter.id, "approved", {"retired_ids": [first]})
+    it.adapters.promote(adapter.id)
+    it._feedback_service.rebuild("scripted")
+    assert (answer(it, "q").text, answer(it, "r").text) == ("?", "b")
+    assert answer(it).adapter == adapter.id
+
+
+def test_a_feedback_that_comes_while_the_memory_is_made_anew_is_in_it(
+    it: Assistant, task: Learner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turn = answer(it)
+    has_read, real = threading.Event(), task.rebuild
+
+    def slowly(judged_turns: Sequence[JudgedTurn]) -> None:
+        has_read.set()
+        given.wait(0.5)
+        real(judged_turns)
+
+    given = threading.Event()
+    monkeypatch.setattr(task, "rebuild", slowly)
+    recalling = threading.Thread(target=lambda: it._feedback_service.rebuild("scripted"))
+    recalling.start()
+    assert has_read.wait(10)
+    it.give_feedback(Feedback(turn.id, correction="a"))
+    given.set()
+    recalling.join()
+    assert answer(it).text == "a"

@@ -1,0 +1,1 @@
+"""What the tests share: scripted tasks, tiny models, databases."""

