@@ -9,6 +9,7 @@ from typing import Literal
 
 from smallai_assistant.errors import EvalContaminated
 from smallai_assistant.feedback import Example, Score
+from smallai_assistant.learning.text import normalized
 
 HELD_OUT_ONE_IN = 4
 N_DRAWS = 10_000  # the tails of few examples lie far out
@@ -16,7 +17,6 @@ _DRAWN_AT_ONCE = 1_000_000
 CONFIDENCE = 0.95
 MAX_DROP = 0.01  # a point: what a protected slice may lose on average
 _ROUNDING = 1e-9  # of a mean; a drop of a point exactly is allowed
-_PUNCTUATION = ".,;:!?…¿¡'\"`´‘’“”„«»()[]{}"
 
 SliceKind = Literal["target", "protected"]
 
@@ -86,15 +86,6 @@ def check_contamination(training: Sequence[Example], asked: Mapping[str, Sequenc
                     f"the example {twin.id} is trained on, and {example.id} of the slice {name!r} asks the same: "
                     f"{example.prompt[:80]!r} (feedback {', '.join(twin.feedback_ids) or 'unknown'})"
                 )
-
-
-def normalized(text: str) -> str:
-    """What two askings of the same thing have in common: case, spaces and the punctuation around words left out.
-
-    Signs within and between words stay, for `C`, `C++` and `C#` are not one thing, nor `2+2` and `2-2`.
-    """
-    words = (word.strip(_PUNCTUATION) for word in text.casefold().split())
-    return " ".join(word for word in words if word) or text.strip()
 
 
 def compare(

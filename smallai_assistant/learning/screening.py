@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from smallai_assistant.feedback import Feedback, JudgedTurn
-from smallai_assistant.learning.evaluation import normalized
 from smallai_assistant.learning.nearest_neighbour_labels import MIN_VOTES, Labelled, contradicting
+from smallai_assistant.learning.text import normalized
 from smallai_assistant.learning.truth_discovery import Claim, contradicted
 from smallai_assistant.types import AudioPart, ImagePart, Turn
 

@@ -19,9 +19,9 @@ from smallai_assistant.learning.evaluation import (
     compare,
     gate,
     is_held_out,
-    normalized,
     split,
 )
+from smallai_assistant.learning.text import normalized
 
 
 def example(prompt: str, key: str | None = None, number: int = 0) -> Example:

@@ -1,0 +1,19 @@
+"""Normalization of text, so that two ways to write the same question or answer compare as equal."""
+
+from __future__ import annotations
+
+# Quotation marks and sentence marks of several languages. Signs such as `+`, `#` and `-` are not in the list: they
+# carry meaning (see `normalized`).
+_PUNCTUATION = ".,;:!?…¿¡'\"`´‘’“”„«»()[]{}"
+
+
+def normalized(text: str) -> str:
+    """Removes case, repeated whitespace and the punctuation around words.
+
+    Signs within and between words stay: `C`, `C++` and `C#` are different things, and so are `2+2` and `2-2`.
+
+    Returns:
+        The words, joined by single spaces; if nothing but punctuation is left, the stripped text. Idempotent.
+    """
+    words = (word.strip(_PUNCTUATION) for word in text.casefold().split())
+    return " ".join(word for word in words if word) or text.strip()
