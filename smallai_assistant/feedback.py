@@ -1,9 +1,9 @@
-"""The frozen values of the learning loop: feedback, lesson, example, adapter."""
+"""The frozen values of the learning loop: feedback, judged turn, example, score, adapter, receipt."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -13,12 +13,15 @@ from smallai_assistant.types import Notice, Turn, check_range, check_storable, n
 
 Signal = Literal["click", "skip", "dwell", "stars"]
 SIGNALS: tuple[Signal, ...] = ("click", "skip", "dwell", "stars")
+# The lowest and the highest value of each signal. A click and a skip have no degrees, so their value may be left out.
+# A dwell time over a day is a page that somebody left open.
 _RANGES: Mapping[Signal, tuple[float, float]] = {
     "click": (1.0, 1.0),
     "skip": (1.0, 1.0),
     "dwell": (0.0, 86_400.0),
     "stars": (1.0, 5.0),
 }
+# A correction is learned from, so it is limited to what a model can be trained on: about 5,000 tokens.
 MAX_CORRECTION_CHARS = 20_000
 MAX_COMMENT_CHARS = 10_000
 MAX_KEY_CHARS = 200
@@ -26,24 +29,25 @@ MAX_KEY_CHARS = 200
 
 @dataclass(frozen=True, slots=True)
 class Feedback:
-    """What somebody thought of a turn, whatever its task.
+    """What somebody thought of a turn. All tasks share this one form.
 
     Args:
-        turn_id: of the turn it is about.
-        is_good: thumb up or down.
-        correction: what the answer should have been: a text, a label, a transcript.
-        comment: why, in words; kept, not learned from.
-        signal: what the user did: `click` or `skip` an item, `dwell` on it, give it `stars`.
-        value: of the signal: seconds of `dwell`, 1 to 5 `stars`.
-        item: the id of the item the signal is about.
-        is_explicit: given on purpose, not watched.
-        source: who gave it; its rows share one weight cap and are judged together.
-        may_train: the giver agrees to its use for training; without it the row is kept and learned from at once only.
-        key: idempotency key: a second row with the same key is the first.
-        task: name of the turn's task; the store fills it in.
+        turn_id: the id of the turn that is judged.
+        is_good: thumb up or thumb down.
+        correction: what the answer should have been: a text, a label, a transcript. At most 20,000 characters.
+        comment: the reason, in words. It is stored, and nothing learns from it.
+        signal: what the user did: `click` or `skip` an item, `dwell` on it, or give it `stars`.
+        value: the value of the signal: seconds of `dwell`, or 1 to 5 `stars`.
+        item: the id of the item that the signal is about.
+        is_explicit: whether the user gave it on purpose; False for what was observed.
+        source: who gave it. All feedback of one source shares one cap on its weight and is screened together.
+        may_train: whether the giver agrees to its use for training. Without consent it is stored and changes the next
+            answers, but no adapter is trained on it.
+        key: idempotency key. Feedback with a key that is already stored is not stored again.
+        task: the name of the turn's task; the store fills it in.
 
     Raises:
-        InvalidInput: it says nothing, or a value is out of range.
+        InvalidInput: the feedback says nothing, or a value is out of range.
         InputTooLarge: a text is over its limit.
     """
 
@@ -74,6 +78,7 @@ class Feedback:
             raise InvalidInput("source is empty", hint="name who gave the feedback")
         if self.correction is not None:
             check_storable("correction", self.correction, MAX_CORRECTION_CHARS)
+            # A blank correction would teach the model to say nothing.
             if not self.correction.strip():
                 raise InvalidInput("the correction is empty", hint="write what the answer should have been")
         for name in ("item", "key"):
@@ -98,7 +103,7 @@ class Feedback:
 
 @dataclass(frozen=True, slots=True)
 class JudgedTurn:
-    """A feedback and the turn it is about."""
+    """A feedback together with the turn that it judges."""
 
     feedback: Feedback
     turn: Turn
@@ -106,15 +111,15 @@ class JudgedTurn:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One thing to learn, or to be asked in an evaluation.
+    """One question with its right answer, for training or for evaluation.
 
     Args:
-        id: unique within a cycle.
-        prompt: what is asked, as people read it; the same prompt never lies on both sides of the split.
+        id: unique within a learning cycle, and the same when the cycle is repeated.
+        prompt: the question, as people read it. A prompt is never on both sides of the train / held-out split.
         expected: the right answer, as people read it.
-        split_key: examples with the same key stay on one side; most often the turn's id.
-        feedback_ids: what it was made from.
-        payload: whatever the task needs to train on it or to score it.
+        split_key: examples with the same key stay on the same side of the split; usually the turn's id.
+        feedback_ids: the feedback that the example was made from.
+        payload: anything the task needs to train on the example or to score it.
         weight: how much it counts in training, in (0, 1].
     """
 
@@ -129,13 +134,36 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """How an example went: `value` in [0, 1], higher is better; `answer` as people read it."""
+    """The result of one example in an evaluation.
+
+    Args:
+        value: in [0, 1]; higher is better.
+        answer: what the task answered, as people read it.
+    """
 
     value: float
     answer: str = ""
 
 
 AdapterStatus = Literal["candidate", "approved", "refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterPart:
+    """One set of weights of an adapter: an engine loads it once, and all streams that answer with it share it.
+
+    Attributes:
+        adapter_id: the adapter that the weights belong to.
+        name: the part's name; empty for the adapter's main weights.
+        folder: the files of the weights.
+    """
+
+    adapter_id: str
+    name: str
+    folder: Path
+
+    def __str__(self) -> str:
+        return f"{self.adapter_id} ({self.name})" if self.name else self.adapter_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +178,7 @@ class Adapter:
         feedback_ids: what it learned from.
         retired_ids: of those, what it answers by itself, so that the fast memory no longer needs to hold it.
         report: the gate's figures, as JSON.
+        part_name: the part that answers, see `with_part`; empty for the main weights.
     """
 
     id: str
@@ -164,16 +193,32 @@ class Adapter:
     feedback_ids: tuple[str, ...] = ()
     retired_ids: tuple[str, ...] = ()
     report: Mapping[str, Any] = field(default_factory=dict)
+    part_name: str = ""
+
+    @property
+    def part(self) -> AdapterPart:
+        """The weights that answer: what an engine loads, and its key for streams that share them."""
+        return AdapterPart(self.id, self.part_name, self.folder / self.part_name)
+
+    def with_part(self, name: str) -> Adapter | None:
+        """Returns the same adapter with another of its parts answering; None if it has no such part.
+
+        A part is a subfolder of the adapter's folder that holds files. It is not an adapter: it is promoted, retired
+        and erased together with the adapter.
+        """
+        has_part = any(file.startswith(f"{name}/") for file in self.files)
+        return replace(self, part_name=name) if has_part else None
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What became of a feedback.
+    """What happened to a feedback that was given. It is on disk when you get the receipt.
 
     Attributes:
-        is_new: False where its key was known and the earlier one stands.
-        effect: what it changed at once, one sentence for people; empty where nothing.
-        notices: what went wrong with learning at once; the feedback is stored all the same.
+        feedback: the feedback as stored.
+        is_new: False if feedback with the same key was already stored; then nothing was added.
+        effect: what changed for the next answers, one sentence for people; empty if nothing changed.
+        notices: problems of learning at once. The feedback is stored in spite of them.
     """
 
     feedback: Feedback

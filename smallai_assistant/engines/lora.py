@@ -19,7 +19,7 @@ from typing import Any
 
 from smallai_assistant.engines.device import is_out_of_memory
 from smallai_assistant.errors import AdapterMismatch, OutOfMemory
-from smallai_assistant.feedback import Adapter
+from smallai_assistant.feedback import Adapter, AdapterPart
 
 log = logging.getLogger(__name__)
 
@@ -55,9 +55,9 @@ class LoraAdapters:
     def __init__(self, module: Any) -> None:
         self._module = module
         self._lock = threading.Lock()
-        self._n_streams: dict[str, int] = {}
-        self._retired: set[str] = set()
-        self._loaded: dict[str, str] = {}  # id -> its name in the layers, least recently used first
+        self._n_streams: dict[AdapterPart, int] = {}
+        self._retired: set[str] = set()  # ids of adapters: all parts of one are retired together
+        self._loaded: dict[AdapterPart, str] = {}  # part -> its name in the layers, least recently used first
         self._layers: list[tuple[Any, str, Any]] = []  # parent, attribute and LoRA layer
         self._n_made = 0
         self._active: str | None = None
@@ -66,7 +66,7 @@ class LoraAdapters:
         """A stream starts to use the adapter; from any thread."""
         with self._lock:
             self._retired.discard(adapter.id)
-            self._n_streams[adapter.id] = self._n_streams.get(adapter.id, 0) + 1
+            self._n_streams[adapter.part] = self._n_streams.get(adapter.part, 0) + 1
 
     def retire(self, adapter_id: str) -> None:
         """The adapter no longer serves new answers; from any thread. `drop_unused` then drops it."""
@@ -76,9 +76,9 @@ class LoraAdapters:
     def end(self, adapter: Adapter) -> None:
         """A stream has ended."""
         with self._lock:
-            self._n_streams[adapter.id] -= 1
-            if not self._n_streams[adapter.id]:
-                del self._n_streams[adapter.id]
+            self._n_streams[adapter.part] -= 1
+            if not self._n_streams[adapter.part]:
+                del self._n_streams[adapter.part]
 
     def activate(self, adapter: Adapter | None) -> None:
         """Makes the next forward use the adapter, or the bare base; on the model's thread only.
@@ -89,34 +89,34 @@ class LoraAdapters:
         """
         name = None
         if adapter is not None:
-            name = self._loaded.pop(adapter.id, None) or self._load(adapter)
-            self._loaded[adapter.id] = name
+            name = self._loaded.pop(adapter.part, None) or self._load(adapter.part)
+            self._loaded[adapter.part] = name
         if name != self._active:
             self._choose(name)
 
-    def drop_unused(self) -> list[str]:
-        """Drops retired adapters without streams, and idle ones beyond a few. Returns the ids.
+    def drop_unused(self) -> list[AdapterPart]:
+        """Drops retired adapters without streams, and idle ones beyond a few. Returns their parts.
 
         On the model's thread only.
         """
         with self._lock:
-            idle = [each for each in self._loaded if each not in self._n_streams]
-            gone = [each for each in idle if each in self._retired]
+            idle = [part for part in self._loaded if part not in self._n_streams]
+            gone = [part for part in idle if part.adapter_id in self._retired]
             n_over = len(self._loaded) - len(gone) - MAX_LOADED
-            gone += [each for each in idle if each not in self._retired][: max(0, n_over)]
-            self._retired -= {each for each in self._retired if each not in self._n_streams}
-        for adapter_id in gone:
-            self._remove(self._loaded.pop(adapter_id))
+            gone += [part for part in idle if part.adapter_id not in self._retired][: max(0, n_over)]
+            self._retired &= {part.adapter_id for part in self._n_streams}  # the others are dropped
+        for part in gone:
+            self._remove(self._loaded.pop(part))
         return gone
 
-    def _load(self, adapter: Adapter) -> str:
+    def _load(self, part: AdapterPart) -> str:
         from peft import LoraConfig, inject_adapter_in_model
 
         name = f"v{self._n_made}"
         self._n_made += 1
         try:
-            config = _read_config(adapter.folder / "adapter_config.json")
-            weights = _read_weights(adapter.folder / "adapter_model.safetensors")
+            config = _read_config(part.folder / "adapter_config.json")
+            weights = _read_weights(part.folder / "adapter_model.safetensors")
             lora = LoraConfig(**config, init_lora_weights=False, inference_mode=True)
             # On the meta device: a rank of a billion takes no memory before it is compared with the file.
             inject_adapter_in_model(lora, self._module, name, low_cpu_mem_usage=True)
@@ -126,9 +126,9 @@ class LoraAdapters:
         except Exception as error:  # peft, torch and safetensors raise of many kinds where files do not fit
             self._remove(name)
             if is_out_of_memory(error):
-                raise OutOfMemory(f"there is no memory for the adapter {adapter.id}") from error
+                raise OutOfMemory(f"there is no memory for the adapter {part}") from error
             message = error.message if isinstance(error, AdapterMismatch) else f"{type(error).__name__}: {error}"
-            raise AdapterMismatch(f"{adapter.id} does not fit the model: {message}") from error
+            raise AdapterMismatch(f"{part} does not fit the model: {message}") from error
         except BaseException:
             self._remove(name)
             raise

@@ -20,7 +20,7 @@ from smallai_assistant.engines.prompts import ChatTokenizer
 from smallai_assistant.engines.quiet import quiet_loading
 from smallai_assistant.engines.steering import Steer
 from smallai_assistant.errors import AssistantError, InputTooLarge, ModelInvalid
-from smallai_assistant.feedback import Adapter
+from smallai_assistant.feedback import Adapter, AdapterPart
 from smallai_assistant.models.files import check_model_folder, read_safetensors_header
 
 T = TypeVar("T")
@@ -88,7 +88,7 @@ class TransformersTextModel(TextModel):
         super().__init__(spec, device=device, n_bytes=0)
         self.context_tokens = int(getattr(module.config, "max_position_embeddings", None) or _DEFAULT_CONTEXT)
         self._tokenizer = tokenizer
-        self._prefixes: dict[str | None, PrefixCaches] = {None: PrefixCaches()}
+        self._prefixes: dict[AdapterPart | None, PrefixCaches] = {None: PrefixCaches()}
         self._module: Any = module
         self._adapters = LoraAdapters(module)
         end_ids = module.generation_config.eos_token_id
@@ -165,7 +165,7 @@ class TransformersTextModel(TextModel):
             device=self.device,
             context_tokens=self.context_tokens,
             end_ids=self._end_ids,
-            prefixes=self._prefixes.setdefault(adapter.id if adapter is not None else None, PrefixCaches()),
+            prefixes=self._prefixes.setdefault(adapter.part if adapter is not None else None, PrefixCaches()),
             activate=lambda: self._adapters.activate(adapter),
             steer=None if steering is None else Steer(steering, self._tokenizer.encode_text, self._end_ids),
         )
@@ -183,8 +183,8 @@ class TransformersTextModel(TextModel):
         return self.stream(_Ending(steps, at_end), in_background=in_background)
 
     def _drop_unused(self) -> None:
-        for adapter_id in self._adapters.drop_unused():
-            self._prefixes.pop(adapter_id, None)
+        for part in self._adapters.drop_unused():
+            self._prefixes.pop(part, None)
 
     def _warm_up(self) -> None:
         """bitsandbytes packs nf4 weights for the CPU at the first call: measure what stays, not what was loaded."""

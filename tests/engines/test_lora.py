@@ -149,8 +149,8 @@ def test_a_retired_adapter_is_dropped_when_its_last_stream_ends(
     assert say(model, "abc") != expected  # others go on meanwhile
     assert begun[1] + "".join(streams[1]) == expected
     assert lora_bytes(model) == one
-    assert set(model._adapters._loaded) == {new.id}
-    assert old.id not in model._prefixes
+    assert set(model._adapters._loaded) == {new.part}
+    assert old.part not in model._prefixes
     assert say(model, "abc", new) != expected
     model.retire_adapter(new.id)
     assert lora_bytes(model) == 0
@@ -196,7 +196,7 @@ def test_forgotten_versions_do_not_pile_up(base: Path, open_model: Callable[...,
     made = [save_lora(tmp_path / f"v{n}", base, seed=n, targets=["q_proj"]) for n in range(MAX_LOADED + 3)]
     texts = [say(model, "abc", each) for each in made]
     assert len(model._adapters._loaded) == MAX_LOADED
-    assert set(model._prefixes) == {None, *(each.id for each in made[-MAX_LOADED:])}
+    assert set(model._prefixes) == {None, *(adapter.part for adapter in made[-MAX_LOADED:])}
     assert [say(model, "abc", each) for each in made] == texts
 
 
@@ -302,6 +302,23 @@ def test_serving_changes_no_weight(adapters: list[Adapter], open_model: Callable
     assert set(after) == set(before)
     assert all(bool((after[name] == weight).all()) for name, weight in before.items())
     assert not any(weight.requires_grad for weight in after.values())
+
+
+def test_parts_of_one_adapter_are_different_weights(
+    base: Path, adapters: list[Adapter], open_model: Callable[..., Any], tmp_path: Path
+) -> None:
+    model = open_model()
+    shutil.copytree(adapters[0].folder, tmp_path / "whole")
+    shutil.copytree(adapters[1].folder, tmp_path / "whole" / "ratings")
+    whole = replace(adapter_at(tmp_path / "whole"), files={"ratings/adapter_model.safetensors": ""})
+    part = whole.with_part("ratings")
+    assert part is not None
+    expected = [say(model, "abc", adapter) for adapter in adapters]
+    assert [say(model, "abc", adapter) for adapter in (whole, part, whole)] == [*expected, expected[0]]
+    assert {whole.part, part.part} <= set(model._adapters._loaded)
+    model.retire_adapter(whole.id)  # retires all its parts
+    assert set(model._adapters._loaded) == {adapter.part for adapter in adapters}
+    assert set(model._prefixes) == {None, *(adapter.part for adapter in adapters)}
 
 
 def test_the_id_may_hold_dots(adapters: list[Adapter], open_model: Callable[..., Any]) -> None:
