@@ -1,4 +1,4 @@
-"""What is kept: the database and its tables, turns, feedback, items.
+"""What the assistant stores: the database and its tables, turns, feedback, items.
 
-Everything here commits durably and raises StoreError.
+Every write is durable when the call returns, and every failure is a StoreError.
 """

@@ -1,4 +1,4 @@
-"""Feedback in the database: acknowledged once it is on disk, undone, erased."""
+"""Feedback in the database: stored durably, retracted, erased."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from smallai_assistant.storage.turn_store import TurnStore
 from smallai_assistant.types import check_storable
 
 State = Literal["active", "retracted", "erased"]
+# The fields of a Feedback that the database stores as one JSON text; the others have columns.
 _BODY = ("is_good", "correction", "comment", "signal", "value", "item", "is_explicit", "may_train")
-_IDS_PER_STATEMENT = 400  # twice as many bound values; older builds of SQLite allow 999
+_IDS_PER_STATEMENT = 400  # a statement binds up to two values for each; older builds of SQLite allow 999
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class FeedbackRow:
-    """A stored feedback; `feedback` is None where its content was erased."""
+    """A stored feedback; `feedback` is None if its content was erased."""
 
     id: str
     turn_id: str
@@ -37,10 +38,10 @@ class FeedbackRow:
 
 
 class FeedbackStore:
-    """Feedback and what it is about.
+    """Stores feedback, and reads it with the turns that it is about.
 
     Args:
-        turn_store: where the turns lie; both are in `database`.
+        turn_store: the store of the turns, on the same `database`.
     """
 
     def __init__(self, database: Database, turn_store: TurnStore) -> None:
@@ -48,41 +49,45 @@ class FeedbackStore:
         self._turns = turn_store
 
     def add(self, given: Feedback) -> tuple[Feedback, bool]:
-        """Stores a feedback and returns it with its task, and whether it is new; returns once it is on disk.
+        """Stores a feedback; it is on disk when the call returns.
 
-        A feedback whose key or id is known is the earlier one: nothing is stored and that one is returned, so that
-        a call that failed without an answer can be made again.
+        Idempotent: if the feedback's key or id is known, nothing is stored and the earlier feedback is returned. So a
+        caller that got no answer may repeat the call.
+
+        Returns:
+            The stored feedback, with its task filled in, and whether it is new.
 
         Raises:
             InvalidInput: there is no such turn, or the feedback was erased.
-            StoreError: it could not be stored.
+            StoreError: the database failed; nothing was stored.
         """
         return self.add_all([given])[0]
 
     def add_all(self, given: Sequence[Feedback]) -> list[tuple[Feedback, bool]]:
-        """Stores several in one transaction: all or nothing. See `add`."""
+        """Stores several feedbacks in one transaction: all or none. See `add`."""
         out: list[tuple[Feedback, bool]] = []
-        with self._database.write() as connection:  # one writer at a time: what is not known here stays unknown
+        # Only one transaction writes at a time, so a key that `_add` does not find cannot appear before its insert.
+        with self._database.write() as connection:
             for chunk in _chunks(given):
                 out += _add(connection, chunk)
         return out
 
     def get(self, feedback_id: str) -> FeedbackRow:
-        """One row.
+        """The row with this id.
 
         Raises:
-            InvalidInput: there is none of that id.
+            InvalidInput: there is none.
         """
         with self._database.read() as connection:
             row = connection.execute(sa.select(feedback).where(feedback.c.id == feedback_id)).one_or_none()
         if row is None:
             raise InvalidInput(f"there is no feedback {feedback_id!r}", hint="see `smallai feedback list`")
-        return _read(row)
+        return _to_feedback_row(row)
 
     def rows(
         self, *, task: str | None = None, turn_id: str | None = None, limit: int | None = None
     ) -> list[FeedbackRow]:
-        """Rows of every state, oldest first; with a limit, the last ones."""
+        """Rows of every state, oldest first; a limit keeps the last ones."""
         query = sa.select(feedback).order_by(feedback.c.seq.desc())
         if task is not None:
             query = query.where(feedback.c.task == task)
@@ -90,41 +95,45 @@ class FeedbackStore:
             query = query.where(feedback.c.turn_id == turn_id)
         with self._database.read() as connection:
             found = connection.execute(query.limit(limit) if limit is not None else query).all()
-        return [_read(row) for row in reversed(found)]
+        return [_to_feedback_row(row) for row in reversed(found)]
 
     def judged_turns(self, task: str) -> list[JudgedTurn]:
-        """The active feedback of a task with its turns, oldest first."""
+        """The active feedback of a task, each with its turn, oldest first."""
         query = (
             sa.select(feedback).where(feedback.c.task == task, feedback.c.state == "active").order_by(feedback.c.seq)
         )
         with self._database.read() as connection:
-            found = [_read(row).feedback for row in connection.execute(query)]
-        given = [each for each in found if each is not None]
-        by_id = self._turns.turns_by_id([each.turn_id for each in given])
-        return [JudgedTurn(each, by_id[each.turn_id]) for each in given]
+            found = [row_to_feedback(row) for row in connection.execute(query)]
+        given = [row for row in found if row is not None]
+        by_id = self._turns.turns_by_id([row.turn_id for row in given])
+        return [JudgedTurn(row, by_id[row.turn_id]) for row in given]
 
     def judged_turn(self, given: Feedback) -> JudgedTurn:
         """A feedback with its turn."""
         return JudgedTurn(given, self._turns.turn(given.turn_id))
 
     def retract(self, feedback_id: str) -> FeedbackRow:
-        """Undoes a feedback: it stays in the log and no longer counts.
+        """Undoes a feedback: it stays in the log and is no longer learned from. Idempotent.
 
         Raises:
-            InvalidInput: there is none of that id, or its content was erased.
+            InvalidInput: there is no feedback with this id, or its content was erased.
         """
         statement = sa.update(feedback).where(feedback.c.id == feedback_id, feedback.c.state != "erased")
         with self._database.write() as connection:
-            is_there = connection.execute(statement.values(state="retracted")).rowcount
-        row = self.get(feedback_id)
-        if not is_there:
+            n_changed = connection.execute(statement.values(state="retracted")).rowcount
+        row = self.get(feedback_id)  # it raises if there is no such row
+        if not n_changed:
             raise InvalidInput(f"the feedback {feedback_id!r} was erased", hint="there is nothing left to undo")
         return row
 
     def erase(self, ids: Iterable[str]) -> list[str]:
-        """Deletes the content of feedback rows for good. Returns the ids of the adapters that learned from them.
+        """Deletes the content of feedback rows for good.
 
-        Reports of cycles that learned from the rows, or judged by them, lose their examples; the figures stay.
+        Reports of learning cycles that trained on the rows or evaluated with them lose their examples; their figures
+        stay.
+
+        Returns:
+            The ids of the adapters that learned from the rows, oldest first.
 
         Raises:
             InvalidInput: an id is unknown; nothing was erased.
@@ -134,8 +143,9 @@ class FeedbackStore:
         with self._database.write() as connection:
             for chunk in _chunks(wanted):
                 known = set(connection.scalars(sa.select(feedback.c.id).where(feedback.c.id.in_(chunk))))
-                if unknown := [each for each in chunk if each not in known]:
+                if unknown := [feedback_id for feedback_id in chunk if feedback_id not in known]:
                     raise InvalidInput(f"there is no feedback {unknown[0]!r}", hint="see `smallai feedback list`")
+                # The key goes too: a user may have put something personal into it.
                 connection.execute(
                     sa.update(feedback).where(feedback.c.id.in_(chunk)).values(state="erased", body="{}", key=None)
                 )
@@ -143,11 +153,16 @@ class FeedbackStore:
                 affected |= set(connection.scalars(query))
             _drop_examples(connection, affected, set(wanted))
             order = connection.scalars(sa.select(adapters.c.id).order_by(adapters.c.seq)).all()
-        self._database.forget_log()
-        return [each for each in order if each in affected]
+        self._database.truncate_log()  # the erased content is also in the pages of the write-ahead log
+        return [adapter_id for adapter_id in order if adapter_id in affected]
 
     def stats(self) -> list[dict[str, Any]]:
-        """Per task and source: how many rows, good, bad, corrected, signals, retracted and erased."""
+        """Counts for each task and source, sorted by both.
+
+        Returns:
+            Dicts with task, source and numbers: rows (of every state); good, bad, corrections and signals (of active
+            rows, and one row may count in several of them); retracted; erased.
+        """
         counted: dict[tuple[str, str], dict[str, Any]] = {}
         for row in self.rows():
             zero = dict.fromkeys(("rows", "good", "bad", "corrections", "signals", "retracted", "erased"), 0)
@@ -164,14 +179,14 @@ class FeedbackStore:
 
 
 def feedback_to_json(given: Feedback) -> dict[str, Any]:
-    """JSON of a feedback, for export and for programs."""
+    """A feedback as a JSON object, for exports and for the command line."""
     body = {name: getattr(given, name) for name in _BODY}
     head = {"id": given.id, "turn_id": given.turn_id, "task": given.task, "source": given.source, "key": given.key}
     return {**head, **body, "created_at": given.created_at.isoformat()}
 
 
 def feedback_from_json(row: Mapping[str, Any]) -> Feedback:
-    """The inverse of `feedback_to_json`; what is left out takes its default.
+    """The inverse of `feedback_to_json`; a missing key takes the default of `Feedback`.
 
     Raises:
         InvalidInput: a key is unknown, or a value is of the wrong type or out of range.
@@ -183,6 +198,7 @@ def feedback_from_json(row: Mapping[str, Any]) -> Feedback:
     try:
         if "created_at" in values:
             at = datetime.fromisoformat(values["created_at"])
+            # Without a time zone the machine that imports would decide what the time means.
             values["created_at"] = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
         for name in ("id", "task"):
             if name in values:
@@ -197,46 +213,47 @@ def feedback_from_json(row: Mapping[str, Any]) -> Feedback:
 
 def _add(connection: sa.Connection, given: Sequence[Feedback]) -> list[tuple[Feedback, bool]]:
     known = known_rows(connection, given)
-    turn_ids = {each.turn_id for each in given}
+    turn_ids = {row.turn_id for row in given}
     query = sa.select(turns.c.id, turns.c.task).where(turns.c.id.in_(turn_ids))
     tasks = {row.id: str(row.task) for row in connection.execute(query)}
     out: list[tuple[Feedback, bool]] = []
     rows = []
-    for each in given:
-        earlier = known.get(("id", each.id)) or known.get(("key", each.key))
+    for new in given:
+        earlier = known.get(("id", new.id)) or known.get(("key", new.key))
         if earlier is not None:
             if earlier.feedback is None:
-                raise InvalidInput(f"the feedback {each.id!r} was erased", hint="give a new one if it is meant again")
+                raise InvalidInput(f"the feedback {new.id!r} was erased", hint="give a new one if it is meant again")
             out.append((earlier.feedback, False))
             continue
-        if each.turn_id not in tasks:
-            raise InvalidInput(f"there is no turn {each.turn_id!r}", hint="use the turn_id of an answer")
-        stored = replace(each, task=tasks[each.turn_id])
-        rows.append(row_of(stored))
+        if new.turn_id not in tasks:
+            raise InvalidInput(f"there is no turn {new.turn_id!r}", hint="use the turn_id of an answer")
+        stored = replace(new, task=tasks[new.turn_id])
+        rows.append(feedback_to_row(stored))
         out.append((stored, True))
-        row = FeedbackRow(each.id, each.turn_id, stored.task, each.source, "active", each.created_at, stored)
-        known["id", each.id] = row
-        if each.key is not None:
-            known["key", each.key] = row
+        # The same batch may hold the same key again: the first of them is the one that is stored.
+        row = FeedbackRow(new.id, new.turn_id, stored.task, new.source, "active", new.created_at, stored)
+        known["id", new.id] = row
+        if new.key is not None:
+            known["key", new.key] = row
     if rows:
         connection.execute(sa.insert(feedback), rows)
     return out
 
 
 def known_rows(connection: sa.Connection, given: Sequence[Feedback]) -> dict[tuple[str, str | None], FeedbackRow]:
-    """The stored rows with the id or the key of one of `given`, by `("id", id)` and `("key", key)`."""
-    ids, keys = [each.id for each in given], [each.key for each in given if each.key is not None]
+    """The stored rows that share an id or a key with one of `given`, by `("id", id)` and `("key", key)`."""
+    ids, keys = [row.id for row in given], [row.key for row in given if row.key is not None]
     known: dict[tuple[str, str | None], FeedbackRow] = {}
     query = sa.select(feedback).where(sa.or_(feedback.c.id.in_(ids), feedback.c.key.in_(keys)))
     for row in connection.execute(query):
-        known["id", row.id] = _read(row)
+        known["id", row.id] = _to_feedback_row(row)
         if row.key is not None:
             known["key", row.key] = known["id", row.id]
     return known
 
 
-def row_of(given: Feedback) -> dict[str, Any]:
-    """The row of an active feedback."""
+def feedback_to_row(given: Feedback) -> dict[str, Any]:
+    """The table row of an active feedback; the inverse of `row_to_feedback`."""
     return {
         "id": given.id,
         "key": given.key,
@@ -250,22 +267,27 @@ def row_of(given: Feedback) -> dict[str, Any]:
 
 
 def _drop_examples(connection: sa.Connection, affected: set[str], erased: set[str]) -> None:
+    """Removes the quoted answers from the reports of cycles that trained on erased rows or evaluated with them."""
+    """Takes the answers, and with them the words, pictures and sounds, out of every report that may quote the rows."""
     for row in connection.execute(sa.select(adapters.c.id, adapters.c.report)).all():
         report = json.loads(row.report)
-        if report.get("changes") and (row.id in affected or erased.intersection(report.get("held_out_ids", ()))):
-            report["changes"] = []
+        # A protected slice may ask about a turn whose feedback was neither learned nor held out: its change names it.
+        quoted = {feedback_id for change in report.get("changes", ()) for feedback_id in change.get("feedback_ids", ())}
+        is_quoting = row.id in affected or erased & {*report.get("held_out_ids", ()), *quoted}
+        if is_quoting and (report.get("changes") or report.get("taught")):
+            report |= {"changes": [], "taught": {}}
             connection.execute(sa.update(adapters).where(adapters.c.id == row.id).values(report=json.dumps(report)))
 
 
 def row_to_feedback(row: sa.Row[Any]) -> Feedback | None:
-    """The feedback of a row; None where its content was erased."""
+    """The feedback in a table row; None if its content was erased."""
     if row.state == "erased":
         return None
     head = {"id": row.id, "key": row.key, "turn_id": row.turn_id, "task": row.task, "source": row.source}
     return Feedback(**json.loads(row.body), **head, created_at=datetime.fromtimestamp(row.created_at, UTC))
 
 
-def _read(row: sa.Row[Any]) -> FeedbackRow:
+def _to_feedback_row(row: sa.Row[Any]) -> FeedbackRow:
     created_at = datetime.fromtimestamp(row.created_at, UTC)
     return FeedbackRow(row.id, row.turn_id, row.task, row.source, row.state, created_at, row_to_feedback(row))
 

@@ -1,9 +1,9 @@
-"""Feedback as a file: exported with its turns, pictures and recordings, imported all or nothing.
+"""Feedback as a file: exported with its turns, pictures and recordings, imported completely or not at all.
 
-One JSON object a line. The first is the header; then `{"media": SHA256, "data": BASE64}` before the first row that
-needs it, and `{"feedback": ..., "state": ..., "turn": ...}` for each feedback. A file is whole by itself and can be
-piped. Paths are neither written nor read: they would tell where somebody keeps things, and a foreign file could name
-any file here.
+One JSON object a line, the first one is the header. A feedback is `{"feedback": ..., "state": ..., "turn": ...}`. A
+picture or recording is `{"media": SHA256, "data": BASE64}`, before the first feedback that needs it. A file needs no
+other files and can be piped. Paths are neither written nor read: they would reveal the sender's folders, and a foreign
+file could name any file of this machine.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from smallai_assistant.storage.database import Database, insert_missing
 from smallai_assistant.storage.feedback_store import (
     feedback_from_json,
     feedback_to_json,
+    feedback_to_row,
     known_rows,
-    row_of,
     row_to_feedback,
 )
 from smallai_assistant.storage.schema import feedback, sessions, turns
@@ -42,7 +42,8 @@ from smallai_assistant.types import now
 FORMAT = "smallai-feedback"
 VERSION = 1
 MAX_LINE_BYTES = MAX_KEPT_MEDIA_BYTES * 4 // 3 + 10_000  # base64 of the largest file that is kept
-_PAGE = 200  # rows read in one transaction: a long one would make SQLite's writers wait
+# Rows read in one transaction. In the rollback journal mode a long read would make SQLite's writers wait.
+_PAGE = 200
 
 
 @dataclass(slots=True)
@@ -50,13 +51,13 @@ class Transfer:
     """What an export or an import did.
 
     Attributes:
-        n_feedback: rows written.
-        n_turns: turns they are about, those that were not there before.
-        n_media: pictures and recordings.
-        n_known: rows skipped because their id or key is known, here or earlier in the file.
-        n_erased: rows left out of an export because their content is gone.
-        n_without_media: pictures and recordings that were never kept, are gone, or were left out.
-        tasks: of the rows written; their fast memory is to be made anew.
+        n_feedback: feedback rows written.
+        n_turns: turns written.
+        n_media: pictures and recordings written.
+        n_known: rows skipped because their id or key is already stored or occurs earlier in the file.
+        n_erased: rows left out of an export because their content was erased.
+        n_without_media: pictures and recordings that were never kept, are gone or damaged, or were left out.
+        tasks: tasks of the rows written; after an import their fast memory must be rebuilt.
     """
 
     n_feedback: int = 0
@@ -70,7 +71,7 @@ class Transfer:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    number: int
+    number: int  # of the line, for error messages
     given: Feedback
     state: str
     turn: Mapping[str, Any]
@@ -83,10 +84,10 @@ class _Media:
 
 
 class FeedbackTransfer:
-    """Writes feedback into files and reads it from them.
+    """Exports feedback to files and imports it from them.
 
     Args:
-        media_dir: where the store keeps pictures and recordings.
+        media_dir: the folder in which the turn store keeps pictures and recordings.
     """
 
     def __init__(self, database: Database, media_dir: Path) -> None:
@@ -94,10 +95,12 @@ class FeedbackTransfer:
         self._media_dir = media_dir
 
     def export_to(self, path: Path, *, task: str | None = None, with_media: bool = True) -> Transfer:
-        """Writes the feedback of a task, or of all, into a file, which is whole or not there.
+        """Writes the feedback of one task, or of all tasks, into a file.
+
+        The file is readable by its owner only. After a failure it is not there, or an earlier file is unchanged.
 
         Raises:
-            StoreError: it could not be written or read.
+            StoreError: the file could not be written, or the database could not be read.
         """
         done = Transfer()
         temporary: str | None = None
@@ -109,7 +112,7 @@ class FeedbackTransfer:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-            temporary = None
+            temporary = None  # it has its final name: nothing to clean up
             sync_path(path.parent)
         except OSError as error:
             raise StoreError(f"{path} could not be written: {error.strerror}") from error
@@ -119,7 +122,7 @@ class FeedbackTransfer:
         return done
 
     def lines(self, done: Transfer, *, task: str | None = None, with_media: bool = True) -> Iterator[str]:
-        """The lines of an export; `done` counts them."""
+        """The lines of an export; `done` is updated along the way."""
         yield _line({"format": FORMAT, "version": VERSION, "created_at": now().isoformat()})
         seen_turns: set[str] = set()
         seen_media: set[str] = set()
@@ -145,22 +148,24 @@ class FeedbackTransfer:
             yield _line({"feedback": feedback_to_json(stored), "state": row.state, "turn": turn})
 
     def import_from(self, path: Path) -> Transfer:
-        """Reads a file that `export_to` wrote; all or nothing.
+        """Reads a file that `export_to` wrote, completely or not at all.
 
-        Turns and sessions that are known stay as they are. The file is read three times: all of it is checked before
-        anything is written, and other writers wait only while rows are inserted.
+        Known turns and sessions are not changed. The file is read three times: to check all of it before anything is
+        written, to store the media, and to insert the rows. Other writers wait only during the insertion.
 
         Raises:
-            InvalidInput: the file is no such export; the message names the line. Nothing was imported.
-            StoreError: it could not be stored. Nothing was imported.
+            InvalidInput: the file is not a valid export; the message names the line. No row was imported.
+            StoreError: the rows or the media could not be stored. No row was imported.
         """
         done = Transfer()
-        digests = {each.digest for each in self._read(path) if isinstance(each, _Media)}
-        for each in self._read(path):
-            if isinstance(each, _Media):
-                keep_media(self._media_dir, each.digest, each.data)
+        digests = {line.digest for line in self._read(path) if isinstance(line, _Media)}
+        # Media come before the rows that name them. If a row fails after that, a file too much is kept, and no turn
+        # lacks its picture.
+        for line in self._read(path):
+            if isinstance(line, _Media):
+                keep_media(self._media_dir, line.digest, line.data)
         done.n_media = len(digests)
-        rows = (each for each in self._read(path, with_data=False) if isinstance(each, _Row))
+        rows = (line for line in self._read(path, with_data=False) if isinstance(line, _Row))
         with self._database.write() as connection:
             while page := list(itertools.islice(rows, _PAGE)):
                 self._insert(connection, page, done, path)
@@ -179,10 +184,11 @@ class FeedbackTransfer:
         query = sa.select(turns.c.id, turns.c.task).where(turns.c.id.in_([row.given.turn_id for row in fresh]))
         tasks = {row.id: str(row.task) for row in connection.execute(query)}
         new = [row for row in fresh if row.given.turn_id not in tasks]
-        new = list({row.given.turn_id: row for row in reversed(new)}.values())[::-1]  # each turn once, the first one
+        # Several feedbacks may be about one turn: it is inserted once, as the first of them has it.
+        new = list({row.given.turn_id: row for row in reversed(new)}.values())[::-1]
         self._insert_turns(connection, new, done, path)
         tasks |= {row.given.turn_id: row.turn["task"] for row in new}
-        values = [row_of(row.given) | {"task": tasks[row.given.turn_id], "state": row.state} for row in fresh]
+        values = [feedback_to_row(row.given) | {"task": tasks[row.given.turn_id], "state": row.state} for row in fresh]
         if values:
             connection.execute(sa.insert(feedback), values)
         done.n_feedback += len(fresh)
@@ -192,6 +198,7 @@ class FeedbackTransfer:
         if not new:
             return
         times = {row.number: datetime.fromisoformat(row.turn["created_at"]).timestamp() for row in new}
+        # The first turn of a session gives its user and time, so the first must come last in the dict.
         opened = {row.turn["session_id"]: (row.turn["user_id"], times[row.number]) for row in reversed(new)}
         values = [{"id": key, "user_id": user, "created_at": at} for key, (user, at) in opened.items()]
         insert_missing(connection, sessions, values, key="id")
@@ -200,8 +207,10 @@ class FeedbackTransfer:
         values = []
         for row in new:
             session_id = row.turn["session_id"]
+            # Otherwise a foreign file could put turns into a conversation of somebody else.
             if owners[session_id] != row.turn["user_id"]:
-                raise _bad(path, row.number, InvalidInput(f"the session {session_id!r} belongs to another user here"))
+                error = InvalidInput(f"the session {session_id!r} belongs to another user here")
+                raise _with_line(path, row.number, error)
             body = {name: row.turn[name] for name in TURN_BODY}
             for part in _file_parts(body):
                 if part["media"] is not None and not media_path(self._media_dir, part["media"]).exists():
@@ -213,10 +222,11 @@ class FeedbackTransfer:
         done.n_turns += len(new)
 
     def _read(self, path: Path, *, with_data: bool = True) -> Iterator[_Row | _Media]:
-        """The checked lines after the header; without data those of media are not decoded."""
+        """The checked lines after the header; `with_data=False` skips decoding and checking the data of media."""
         number = 0
         try:
             with path.open("rb") as file:
+                # The limit keeps a hostile file without line ends from filling the memory.
                 while raw := file.readline(MAX_LINE_BYTES + 1):
                     number += 1
                     row = _parse(raw)
@@ -231,10 +241,10 @@ class FeedbackTransfer:
         except OSError as error:
             raise InvalidInput(f"{path}: {error.strerror}", hint="give a file that was exported") from error
         except InvalidInput as error:
-            raise _bad(path, max(number, 1), error) from error
+            raise _with_line(path, max(number, 1), error) from error
 
     def _rows(self, task: str | None) -> Iterator[sa.Row[Any]]:
-        """Feedback with its turn, oldest first; what is given while it runs is left for the next export."""
+        """Feedback rows joined with their turns, oldest first. Rows that are stored meanwhile are left out."""
         columns = [turns.c[name].label(f"turn_{name}") for name in ("session_id", "user_id", "task", "created_at")]
         query = sa.select(feedback, *columns, turns.c.body.label("turn_body")).join(
             turns, turns.c.id == feedback.c.turn_id
@@ -260,14 +270,15 @@ class FeedbackTransfer:
             data = media_path(self._media_dir, digest).read_bytes()
         except FileNotFoundError:
             return None
-        return data if hashlib.sha256(data).hexdigest() == digest else None  # damaged is as good as gone
+        return data if hashlib.sha256(data).hexdigest() == digest else None  # an import would refuse a damaged file
 
 
 def _line(value: Mapping[str, Any]) -> str:
     return json.dumps(value) + "\n"
 
 
-def _bad(path: Path, number: int, error: InvalidInput) -> InvalidInput:
+def _with_line(path: Path, number: int, error: InvalidInput) -> InvalidInput:
+    """The same error with the file and the line in its message."""
     kind = InputTooLarge if isinstance(error, InputTooLarge) else InvalidInput
     return kind(f"{path}, line {number}: {error.message}", hint=error.hint or "nothing was imported")
 
@@ -293,37 +304,37 @@ def _parse(raw: bytes) -> dict[str, Any]:
     try:
         row = json.loads(raw.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise InvalidInput(f"no JSON in UTF-8: {error}") from error
+        raise InvalidInput(f"not JSON in UTF-8: {error}") from error
     if not isinstance(row, dict):
-        raise InvalidInput("no JSON object")
+        raise InvalidInput("not a JSON object")
     return row
 
 
 def _check_header(row: Mapping[str, Any]) -> None:
     if row.get("format") != FORMAT:
-        raise InvalidInput("no header", hint="give a file that `smallai feedback export` wrote")
+        raise InvalidInput("the header is missing", hint="give a file that `smallai feedback export` wrote")
     version = row.get("version")
     if not isinstance(version, int) or not 1 <= version <= VERSION:
-        raise InvalidInput(f"version {version!r}, this program knows {VERSION}", hint="upgrade smallai-assistant")
+        raise InvalidInput(f"version {version!r}, this program reads {VERSION}", hint="upgrade smallai-assistant")
 
 
 def _media(row: Mapping[str, Any], *, with_data: bool) -> _Media:
     if row.keys() != {"media", "data"} or not isinstance(row["media"], str) or not isinstance(row["data"], str):
-        raise InvalidInput("media lines have `media` and `data`")
+        raise InvalidInput("a media line has the texts `media` and `data`, and nothing else")
     if not with_data:
         return _Media(row["media"], b"")
     try:
         data = base64.b64decode(row["data"], validate=True)
     except (binascii.Error, ValueError) as error:
-        raise InvalidInput(f"no base64: {error}") from error
+        raise InvalidInput(f"not base64: {error}") from error
     if hashlib.sha256(data).hexdigest() != row["media"]:
-        raise InvalidInput("the sha256 of the data is not the one that is written there")
+        raise InvalidInput("the data does not have the sha256 that the line states")
     return _Media(row["media"], data)
 
 
 def _checked_row(number: int, row: Mapping[str, Any]) -> _Row:
     if row.keys() != {"feedback", "state", "turn"} or not isinstance(row["feedback"], dict):
-        raise InvalidInput("a line has `feedback`, `state` and `turn`")
+        raise InvalidInput("a feedback line has `feedback`, `state` and `turn`, and nothing else")
     if row["state"] not in ("active", "retracted"):
         raise InvalidInput(f"state is {row['state']!r}", hint="known: active, retracted")
     given = feedback_from_json(row["feedback"])

@@ -1,4 +1,4 @@
-"""Items and interactions: what the recommender reads."""
+"""Items and interactions, the data of the recommender."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from smallai_assistant.storage.database import Database, upsert
 from smallai_assistant.storage.schema import interactions, items, meta
 from smallai_assistant.types import Interaction, Item
 
-_MAX_TITLE_CHARS = 1_000  # SQLite refuses a pattern of 50,000 bytes
+_MAX_TITLE_CHARS = 1_000  # a longer name is not looked up: SQLite refuses LIKE patterns over 50,000 bytes
 _IDS_PER_STATEMENT = 500  # SQLite's default limit is 32,766 bound values; older builds allow 999
 
 
@@ -22,7 +22,8 @@ class ItemStore:
         self._database = database
 
     def add_items(self, rows: Iterable[Item]) -> int:
-        """Adds items, replacing those whose id is known; all or nothing. Returns how many were given."""
+        """Adds items in one transaction; an item with a known id replaces the stored one. Returns the number of ids."""
+        # A dict, so that the last of several items with one id counts: PostgreSQL refuses to upsert a row twice.
         values = {
             row.id: {"id": row.id, "title": row.title, "text": row.text, "metadata": json.dumps(dict(row.metadata))}
             for row in rows
@@ -30,11 +31,11 @@ class ItemStore:
         if values:
             with self._database.write() as connection:
                 upsert(connection, items, list(values.values()), key="id")
-                _bump(connection, "items_revision")
+                _increment(connection, "items_revision")
         return len(values)
 
     def remove_items(self, ids: Iterable[str]) -> int:
-        """Removes items; their interactions stay as evidence about the users. Returns how many there were."""
+        """Removes items and returns how many were there. Their interactions stay: they tell about the users."""
         wanted = list(ids)
         n_removed = 0
         with self._database.write() as connection:
@@ -42,18 +43,19 @@ class ItemStore:
                 chunk = wanted[start : start + _IDS_PER_STATEMENT]
                 n_removed += connection.execute(sa.delete(items).where(items.c.id.in_(chunk))).rowcount
             if n_removed:
-                _bump(connection, "items_revision")
+                _increment(connection, "items_revision")
         return n_removed
 
     def items(self) -> list[Item]:
-        """All items, by id."""
+        """All items, sorted by id."""
         with self._database.read() as connection:
             rows = connection.execute(sa.select(items).order_by(items.c.id)).all()
         return [Item(row.id, row.title, row.text, json.loads(row.metadata)) for row in rows]
 
     def find_item(self, name: str) -> Item | None:
-        """The item with this id, else one with this title, whatever its case; a year in brackets may be left out."""
+        """The item with this id, otherwise one with this title: any case, with or without the year of `Heat (1995)`."""
         wanted = name.strip()
+        # ILIKE reads % and _ as wildcards; a title that has them must match itself only.
         pattern = wanted.replace("!", "!!").replace("%", "!%").replace("_", "!_")
         columns = (items.c.id, items.c.title, items.c.text, items.c.metadata)
         by_title = sa.or_(
@@ -66,22 +68,23 @@ class ItemStore:
         return None if row is None else Item(row.id, row.title, row.text, json.loads(row.metadata))
 
     def add_interactions(self, rows: Iterable[Interaction]) -> int:
-        """Appends interactions; all or nothing. Returns how many."""
+        """Appends interactions in one transaction. Returns their number."""
         values = [{"user_id": row.user, "item_id": row.item, "weight": row.weight, "at": row.at} for row in rows]
         if values:
             with self._database.write() as connection:
                 connection.execute(sa.insert(interactions), values)
-                _bump(connection, "interactions_revision")
+                _increment(connection, "interactions_revision")
         return len(values)
 
     def interactions(self, *, after: int = 0) -> list[Interaction]:
-        """Interactions, oldest first; equal times in the order they were added.
+        """Interactions, oldest first; those of equal time in the order in which they were added.
 
         Args:
-            after: skips that many of the earliest added, to read only what is new.
+            after: number of interactions to skip, in the order in which they were added: a caller that knows the first
+                n reads only the new ones.
         """
         query = sa.select(interactions)
-        if after:  # counted, not by `seq`: PostgreSQL leaves gaps in it where a transaction failed
+        if after:  # counted, not compared with `seq`: PostgreSQL leaves gaps in `seq` when a transaction fails
             newer = sa.select(interactions.c.seq).order_by(interactions.c.seq).offset(after)
             query = query.where(interactions.c.seq.in_(newer))
         return self._select(query)
@@ -91,7 +94,7 @@ class ItemStore:
         return self._select(sa.select(interactions).where(interactions.c.user_id == user))
 
     def revision(self) -> tuple[int, int]:
-        """Of items and of interactions; a number changes with every write to its table."""
+        """A counter for items and one for interactions; each changes with every write to its table."""
         keys = ("items_revision", "interactions_revision")
         with self._database.read() as connection:
             rows = connection.execute(sa.select(meta.c.key, meta.c.value).where(meta.c.key.in_(keys))).all()
@@ -104,6 +107,7 @@ class ItemStore:
         return [Interaction(row.user_id, row.item_id, row.weight, row.at) for row in rows]
 
 
-def _bump(connection: sa.Connection, key: str) -> None:
+def _increment(connection: sa.Connection, key: str) -> None:
+    """Adds one to a counter in `meta`. It is read and then written: only one transaction writes at a time."""
     value = connection.scalar(sa.select(meta.c.value).where(meta.c.key == key))
     upsert(connection, meta, [{"key": key, "value": str(int(value or 0) + 1)}], key="key")

@@ -1,4 +1,9 @@
-"""The tables, and the migrations that bring an older database up to them."""
+"""The tables, and the migrations that bring an older database up to them.
+
+Most tables have two identifiers. `seq` grows in the order of the commits, with gaps on PostgreSQL; the public `id` is
+random and says nothing about the order. Times are seconds since 1970 (UTC) as a double: SQLite has no type for times,
+and the fraction must survive. `types.check_storable` enforces the lengths of texts, which SQLite ignores.
+"""
 
 from __future__ import annotations
 
@@ -7,36 +12,41 @@ from collections.abc import Callable
 import sqlalchemy as sa
 
 metadata = sa.MetaData()
+# `schema_version` is how many migrations were applied. `items_revision` and `interactions_revision` count the writes to
+# these tables: the recommender reads them to see whether its index is still up to date.
 meta = sa.Table("meta", metadata, sa.Column("key", sa.String(64), primary_key=True), sa.Column("value", sa.Text))
 
 sessions = sa.Table(
     "sessions",
     metadata,
     sa.Column("id", sa.String(64), primary_key=True),
-    sa.Column("user_id", sa.String(512)),
+    sa.Column("user_id", sa.String(512)),  # NULL: nobody said whose session it is
     sa.Column("created_at", sa.Double, nullable=False),
 )
 
-# `body` is JSON with ASCII escapes: any text survives, on any database.
 turns = sa.Table(
     "turns",
     metadata,
     sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
     sa.Column("id", sa.String(64), nullable=False, unique=True),
     sa.Column("session_id", sa.String(64), sa.ForeignKey("sessions.id"), nullable=False, index=True),
+    # Also in `sessions`; here it says who asked without a join, and an export needs no second table.
     sa.Column("user_id", sa.String(512)),
     sa.Column("task", sa.String(128), nullable=False, index=True),
     sa.Column("created_at", sa.Double, nullable=False),
+    # JSON with ASCII escapes: any text survives in any database. PostgreSQL's JSON type refuses \u0000 and lone
+    # surrogates, and no query looks inside.
     sa.Column("body", sa.Text, nullable=False),
 )
 
 items = sa.Table(
     "items",
     metadata,
+    # Given by the user's own catalogue, such as a URL: longer than the ids that this program makes.
     sa.Column("id", sa.String(512), primary_key=True),
     sa.Column("title", sa.Text, nullable=False),
     sa.Column("text", sa.Text, nullable=False),
-    sa.Column("metadata", sa.Text, nullable=False),
+    sa.Column("metadata", sa.Text, nullable=False),  # JSON, as `turns.body`
 )
 
 interactions = sa.Table(
@@ -44,21 +54,25 @@ interactions = sa.Table(
     metadata,
     sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
     sa.Column("user_id", sa.String(512), nullable=False, index=True),
+    # Not a foreign key: interactions with a removed item still say something about the user, and a log may be imported
+    # before the items.
     sa.Column("item_id", sa.String(512), nullable=False),
     sa.Column("weight", sa.Double, nullable=False),
     sa.Column("at", sa.Double, nullable=False),
 )
 
-# `state` is `active`, `retracted` (undone; stays in the log) or `erased` (the content is gone, the row says so).
 feedback = sa.Table(
     "feedback",
     metadata,
     sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
     sa.Column("id", sa.String(64), nullable=False, unique=True),
+    # The caller's idempotency key, optional: a call that is repeated with it stores nothing new.
     sa.Column("key", sa.String(200), unique=True),
     sa.Column("turn_id", sa.String(64), sa.ForeignKey("turns.id"), nullable=False, index=True),
-    sa.Column("task", sa.String(128), nullable=False, index=True),
-    sa.Column("source", sa.String(512), nullable=False, index=True),
+    sa.Column("task", sa.String(128), nullable=False, index=True),  # of the turn, so that a task's rows need no join
+    sa.Column("source", sa.String(512), nullable=False, index=True),  # who gave it: a user's id, so as long as one
+    # `active`; `retracted`: undone, the row stays in the log; `erased`: the content is gone and `body` is `{}`. The row
+    # of an erased feedback stays so that an import or a repeated call cannot bring it back.
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("body", sa.Text, nullable=False),
@@ -68,14 +82,18 @@ adapters = sa.Table(
     "adapters",
     metadata,
     sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
+    # Also the name of the adapter's folder, so no longer than a file name may be.
     sa.Column("id", sa.String(255), nullable=False, unique=True),
     sa.Column("task", sa.String(128), nullable=False, index=True),
     sa.Column("status", sa.String(16), nullable=False),
+    # The manifest holds the hashes of the adapter's files. This hash lies outside the folder, so whoever changes a file
+    # and its manifest together is still found out.
     sa.Column("manifest_sha256", sa.String(64), nullable=False),
-    sa.Column("report", sa.Text, nullable=False),
+    sa.Column("report", sa.Text, nullable=False),  # JSON of the learning report
 )
 
-# Who serves; a row without an adapter is a task that was rolled back to its bare base.
+# Which adapter serves a task. A row with NULL says that the task was rolled back to its base model; no row says that it
+# never had a champion.
 champions = sa.Table(
     "champions",
     metadata,
@@ -83,20 +101,21 @@ champions = sa.Table(
     sa.Column("adapter_id", sa.String(255), sa.ForeignKey("adapters.id")),
 )
 
-# Every move of a champion, with the reason: the answer to "why did it change?".
+# Every change of a champion, with the reason: the answer to "why did it change?".
 champion_log = sa.Table(
     "champion_log",
     metadata,
     sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
     sa.Column("task", sa.String(128), nullable=False, index=True),
     sa.Column("kind", sa.String(16), nullable=False),
+    # Not foreign keys: the log outlives the adapters that it names. NULL is the base model.
     sa.Column("adapter_id", sa.String(255)),
     sa.Column("previous_id", sa.String(255)),
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("at", sa.Double, nullable=False),
 )
 
-# Which adapter learned from which feedback.
+# Which adapter learned from which feedback: an erasure must find the adapters that hold what is erased.
 learned = sa.Table(
     "learned",
     metadata,
@@ -115,5 +134,6 @@ def _create_learning(connection: sa.Connection) -> None:
         table.create(connection)
 
 
-# One function a schema version; a database at version n gets those after the n-th, in one transaction.
+# One function for each schema version. A database at version n gets the functions after the n-th in one transaction.
+# A released function never changes: a later version adds one.
 MIGRATIONS: list[Callable[[sa.Connection], None]] = [_create_first, _create_learning]

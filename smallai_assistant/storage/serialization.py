@@ -1,4 +1,4 @@
-"""Turns and their parts as JSON: written for storage, read back, and checked when they come from a foreign file."""
+"""Turns and their parts as JSON: written for storage, read back, and checked if they come from a foreign file."""
 
 from __future__ import annotations
 
@@ -21,9 +21,11 @@ from smallai_assistant.types import (
     check_storable,
 )
 
+# The keys of a turn that the database stores as one JSON text; the others have columns.
 TURN_BODY = ("role", "request", "response", "model", "adapter", "notices", "details", "timings", "error")
 _KEYS = {"id", "session_id", "user_id", "task", "created_at", *TURN_BODY}
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+# Python's JSON reader and writer call themselves once a level and fail at about 1,000.
 MAX_DETAILS_DEPTH = 200
 
 
@@ -36,7 +38,8 @@ def _is_text_or_none(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)  # a plugin's NaN comes back as it was
+    # bool is a subclass of int in Python. NaN passes: a plugin may store it, and it must survive an export.
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _is_whole_number(value: Any) -> bool:
@@ -47,8 +50,9 @@ def _is_media(value: Any) -> bool:
     return value is None or (isinstance(value, str) and _SHA256.fullmatch(value) is not None)
 
 
+# A foreign file may name no path: it could be any file of this machine.
 _FILE: Mapping[str, Callable[[Any], bool]] = {"path": lambda value: value is None, "media": _is_media}
-# What each part has beside its type.
+# The keys of each part type beside `type`, and a check of each value.
 _PARTS: Mapping[str, Mapping[str, Callable[[Any], bool]]] = {
     "text": {"text": _is_text},
     "image": _FILE,
@@ -60,19 +64,22 @@ _PARTS: Mapping[str, Mapping[str, Callable[[Any], bool]]] = {
 
 
 def checked_turn(row: Any) -> dict[str, Any]:
-    """The turn, unless something about it is not as an export writes it.
+    """Checks a turn of a foreign file against the form that an export writes.
+
+    Args:
+        row: the parsed JSON, of any type.
 
     Returns:
-        A new dict; `created_at` has its zone.
+        A new dict with the same values; `created_at` is ISO 8601 with a time zone (UTC if the file gives none).
 
     Raises:
-        InvalidInput: a key is missing or unknown, or a value of the wrong type; it names the key.
-        InputTooLarge: the texts of the request are over 1,000,000 characters.
+        InvalidInput: a key is missing or unknown, or a value is of the wrong type or out of range; it names the key.
+        InputTooLarge: the texts of the request have over 1,000,000 characters.
     """
     if not isinstance(row, dict):
-        raise InvalidInput("the turn is no JSON object")
+        raise InvalidInput("the turn is not a JSON object")
     if row.keys() != _KEYS:
-        raise InvalidInput(f"the turn has not the right keys: {', '.join(sorted(row.keys() ^ _KEYS))}")
+        raise InvalidInput(f"the turn's keys are missing or unknown: {', '.join(sorted(row.keys() ^ _KEYS))}")
     for name, limit in (("id", 64), ("session_id", 64), ("task", 128)):
         check_storable(f"the turn's {name}", row[name], limit)
         if not row[name]:
@@ -88,9 +95,9 @@ def checked_turn(row: Any) -> dict[str, Any]:
         "details": lambda value: isinstance(value, dict) and _depth(value) <= MAX_DETAILS_DEPTH,
         "timings": lambda value: isinstance(value, dict) and all(map(_is_number, value.values())),
     }
-    for name, is_right in checks.items():
-        if not is_right(row[name]):
-            raise InvalidInput(f"the turn's {name} is not as it should be")
+    for name, is_valid in checks.items():
+        if not is_valid(row[name]):
+            raise InvalidInput(f"the turn's {name} has a wrong type or value")
     for name in ("request", "response"):
         _check_parts(name, row[name])
     if not row["request"]:
@@ -102,20 +109,20 @@ def checked_turn(row: Any) -> dict[str, Any]:
 
 def _check_parts(name: str, parts: Any) -> None:
     if not isinstance(parts, list):
-        raise InvalidInput(f"the turn's {name} is no list")
+        raise InvalidInput(f"the turn's {name} is not a list")
     for part in parts:
         kind = part.get("type") if isinstance(part, dict) else None
         checks = _PARTS.get(kind) if isinstance(kind, str) else None
         if checks is None:
             raise InvalidInput(f"the turn's {name} has a part of type {kind!r}", hint=f"known: {', '.join(_PARTS)}")
         if part.keys() != {"type", *checks} or not all(check(part[key]) for key, check in checks.items()):
-            raise InvalidInput(f"a {kind} part of the turn's {name} is not as it should be")
-    parts_from_json(parts)
+            raise InvalidInput(f"a {kind} part of the turn's {name} has a wrong key, type or value")
+    parts_from_json(parts)  # the parts check themselves too, such as for texts that cannot be stored
 
 
 def _are_notices(value: Any) -> bool:
     return isinstance(value, list) and all(
-        isinstance(each, list) and len(each) == 2 and all(map(_is_text, each)) for each in value
+        isinstance(notice, list) and len(notice) == 2 and all(map(_is_text, notice)) for notice in value
     )
 
 
@@ -131,14 +138,17 @@ def _time(value: Any) -> str:
     try:
         at = datetime.fromisoformat(value)
         at = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
-        datetime.fromtimestamp(at.timestamp(), UTC)
+        datetime.fromtimestamp(at.timestamp(), UTC)  # near the years 1 and 9999 a zone moves a time out of the range
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidInput(f"the turn's created_at is {value!r}", hint="give a time as ISO 8601") from error
     return at.isoformat()
 
 
 def parts_to_json(parts: Sequence[Part]) -> list[dict[str, Any]]:
-    """JSON for storage; a file part becomes its path, or its `media` key once the store has kept the bytes."""
+    """Parts as JSON objects; a file part is written as its path, and bytes without a file as None.
+
+    The store adds the key `media`, the sha256 under which it keeps the bytes.
+    """
     return list(_parts_to_json(parts))
 
 
@@ -160,7 +170,11 @@ def _parts_to_json(parts: Sequence[Part]) -> Iterator[dict[str, Any]]:
 
 
 def parts_from_json(rows: Sequence[Mapping[str, Any]]) -> tuple[Part, ...]:
-    """The inverse of `parts_to_json`."""
+    """The inverse of `parts_to_json`; a file part without a path has empty bytes.
+
+    Raises:
+        InvalidInput: a part has an unknown type, or holds what a part may not hold.
+    """
     return tuple(_part_from_json(row) for row in rows)
 
 

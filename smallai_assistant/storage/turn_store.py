@@ -1,4 +1,4 @@
-"""Sessions and turns: written behind the answer, acknowledged by a future once on disk."""
+"""Sessions and turns: a background thread writes them, and a future tells when a turn is on disk."""
 
 from __future__ import annotations
 
@@ -21,17 +21,23 @@ from smallai_assistant.storage.schema import sessions, turns
 from smallai_assistant.storage.serialization import parts_from_json, parts_to_json
 from smallai_assistant.types import AudioPart, ImagePart, Message, Notice, Part, Turn
 
+# A larger file is not copied: the turn keeps its path alone. 64 MiB hold half an hour of 16-bit speech at 16 kHz.
 MAX_KEPT_MEDIA_BYTES = 64 * 2**20
 _IDS_PER_STATEMENT = 500  # SQLite's default limit is 32,766 bound values; older builds allow 999
 
-_Entry = tuple[Turn, "Future[Turn]"] | threading.Event | None  # a turn, somebody who waits for those before, the end
+# What the writer thread takes from its queue: a turn to store, an event to set once all turns before it are stored, or
+# None, the end.
+_Entry = tuple[Turn, "Future[Turn]"] | threading.Event | None
 
 
 class TurnStore:
-    """Sessions and turns in the database, their pictures and recordings beside it.
+    """Sessions and turns in the database, and their pictures and recordings as files.
 
-    Turns are committed by one writer thread, several at a time where they come fast: an answer never waits
-    for the disk, whoever needs the promise waits for the future.
+    One writer thread commits the turns, several in one transaction if they arrive quickly. So an answer does not wait
+    for the disk; a caller that needs durability waits for the future of `add_turn`.
+
+    Args:
+        media_dir: the folder of the pictures and recordings, each under its sha256.
     """
 
     def __init__(self, database: Database, media_dir: Path) -> None:
@@ -39,12 +45,17 @@ class TurnStore:
         self._media_dir = media_dir
         self._queue: SimpleQueue[_Entry] = SimpleQueue()
         self._is_closed = False
-        self._closing = threading.Lock()  # nothing is queued behind the end
+        self._closing = threading.Lock()  # so that no turn is queued after the end: nobody would store it
         self._writer = threading.Thread(target=self._write_loop, name="turn-writer", daemon=True)
         self._writer.start()
 
+    @property
+    def media_dir(self) -> Path:
+        """The folder that keeps the pictures and recordings of the turns."""
+        return self._media_dir
+
     def user_of_session(self, session_id: str) -> str | None:
-        """The user a session was opened for.
+        """The user that a session was opened for, None if none was named.
 
         Raises:
             InvalidInput: there is no such session.
@@ -57,7 +68,12 @@ class TurnStore:
         return user_id
 
     def session_list(self, *, limit: int = 50) -> list[dict[str, Any]]:
-        """Sessions with turns, newest first: id, user_id, n_turns, first_text, last_at (seconds since 1970)."""
+        """Sessions that have turns, the most recently used first.
+
+        Returns:
+            A dict for each session: id, user_id, n_turns, first_text (of the first request), last_at (of the last turn,
+            seconds since 1970).
+        """
         counted = (
             sa.select(
                 turns.c.session_id,
@@ -89,7 +105,7 @@ class TurnStore:
         ]
 
     def add_turn(self, turn: Turn) -> Future[Turn]:
-        """Queues a turn; the future is done once it is on disk, or fails with StoreError."""
+        """Queues a turn; the future is done when the turn is on disk, or fails with StoreError."""
         future: Future[Turn] = Future()
         with self._closing:
             if not self._is_closed:
@@ -99,36 +115,38 @@ class TurnStore:
         return future
 
     def turns(self, session_id: str, *, limit: int | None = None) -> list[Turn]:
-        """A session's turns, oldest first; with a limit, the last ones."""
+        """A session's turns, oldest first; a limit keeps the last ones."""
         query = sa.select(turns).where(turns.c.session_id == session_id).order_by(turns.c.seq.desc())
         with self._database.read() as connection:
             rows = connection.execute(query.limit(limit) if limit is not None else query).all()
-        return [self._turn_of(row) for row in reversed(rows)]
+        return [self._row_to_turn(row) for row in reversed(rows)]
 
     def turn(self, turn_id: str) -> Turn:
-        """One turn.
+        """The turn with this id.
 
         Raises:
-            InvalidInput: there is none of that id.
+            InvalidInput: there is none.
         """
         with self._database.read() as connection:
             row = connection.execute(sa.select(turns).where(turns.c.id == turn_id)).one_or_none()
         if row is None:
             raise InvalidInput(f"there is no turn {turn_id!r}", hint="use the turn_id of an answer")
-        return self._turn_of(row)
+        return self._row_to_turn(row)
 
     def turns_by_id(self, ids: Sequence[str]) -> dict[str, Turn]:
-        """The turns of these ids that there are."""
+        """The turns with these ids; unknown ids are left out."""
         found: dict[str, Turn] = {}
         with self._database.read() as connection:
             for start in range(0, len(ids), _IDS_PER_STATEMENT):
                 query = sa.select(turns).where(turns.c.id.in_(ids[start : start + _IDS_PER_STATEMENT]))
-                found |= {row.id: self._turn_of(row) for row in connection.execute(query)}
+                found |= {row.id: self._row_to_turn(row) for row in connection.execute(query)}
         return found
 
     def flush(self) -> None:
-        """Returns once the turns that were queued before are on disk, or have failed."""
-        if threading.current_thread() is self._writer:  # an observer of a stored turn: waiting would never end
+        """Returns when all turns that were queued before are on disk or have failed."""
+        # A callback of a turn's future runs in the writer thread. It must not wait for that thread, so it stores the
+        # queued turns itself.
+        if threading.current_thread() is self._writer:
             if not self._queue.empty():
                 self._commit_queued(self._queue.get())
             return
@@ -140,7 +158,7 @@ class TurnStore:
         done.wait()
 
     def close(self) -> None:
-        """Commits what is queued and stops the writer."""
+        """Commits the queued turns and stops the writer. Idempotent."""
         with self._closing:
             if self._is_closed:
                 return
@@ -153,7 +171,7 @@ class TurnStore:
             pass
 
     def _commit_queued(self, first: _Entry) -> bool:
-        """Commits `first` and what came meanwhile. Returns False at the end of the queue."""
+        """Commits `first` and the entries queued behind it. Returns False if one of them is the end of the queue."""
         batch: list[tuple[Turn, Future[Turn]]] = []
         waiting: list[threading.Event] = []
         entry = first
@@ -169,15 +187,16 @@ class TurnStore:
             if batch:
                 self._commit(batch)
         finally:
-            for event in waiting:
+            for event in waiting:  # also after a failure: whoever waits would wait forever
                 event.set()
         if entry is None:
-            self._queue.put(None)  # for the loop, where it was an observer's flush that met the end
+            self._queue.put(None)  # a callback's `flush` may have taken the end, which the writer's loop needs
         return entry is not None
 
     def _commit(self, batch: list[tuple[Turn, Future[Turn]]]) -> None:
         try:
-            rows = [self._row_of(turn) for turn, _ in batch]
+            rows = [self._turn_to_row(turn) for turn, _ in batch]
+            # Of several turns of a new session the first one gives the user and the time, so the first must come last.
             opened = {
                 turn.session_id: {
                     "id": turn.session_id,
@@ -190,9 +209,9 @@ class TurnStore:
                 insert_missing(connection, sessions, list(opened.values()), key="id")
                 connection.execute(sa.insert(turns), rows)
         except BaseException as error:
-            if len(batch) > 1:  # one that cannot be stored must not take the others with it
-                for each in batch:
-                    self._commit([each])
+            if len(batch) > 1:  # one turn that cannot be stored must not prevent the others
+                for entry in batch:
+                    self._commit([entry])
                 return
             failure = error if isinstance(error, AssistantError) else StoreError(f"the turn was not stored: {error}")
             batch[0][1].set_exception(failure)
@@ -200,7 +219,7 @@ class TurnStore:
             for turn, future in batch:
                 future.set_result(turn)
 
-    def _row_of(self, turn: Turn) -> dict[str, Any]:
+    def _turn_to_row(self, turn: Turn) -> dict[str, Any]:
         body = {
             "role": turn.request.role,
             "request": self._stored_parts(turn.request.parts),
@@ -225,13 +244,14 @@ class TurnStore:
         rows = parts_to_json(parts)
         for part, row in zip(parts, rows, strict=True):
             if isinstance(part, (ImagePart, AudioPart)):
-                row["media"] = self._keep(part)
+                row["media"] = self._keep_media(part)
         return rows
 
-    def _keep(self, part: ImagePart | AudioPart) -> str | None:
-        """Stores the file under its hash, so that a later correction still has what it is about.
+    def _keep_media(self, part: ImagePart | AudioPart) -> str | None:
+        """Copies the file into the media folder, so that a later correction still has what it is about.
 
-        Returns None where it is too large or gone: the turn then has the path alone.
+        Returns:
+            The sha256 under which it is kept; None if it is too large or gone, and then the turn keeps its path alone.
         """
         try:
             if part.path is not None and part.path.stat().st_size > MAX_KEPT_MEDIA_BYTES:
@@ -243,7 +263,7 @@ class TurnStore:
         keep_media(self._media_dir, digest, data)
         return digest
 
-    def _turn_of(self, row: sa.Row[Any]) -> Turn:
+    def _row_to_turn(self, row: sa.Row[Any]) -> Turn:
         body = json.loads(row.body)
         return Turn(
             id=row.id,
@@ -269,19 +289,25 @@ class TurnStore:
 
 
 def media_path(folder: Path, digest: str) -> Path:
-    """Where the file with that sha256 lies, if it is kept."""
-    return folder / digest[:2] / digest
+    """The path of the picture or recording with this sha256, whether it exists or not."""
+    return folder / digest[:2] / digest  # 256 folders: one folder with very many files is slow to list
+
+
+def media_digest(path: Path) -> str | None:
+    """The sha256 of a kept file, from its path; None if the path is not one that `media_path` gives."""
+    is_kept = len(path.name) == 64 and path.parent.name == path.name[:2]
+    return path.name if is_kept else None
 
 
 def keep_media(folder: Path, digest: str, data: bytes) -> None:
-    """Stores a picture or recording under its sha256, durably.
+    """Stores a picture or recording under its sha256, durably. Idempotent.
 
     Raises:
         StoreFull: the disk is full.
-        StoreError: it cannot be written.
+        StoreError: the file cannot be written for another reason.
     """
     target = media_path(folder, digest)
     if target.exists():
-        sync_path(target.parent)  # whoever wrote it may have been killed just before that
+        sync_path(target.parent)  # the process that wrote it may have been killed just before its sync
     else:
         write_atomically(target, data)
