@@ -1,4 +1,4 @@
-"""Normalization of text, so that two ways to write the same question or answer compare as equal."""
+"""Comparing texts: two ways to write the same question or answer are equal once they are normalized."""
 
 from __future__ import annotations
 
@@ -17,3 +17,8 @@ def normalized(text: str) -> str:
     """
     words = (word.strip(_PUNCTUATION) for word in text.casefold().split())
     return " ".join(word for word in words if word) or text.strip()
+
+
+def jaccard(first: frozenset[str], second: frozenset[str]) -> float:
+    """Jaccard similarity of two sets of words, 0 to 1: the share of all their words that both have."""
+    return len(first & second) / max(1, len(first | second))

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from smallai_assistant import Feedback, ImagePart, JudgedTurn, Message, TextPart, Turn
 from smallai_assistant.learning.nearest_neighbour_labels import Labelled, contradicted, contradicting
-from smallai_assistant.learning.screening import BURST_ROWS, CAP_LEAST, PUSH_SOURCES, ScreenedFeedback, screen
+from smallai_assistant.learning.quarantine import MAX_IN_BURST, MIN_PUSHERS
+from smallai_assistant.learning.screening import MIN_CAP, ScreenedFeedback, screen
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 SLOGAN = "You should buy a Zorbo"
@@ -106,12 +107,12 @@ def test_rows_are_set_aside_just_where_a_minute_holds_too_many(times: list[float
     for row in rows:
         begun = row.feedback.created_at
         window = [other for other in at if 0 <= (at[other] - begun).total_seconds() <= 60]
-        if len(window) > BURST_ROWS:
-            assert set(window) <= aside or len(window) > BURST_ROWS + 1
+        if len(window) > MAX_IN_BURST:
+            assert set(window) <= aside or len(window) > MAX_IN_BURST + 1
             assert row.feedback.id in aside
     if not aside:
         return
-    assert len(aside) > BURST_ROWS
+    assert len(aside) > MAX_IN_BURST
 
 
 def test_busy_people_are_no_burst() -> None:
@@ -157,8 +158,8 @@ def honest(n_sources: int = 10, n_rows: int = 10) -> list[JudgedTurn]:
     ],
 )
 def test_sources_that_do_little_but_push_one_target_are_set_aside(given: dict[str, Any]) -> None:
-    screened = screen([*honest(), *bots(PUSH_SOURCES, **given)])
-    assert quarantined(screened) == {f"bot{n}": 3 for n in range(PUSH_SOURCES)}
+    screened = screen([*honest(), *bots(MIN_PUSHERS, **given)])
+    assert quarantined(screened) == {f"bot{n}": 3 for n in range(MIN_PUSHERS)}
     reason = screened.quarantined[0].reason
     assert "do little but push" in reason
     assert ("zorbo" in reason) == ("item" in given), "words of an answer would outlive their erasure in a report"
@@ -343,7 +344,7 @@ def test_a_source_with_very_many_rows_is_capped() -> None:
     weight = {
         judged_turn.feedback.source: screened.weights[judged_turn.feedback.id] for judged_turn in screened.judged_turns
     }
-    assert weight == {f"user{n}": 1.0 for n in range(10)} | {"loud": CAP_LEAST / 1_000}
+    assert weight == {f"user{n}": 1.0 for n in range(10)} | {"loud": MIN_CAP / 1_000}
 
 
 def test_a_person_alone_is_not_capped() -> None:
