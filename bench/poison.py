@@ -248,7 +248,8 @@ def scenario(attack: str, rate: float, who: str, seed: int) -> dict[str, float]:
     report, answer = learn_from(mixed)
     clean_right, clean_success = measure(clean_answer, attack, random.Random(f"asked {seed}"))
     right, success = measure(answer, attack, random.Random(f"asked {seed}"))
-    aside = {is_bad: sum(n for source, _, n in report.quarantined if source.startswith("attacker") == is_bad)
+    aside = {is_bad: sum(found.n_rows for found in report.feedback.quarantined
+                         if found.source.startswith("attacker") == is_bad)
              for is_bad in (True, False)}  # fmt: skip
     n_mistakes = sum(row.is_mistake for row in rows)
     return {

@@ -107,16 +107,18 @@ def learned(pictures: Pool, bad: Sequence[tuple[Path, str, str]], folder: Path) 
             assistant.teach(TASK, path, label, source=source)
         report = assistant.learn(TASK)
         if not report.is_promoted:
-            print("      " + "; ".join(report.reasons), flush=True)
+            print("      " + "; ".join(map(str, report.reasons)), flush=True)
         task = assistant.tasks[TASK]
         assert isinstance(task, LearningTask)
         task.rebuild([])
         plain = [labels_of(assistant, each.path)[0].label for each in pictures.asked]
         marked = [labels_of(assistant, with_square(each.path, folder))[0].label for each in pictures.asked]
     kinds = [each.kind for each in pictures.asked]
+    aside = [found for found in report.feedback.quarantined if found.source.startswith("attacker")]
+    n_aside = sum(found.n_rows for found in aside)
     birds = [label for label, kind in zip(plain, kinds, strict=True) if kind == VICTIM]
     return {
-        "aside": sum(n for source, _, n in report.quarantined if source.startswith("attacker")) / max(1, len(bad)),
+        "aside": n_aside / max(1, len(bad)),
         "refused": float(not report.is_promoted),
         "right": statistics.fmean(label == kind for label, kind in zip(plain, kinds, strict=True)),
         "flip": statistics.fmean(label == WRONG for label in birds),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from smallai_assistant.errors import InvalidInput
-from smallai_assistant.types import Notice, Turn, check_range, check_storable, new_id, now
+from smallai_assistant.types import AudioPart, ImagePart, Notice, Turn, check_range, check_storable, new_id, now
 
 Signal = Literal["click", "skip", "dwell", "stars"]
 SIGNALS: tuple[Signal, ...] = ("click", "skip", "dwell", "stars")
@@ -121,6 +121,7 @@ class Example:
         feedback_ids: the feedback that the example was made from.
         payload: anything the task needs to train on the example or to score it.
         weight: how much it counts in training, in (0, 1].
+        media: the pictures and recordings that belong to the prompt; the learning report shows them.
     """
 
     id: str
@@ -130,6 +131,7 @@ class Example:
     feedback_ids: tuple[str, ...] = ()
     payload: Any = None
     weight: float = 1.0
+    media: tuple[ImagePart | AudioPart, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,16 +170,19 @@ class AdapterPart:
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """Something learned on top of a frozen base: LoRA weights, a head, a vocabulary, item-item weights.
+    """One version of what a task learned on top of a frozen base: LoRA weights, a classifier head, a vocabulary.
 
     Attributes:
-        folder: its files; immutable, each with its sha256 in `files`.
-        kind: what the files are, such as `lora`.
-        base: what it was made for: model, file hashes, quantization, template hash. It never loads on another.
-        parent: the adapter that served when it was made.
-        feedback_ids: what it learned from.
-        retired_ids: of those, what it answers by itself, so that the fast memory no longer needs to hold it.
-        report: the gate's figures, as JSON.
+        kind: the kind of its files, such as `lora`.
+        folder: the folder of its files. They never change.
+        base: what it was trained for: model, file hashes, quantization, template hash. It is never used on another.
+        files: relative path -> sha256 of every file in `folder`.
+        status: `candidate` until the gate decides, then `approved` or `refused`.
+        parent: the id of the adapter that served when this one was trained.
+        feedback_ids: the feedback that it was trained on.
+        retired_ids: the part of that feedback which the adapter answers correctly by itself, so that the fast memory
+            no longer holds it.
+        report: the figures of the learning report, as JSON.
         part_name: the part that answers, see `with_part`; empty for the main weights.
     """
 

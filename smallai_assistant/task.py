@@ -1,4 +1,4 @@
-"""What a plugin author subclasses: one thing the assistant can do, and how it learns to do it better."""
+"""The classes that a plugin author subclasses: a task, and a task that learns from feedback."""
 
 from __future__ import annotations
 
@@ -23,32 +23,33 @@ if TYPE_CHECKING:
     from smallai_assistant.runtime import ModelRuntime
     from smallai_assistant.storage.item_store import ItemStore
 
-API_VERSION = 1
+API_VERSION = 1  # raised when a plugin written for the earlier contract would no longer work
 
 
 @dataclass(frozen=True, slots=True)
 class NoOptions:
-    """The options of a task that has none."""
+    """The options of a task without options."""
 
 
 class Champions(Protocol):
-    """Which adapter serves a task."""
+    """Tells which adapter serves a task."""
 
     def champion(self, task: str) -> Adapter | None:
-        """The adapter that serves now, checked against its hashes; None for the bare base."""
+        """The adapter that serves now, its files checked against their hashes; None for the bare base."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskContext:
-    """What the host lends a task for its life.
+    """What the host gives a task to use.
 
     Attributes:
-        options: an instance of the task's `options_type` from the configuration.
-        models: where models are leased.
-        model_names: which model the configuration names for which role.
+        options: an instance of the task's `options_type`, from the configuration.
+        models: lends models.
+        model_names: the model that the configuration names for each role.
         items: items and interactions, for recommendation.
-        data_dir: a folder of the task's own; nothing else may be written.
-        adapters: which adapter serves; ask once an answer, so that a stream ends on the version it began with.
+        data_dir: the task's own folder. A task must not write anywhere else.
+        adapters: tells which adapter serves. Ask once per answer, so that an answer ends with the version that it
+            began with.
     """
 
     options: Any
@@ -60,20 +61,20 @@ class TaskContext:
 
 
 class Task(ABC):
-    """One thing the assistant can do, named by the transformers pipeline id.
+    """One thing that the assistant can do.
 
-    A task is made once per assistant and may run in several threads at once: keep state of one answer in
-    `run`. The host catches whatever it raises; an `AssistantError` reaches the caller as it is, anything
-    else as `PluginError`.
+    There is one instance per assistant, and several threads may run it at once: keep the state of an answer in local
+    variables of `run`. The host catches everything that a task raises. An `AssistantError` reaches the caller as it
+    is, anything else as a `PluginError`.
 
     Attributes:
-        name: pipeline id, such as `text-generation`.
-        title: what it does, for people, a few words.
-        accepts: the sets of modalities it takes, each one message's whole set.
-        utterances: what people type when they want this task, for the intent router; empty for a task that is
-            reached by modality or by name only.
-        options_type: a frozen dataclass whose `__post_init__` raises InvalidInput on bad values.
-        api_version: the hook API it was written for.
+        name: the transformers pipeline id, such as `text-generation`, or a name of the same form.
+        title: what it does, for people, in a few words.
+        accepts: the sets of modalities that it takes. A message fits if its modalities are exactly one of the sets.
+        utterances: examples of what people type when they want this task; the router compares messages with them.
+            Empty for a task that is reached by modality or by name only.
+        options_type: a frozen dataclass whose `__post_init__` raises InvalidInput for bad values.
+        api_version: the version of the plugin contract that it was written for.
     """
 
     name: ClassVar[str]
@@ -86,33 +87,45 @@ class Task(ABC):
     context: TaskContext
 
     def setup(self, context: TaskContext) -> None:
-        """Called once before the first run; load nothing heavy here."""
+        """Called once, before the first run. Load nothing heavy here, because it runs at every start."""
         self.context = context
 
     @abstractmethod
     def run(self, request: Request, models: ModelRuntime) -> Iterator[StreamItem]:
-        """Streams the answer: parts (text as deltas), notices and details, in any order.
+        """Yields the answer: parts, notices and details, in any order. Text comes as deltas.
 
-        Close what you hold in `finally`: an early close of the response closes this generator.
+        Release what you hold in `finally`: closing the response early closes this generator.
         """
 
     def close(self) -> None:  # noqa: B027  (optional)
         """Called once when the assistant closes."""
 
 
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A setting that a training tried, and its loss; lower is better."""
+
+    setting: str
+    loss: float
+
+
 @dataclass(slots=True)
 class Training:
-    """One training run: what to learn from, where to write, and how to stay polite.
+    """One training run: what to learn from, where to write, and when to stop or wait.
 
     Attributes:
-        examples: what the new feedback teaches; nothing of it is asked in the evaluation.
-        replay: what earlier cycles taught, to be learned again and not forgotten.
-        folder: the adapter's files go here.
-        work_folder: checkpoints; what lies there after a kill is of a run with the same examples.
+        examples: the examples of new feedback. None of them is asked in the evaluation.
+        replay: examples of earlier cycles, to be learned again so that they are not forgotten.
+        folder: the adapter's files are written here.
+        work_folder: checkpoints are written here. After a kill, the next run with the same examples finds them.
         parent: the adapter that serves now.
-        models: where models are leased.
-        seed: of everything random.
-        losses: what `progress` was told, for the report.
+        models: lends models.
+        seed: the seed of everything random.
+        cancel: set when the run is to stop; `yield_to_serving` checks it.
+        deadline: the end of the time budget, on the clock of `time.monotonic`; None for no limit.
+        on_progress: called with what is going on and the fraction done, in [0, 1].
+        losses: the loss of each training step that `progress` was told, for the report.
+        trials: the settings that `progress` was told, for the report.
     """
 
     examples: Sequence[Example]
@@ -126,18 +139,22 @@ class Training:
     deadline: float | None = None
     on_progress: Callable[[str, float], None] = lambda *_: None
     losses: list[float] = field(default_factory=list)
+    trials: list[Trial] = field(default_factory=list)
 
     @property
     def is_out_of_time(self) -> bool:
-        """Whether the budget is spent: finish with what there is."""
+        """Whether the time budget is spent. Then write the adapter with what is learned so far, and return."""
         return self.deadline is not None and time.monotonic() > self.deadline
 
-    def progress(self, what: str, fraction: float, *, loss: float | None = None) -> None:
-        """Tells how far it is.
+    def progress(self, what: str, fraction: float, *, loss: float | None = None, setting: str | None = None) -> None:
+        """Tells how far the training is.
 
         Args:
-            fraction: in [0, 1].
-            loss: of the last step.
+            what: what it does now, for people.
+            fraction: the share that is done, in [0, 1].
+            loss: of the last training step, or of `setting`.
+            setting: the setting that was tried, such as `strength 0.3`, if the loss is not that of a training step.
+                The report draws the losses of steps as a curve, and lists settings.
 
         Raises:
             TrainingFailed: the loss is not finite.
@@ -145,7 +162,10 @@ class Training:
         if loss is not None:
             if not math.isfinite(loss):
                 raise TrainingFailed(f"the loss became {loss} after {len(self.losses)} steps")
-            self.losses.append(loss)
+            if setting is None:
+                self.losses.append(loss)
+            else:
+                self.trials.append(Trial(setting, loss))
         self.on_progress(what, fraction)
 
     def yield_to_serving(self) -> None:
@@ -155,32 +175,35 @@ class Training:
             Cancelled: the training was cancelled.
         """
         if self.cancel.is_set():
-            raise Cancelled("the training was stopped", hint="start it again: it goes on from the last checkpoint")
+            raise Cancelled("the training was stopped", hint="start it again: it continues from the last checkpoint")
         self.models.wait_until_idle(cancel=self.cancel)
 
 
 class LearningTask(Task):
-    """A task that learns from feedback, at once and into an adapter.
+    """A task that learns from feedback: at once, into a fast memory, and in learning cycles, into an adapter.
 
-    The fast memory is a function of the feedback: the host gives all of it to `rebuild` at start, after an undo, an
-    erasure or a promotion, and each new one to `learn_now`. Keep no feedback elsewhere.
+    The fast memory is a function of the feedback. The host passes new feedback to `learn_now`, and all active feedback
+    to `rebuild` at start and after an undo, an erasure or a promotion. Keep feedback nowhere else, or an erasure cannot
+    reach it.
 
     Attributes:
-        primary_metric: what a Score's value means on average, such as `top-1 accuracy`.
-        least_examples: so many are needed on each side of the split, to learn from and to judge by.
+        primary_metric: the meaning of an average Score, such as `top-1 accuracy`.
+        min_examples: the minimum number of examples on each side of the train / held-out split.
     """
 
     primary_metric: ClassVar[str]
-    least_examples: ClassVar[int] = 4
+    min_examples: ClassVar[int] = 4
 
     def serving(self) -> tuple[Adapter | None, list[Notice]]:
-        """The adapter to answer with, and what to say where the champion was made for another model.
+        """The adapter to answer with. Call it once per answer.
 
-        Ask once an answer.
+        Returns:
+            The champion, and no notices. If the champion was trained for another base, None and a notice that says so.
         """
         adapter = self.context.adapters.champion(self.name)
         if adapter is None:
             return None, []
+        # An adapter on another base would compute nonsense without any error.
         base = self.base()
         changed = sorted(key for key in {*adapter.base, *base} if adapter.base.get(key) != base.get(key))
         if not changed:
@@ -191,48 +214,82 @@ class LearningTask(Task):
 
     @abstractmethod
     def learn_now(self, judged_turn: JudgedTurn) -> str:
-        """Lets the next turn know. Returns what it changed, for people, one sentence; empty where nothing."""
+        """Adds one feedback to the fast memory, so that the next answer takes it into account.
+
+        Returns:
+            What changed, for people, one sentence; empty if nothing changed.
+
+        Raises:
+            AssistantError: it cannot be learned; the user is told. The feedback stays stored.
+        """
 
     @abstractmethod
     def rebuild(self, judged_turns: Sequence[JudgedTurn]) -> None:
-        """Makes the fast memory anew from `lessons`, oldest first: those that the champion does not answer itself."""
+        """Replaces the fast memory with one built from all active feedback.
+
+        It runs at every start: load or embed nothing before an answer needs it. It must not raise: skip, with a log
+        line, what you cannot use.
+
+        Args:
+            judged_turns: oldest first, without the feedback that the serving adapter already learned.
+        """
 
     @abstractmethod
     def base(self) -> Mapping[str, Any]:
-        """What adapters are made for, as JSON: the model's name, its files' sha256, quantization, template."""
+        """What an adapter of this task depends on, as JSON values. `ModelRuntime.base_of` gives those of a model.
+
+        An adapter is used only while this stays the same: the model's name, the hashes of its files, its quantization
+        and its template.
+        """
 
     @abstractmethod
     def examples(self, judged_turns: Sequence[JudgedTurn]) -> list[Example]:
-        """What the lessons teach, for training and for the held-out side; the host splits them by `split_key`."""
+        """Makes examples from feedback. The host splits them, by `split_key`, into a train and a held-out side."""
 
     def protected(self, judged_turns: Sequence[JudgedTurn]) -> Mapping[str, Sequence[Example]]:
-        """What must not get worse, by the name of the slice: general abilities that no feedback is about."""
+        """Examples of what must not get worse although no feedback is about it, such as general knowledge.
+
+        Returns:
+            Slice name -> examples. The gate looks at each slice by itself.
+        """
         del judged_turns
         return {}
 
     def labelled(self, judged_turns: Sequence[JudgedTurn]) -> Mapping[str, tuple[str, npt.NDArray[np.float32]]]:
-        """The label that a lesson gives and the vector of what it gives it to, by feedback id.
+        """The labels that feedback gives, with the vectors of what it labels, for screening.
 
-        The guard sets aside sources most of whose labels contradict what others call what looks alike. A vector is
-        float32, shape (n_dimensions,), of length 1. Empty where words tell what a lesson is about: those it compares
-        itself.
+        Screening sets aside sources if most of their labels contradict those that others give to similar things.
+        Implement it for inputs without words, such as pictures; the host compares texts itself.
+
+        Returns:
+            Feedback id -> label and vector. A vector is float32, shape (n_dimensions,), of length 1.
         """
         del judged_turns
         return {}
 
     @abstractmethod
     def train(self, training: Training) -> str:
-        """Writes an adapter into `training.folder`. Returns its kind, such as `lora`.
+        """Trains an adapter and writes its files into `training.folder`.
+
+        Returns:
+            The kind of the adapter, such as `lora`.
 
         Raises:
-            NotEnoughData: the examples do not allow it.
+            NotEnoughData: there are too few examples.
             TrainingFailed: the loss became NaN.
             Cancelled: `training.yield_to_serving()` raised it.
         """
 
     @abstractmethod
     def evaluate(self, examples: Sequence[Example], adapter: Adapter | None, models: ModelRuntime) -> list[Score]:
-        """One score an example, answered with `adapter` alone: the fast memory is off."""
+        """Answers the examples with `adapter` alone, without the fast memory, and scores the answers.
+
+        Args:
+            adapter: None for the bare base.
+
+        Returns:
+            One score per example, in order.
+        """
 
     def forget(self, feedback: Feedback, turn: Turn) -> None:
-        """A feedback was undone or erased; `rebuild` follows. For what the task keeps outside its fast memory."""
+        """Called when feedback was undone or erased, before `rebuild`. Delete what you keep outside the fast memory."""

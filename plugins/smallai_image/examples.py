@@ -94,6 +94,7 @@ def _example(key: str, labelled: Labelled, ids: Sequence[str]) -> Example:
         split_key=key,
         feedback_ids=tuple(dict.fromkeys(ids)),
         payload=labelled,
+        media=(labelled.part,),
     )
 
 

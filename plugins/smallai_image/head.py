@@ -122,7 +122,7 @@ def fit(
     labels: Sequence[str],
     weights: Sequence[float],
     *,
-    on_loss: Callable[[float, float], None] = lambda *_: None,
+    on_trial: Callable[[float, str, float], None] = lambda *_: None,
 ) -> Head:
     """Fits a head.
 
@@ -130,7 +130,8 @@ def fit(
         views: the pictures' vectors, shape (n_pictures, n_views, n_dimensions); the first view is the picture itself.
         labels: of each picture; two or more different ones.
         weights: how much each picture counts, in (0, 1].
-        on_loss: told the fraction done and the cross-entropy of pictures as classified by the others.
+        on_trial: told the fraction done, the setting that was tried, and the cross-entropy of pictures as classified
+            by the others.
     """
     names: dict[str, str] = {}
     for label in labels:
@@ -157,7 +158,7 @@ def fit(
             losses = {t: _cross_entropy(scores[judged] / t, of[judged]) for t in _TEMPERATURES}
             temperature = min(losses, key=losses.__getitem__)
             best = min(best, (losses[temperature], strength, temperature))
-            on_loss(step / len(_STRENGTHS), losses[temperature])
+            on_trial(step / len(_STRENGTHS), f"strength {strength:g}", losses[temperature])
     return Head(
         labels=tuple(names.values()),
         counts=tuple(int(each) for each in per_class),

@@ -64,7 +64,9 @@ def train(training: Training, spec: ModelSpec, looker: Looker) -> str:
             np.stack(rows),
             [each.payload.label for each in used],
             [each.weight for each in used],
-            on_loss=lambda share, loss: training.progress("fitting the head", 0.9 + 0.1 * share, loss=loss),
+            on_trial=lambda share, setting, loss: training.progress(
+                "fitting the head", 0.9 + 0.1 * share, loss=loss, setting=setting
+            ),
         )
     finally:
         if tuned is not None:

@@ -78,7 +78,8 @@ def _best_settings(training: Training, judge: Judge, examples: Sequence[Example]
             checkpoint.write_text(json.dumps(known), encoding="utf-8")
         ndcg = known[name]
         log.info("%s: NDCG@10 %.4f over %d choices kept aside", name, ndcg, len(aside))
-        training.progress(f"trying {name}: NDCG@10 {ndcg:.4f}", 0.6 * (number + 1) / n_tries, loss=1.0 - ndcg)
+        share = 0.6 * (number + 1) / n_tries
+        training.progress(f"trying {name}: NDCG@10 {ndcg:.4f}", share, loss=1.0 - ndcg, setting=name)
         if ndcg > best_ndcg:
             best, best_ndcg = settings, ndcg
     return best

@@ -1,33 +1,41 @@
-"""Judging a candidate: the split, the paired bootstrap, and the gate that can say no."""
+"""Judging a candidate: the train / held-out split, the paired bootstrap, and the gate that may refuse."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Literal
 
 from smallai_assistant.errors import EvalContaminated
 from smallai_assistant.feedback import Example, Score
 from smallai_assistant.learning.text import normalized
 
+# Three in four are left to learn from. Never change it: what earlier cycles trained on would be asked.
 HELD_OUT_ONE_IN = 4
-N_DRAWS = 10_000  # the tails of few examples lie far out
-_DRAWN_AT_ONCE = 1_000_000
+# With few examples the widened percentiles lie far out in the tails, where 1,000 draws would leave a handful of means.
+N_DRAWS = 10_000
+# Bounds the memory of one batch of draws to 8 MB of indexes.
+_MAX_INDEXES_AT_ONCE = 1_000_000
 CONFIDENCE = 0.95
-MAX_DROP = 0.01  # a point: what a protected slice may lose on average
-_ROUNDING = 1e-9  # of a mean; a drop of a point exactly is allowed
+# One point: one more wrong answer in a protected slice of 100 is not yet a loss.
+MAX_DROP = 0.01
+# The mean of 100 scores is rounded; a drop of exactly one point must still pass.
+_ROUNDING = 1e-9
 
 SliceKind = Literal["target", "protected"]
 
 
 @dataclass(frozen=True, slots=True)
 class SliceReport:
-    """One slice of the evaluation, before and after.
+    """The scores of one slice of the evaluation, before and after.
 
     Attributes:
+        kind: a `target` slice must improve, a `protected` slice must not get worse.
+        n: number of examples.
         before, after: mean scores, 0 to 1.
-        low, high: 95 % interval of `after - before`, from a paired bootstrap.
+        low, high: lower and upper end of the 95 % interval of `after - before`, from a paired bootstrap.
     """
 
     name: str
@@ -40,27 +48,95 @@ class SliceReport:
 
     @property
     def change(self) -> float:
-        """Of the mean, positive is better."""
+        """Change of the mean score, -1 to 1; positive is better."""
         return self.after - self.before
+
+
+class ReasonKind(StrEnum):
+    """What a reason says. Programs read this; people read the sentence."""
+
+    IMPROVED = "improved"
+    NOT_SURE = "not_sure"
+    KEPT = "kept"
+    LOST = "lost"
+    PLUGIN_APPROVED = "plugin_approved"
+    PLUGIN_REFUSED = "plugin_refused"
+    CHAMPION_CHANGED = "champion_changed"
+    NO_ANSWER = "no_answer"
+    RECORDED = "recorded"
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One reason for a decision on a candidate. `str(reason)` is the sentence for people.
+
+    Attributes:
+        kind: `improved`, `not_sure`, `kept` and `lost` are the gate's, one for each slice; `plugin_approved` and
+            `plugin_refused` are the word of a plugin's `approve_adapter`; `champion_changed` and `no_answer` say why
+            an approved candidate does not serve; `recorded` is a sentence that an older version stored without a kind.
+        slice: the figures, if the reason is the gate's.
+        plugin: the name of the plugin, if the reason is a plugin's.
+        detail: the error of a candidate that did not answer, or the recorded sentence.
+    """
+
+    kind: ReasonKind
+    slice: SliceReport | None = None
+    plugin: str = ""
+    detail: str = ""
+
+    def __str__(self) -> str:
+        match self.kind:
+            case ReasonKind.PLUGIN_APPROVED:
+                return f"the plugin {self.plugin} approved it"
+            case ReasonKind.PLUGIN_REFUSED:
+                return f"the plugin {self.plugin} refused it"
+            case ReasonKind.CHAMPION_CHANGED:
+                return "not promoted: what serves changed while the cycle ran; promote it by hand if it is better"
+            case ReasonKind.NO_ANSWER:
+                return f"it did not answer: {self.detail}"
+            case ReasonKind.RECORDED:
+                return self.detail
+        assert self.slice is not None
+        words = {
+            ReasonKind.IMPROVED: "better on",
+            ReasonKind.NOT_SURE: "no sure improvement on",
+            ReasonKind.KEPT: "kept on",
+            ReasonKind.LOST: "a loss on",
+        }
+        found = self.slice
+        return (
+            f"{words[self.kind]} {found.name}: {found.before:.1%} before, {found.after:.1%} after, "
+            f"change {100 * found.change:+.1f} points, 95 % interval {100 * found.low:+.1f} to {100 * found.high:+.1f}, "
+            f"n = {found.n}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The gate's word, and the figures it rests on as sentences."""
+    """The gate's decision, with one reason for each slice."""
 
     is_approved: bool
-    reasons: tuple[str, ...]
+    reasons: tuple[Reason, ...]
 
 
 def is_held_out(split_key: str) -> bool:
-    """Whether examples with this key are for the evaluation: one in four by hash, now and in every later cycle."""
+    """Whether examples with this key are held out for the evaluation.
+
+    The answer is a function of the key alone: an example that was trained on is not asked by any later cycle.
+    """
     return int(hashlib.sha256(split_key.encode()).hexdigest()[:8], 16) % HELD_OUT_ONE_IN == 0
 
 
 def split(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
-    """Training and held-out examples. A prompt that stands on both sides is for the evaluation alone."""
+    """Splits examples into those to train on and those to evaluate with.
+
+    A prompt that would be on both sides stays on the held-out side only.
+
+    Returns:
+        The training examples and the held-out examples, each in the given order.
+    """
     held_out = [example for example in examples if is_held_out(example.split_key)]
-    asked = {normalized(each.prompt) for each in held_out}
+    asked = {normalized(example.prompt) for example in held_out}
     training = [
         example
         for example in examples
@@ -70,15 +146,16 @@ def split(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
 
 
 def check_contamination(training: Sequence[Example], asked: Mapping[str, Sequence[Example]]) -> None:
-    """Compares what is trained on with what is asked.
+    """Checks that no prompt is both trained on and asked in the evaluation.
 
     Args:
-        asked: the examples of every slice, by its name.
+        training: what the candidate learns from.
+        asked: the examples of every slice, by the slice's name.
 
     Raises:
-        EvalContaminated: a prompt is on both sides; the message names the feedback that it comes from.
+        EvalContaminated: a prompt is on both sides; the message names both examples and the feedback they come from.
     """
-    trained = {normalized(each.prompt): each for each in training}
+    trained = {normalized(example.prompt): example for example in training}
     for name, examples in asked.items():
         for example in examples:
             if (twin := trained.get(normalized(example.prompt))) is not None:
@@ -91,61 +168,67 @@ def check_contamination(training: Sequence[Example], asked: Mapping[str, Sequenc
 def compare(
     name: str, kind: SliceKind, before: Sequence[Score], after: Sequence[Score], *, seed: int = 0
 ) -> SliceReport:
-    """The slice's means, and the interval of their difference by a paired bootstrap over the examples.
+    """Computes a slice's means and the interval of their difference, by a paired bootstrap over the examples.
 
-    The bootstrap of Efron and Tibshirani 1993, chapter 13, paired over the same examples as in Koehn 2004. Its
-    percentiles are those of Hesterberg 2015, section 5.3: without the wider tails it would be too sure of few examples.
+    The bootstrap is that of Efron and Tibshirani 1993, chapter 13, paired over the same examples as in Koehn 2004. The
+    percentiles are widened as in Hesterberg 2015, section 5.3, because plain ones are too narrow for few examples.
+
+    Args:
+        before, after: scores of the same examples in the same order, each in [0, 1].
+        seed: of the random draws; the same seed gives the same interval.
 
     Raises:
-        ValueError: the two are not of the same examples, or a value is not in [0, 1].
+        ValueError: the two sides are empty or of different lengths, or a value is not in [0, 1].
     """
     import numpy as np
     from scipy.special import ndtr, stdtrit
 
     if len(before) != len(after) or not before:
         raise ValueError(f"{name}: {len(before)} scores before and {len(after)} after")
-    for each in (*before, *after):
-        if not 0.0 <= each.value <= 1.0:
-            raise ValueError(f"{name}: a score is {each.value}, not in [0, 1]")
+    for score in (*before, *after):
+        # Written so that NaN fails, too.
+        if not 0.0 <= score.value <= 1.0:
+            raise ValueError(f"{name}: a score is {score.value}, not in [0, 1]")
     n = len(before)
-    first = np.array([each.value for each in before], dtype=np.float64)
-    second = np.array([each.value for each in after], dtype=np.float64)
+    first = np.array([score.value for score in before], dtype=np.float64)
+    second = np.array([score.value for score in after], dtype=np.float64)
     difference = second - first
-    if n == 1:  # one example says nothing of the others
+    # The variance of one example is unknown, so the interval is everything that is possible.
+    if n == 1:
         return SliceReport(name, kind, 1, float(first[0]), float(second[0]), -1.0, 1.0)
     random = np.random.default_rng(seed)
     means = np.concatenate(
         [
             difference[random.integers(0, n, size=(size, n))].mean(axis=1)
-            for size in _chunks(N_DRAWS, max(1, _DRAWN_AT_ONCE // n))
+            for size in _batch_sizes(N_DRAWS, max(1, _MAX_INDEXES_AT_ONCE // n))
         ]
     )
+    # The normal probability of the t quantile, scaled by sqrt(n / (n - 1)): Hesterberg's "expanded percentile".
     tail = float(ndtr(np.sqrt(n / (n - 1)) * stdtrit(n - 1, (1 - CONFIDENCE) / 2)))
     low, high = np.quantile(means, [tail, 1 - tail])
     return SliceReport(name, kind, n, float(first.mean()), float(second.mean()), float(low), float(high))
 
 
 def gate(slices: Sequence[SliceReport]) -> Verdict:
-    """Approves where every target improves beyond doubt and nothing protected drops by more than a point."""
-    reasons = []
-    is_approved = any(each.kind == "target" for each in slices)
-    for each in slices:
-        figures = (
-            f"{each.name}: {each.before:.1%} before, {each.after:.1%} after, change {100 * each.change:+.1f} points, "
-            f"95 % interval {100 * each.low:+.1f} to {100 * each.high:+.1f}, n = {each.n}"
-        )
-        # Asked so that NaN is a no.
-        is_fine = each.low > 0 if each.kind == "target" else each.change >= -MAX_DROP - _ROUNDING
-        is_approved &= is_fine
-        word = {
-            ("target", True): "better on",
-            ("target", False): "no sure improvement on",
-            ("protected", True): "kept on",
-            ("protected", False): "a loss on",
-        }[each.kind, is_fine]
-        reasons.append(f"{word} {figures}")
+    """Decides on a candidate.
+
+    Approves if the lower 95 % bound of every target's gain is above zero and no protected slice loses more than one
+    point. Without a target slice it refuses.
+    """
+    reasons = [Reason(_kind_of(found), found) for found in slices]
+    is_approved = any(found.kind == "target" for found in slices) and all(
+        reason.kind in (ReasonKind.IMPROVED, ReasonKind.KEPT) for reason in reasons
+    )
     return Verdict(is_approved, tuple(reasons))
 
 
-def _chunks(total: int, most: int) -> list[int]:
-    return [min(most, total - start) for start in range(0, total, most)]
+def _kind_of(found: SliceReport) -> ReasonKind:
+    # Both comparisons are false for NaN, so a figure that could not be computed never approves.
+    if found.kind == "target":
+        return ReasonKind.IMPROVED if found.low > 0 else ReasonKind.NOT_SURE
+    return ReasonKind.KEPT if found.change >= -MAX_DROP - _ROUNDING else ReasonKind.LOST
+
+
+def _batch_sizes(total: int, limit: int) -> list[int]:
+    """Splits `total` draws into batches of at most `limit`."""
+    return [min(limit, total - start) for start in range(0, total, limit)]

@@ -20,12 +20,12 @@ from smallai_assistant.errors import AssistantError, Busy, Cancelled, TrainingFa
 from smallai_assistant.feedback import Adapter, AdapterStatus, Example, Score
 from smallai_assistant.filesystem import exclusive
 from smallai_assistant.learning.adapter_store import AdapterStore
-from smallai_assistant.learning.evaluation import SliceReport, compare, gate
+from smallai_assistant.learning.evaluation import Reason, ReasonKind
 from smallai_assistant.learning.feedback_service import FeedbackService
 from smallai_assistant.learning.preparation import EARLIER, TARGET, Cycle, asked, prepare
 from smallai_assistant.learning.preparation import CycleOptions as CycleOptions
 from smallai_assistant.learning.promotion import Promoter
-from smallai_assistant.learning.report import Change, CycleReport
+from smallai_assistant.learning.report import CycleReport, report_of
 from smallai_assistant.plugin_manager import PluginManager
 from smallai_assistant.runtime import ModelRuntime
 from smallai_assistant.storage.feedback_store import FeedbackStore
@@ -34,7 +34,6 @@ from smallai_assistant.task import LearningTask, Training
 log = logging.getLogger(__name__)
 
 OnProgress = Callable[[str, float], None]
-_N_CHANGES = 12
 _MAX_RETIRED_AT_ONCE = 200  # each is asked once more, so that the fast memory need not hold it
 _CLOSE_PATIENCE_S = 10.0
 
@@ -130,7 +129,7 @@ class Learner:
         try:
             tell("asking the candidate", 0.8)
             after = self._scores(cycle, cycle.slices, candidate, stop)
-            report = self._decide(cycle, candidate, self._report(cycle, candidate, after))
+            report = self._decide(cycle, candidate, report_of(cycle, candidate, after))
             if report.is_approved:
                 tell("asking what it now knows", 0.9)
                 report = replace(report, retired_ids=self._retired(cycle, candidate, after, stop))
@@ -163,7 +162,8 @@ class Learner:
             TrainingFailed: a row was erased.
         """
         active = {judged_turn.feedback.id for judged_turn in self._feedback.judged_turns(cycle.task.name)}
-        gone = [each for each in {*candidate.feedback_ids, *report.held_out_ids} if each not in active]
+        quoted = {feedback_id for change in report.changes for feedback_id in change.feedback_ids}
+        gone = [each for each in {*candidate.feedback_ids, *report.held_out_ids, *quoted} if each not in active]
         if erased := [each for each in gone if self._feedback.get(each).state == "erased"]:
             shutil.rmtree(cycle.checkpoints, ignore_errors=True)
             raise TrainingFailed(
@@ -193,6 +193,7 @@ class Learner:
                 deadline=None if options.budget_s is None else time.monotonic() + options.budget_s,
                 on_progress=told,
                 losses=cycle.losses,
+                trials=cycle.trials,
             )
             try:
                 kind = task.train(training)
@@ -231,45 +232,6 @@ class Learner:
             found[name] = scores
         return found
 
-    def _report(self, cycle: Cycle, candidate: Adapter, after: Mapping[str, list[Score]]) -> CycleReport:
-        slices: list[SliceReport] = [
-            compare(
-                each, "target" if each == TARGET else "protected", cycle.before[each], after[each],
-                seed=cycle.options.seed,
-            )
-            for each in cycle.slices
-        ]  # fmt: skip
-        verdict = gate(slices)
-        changes = [
-            Change(name, example.prompt, example.expected, old.answer, new.answer, new.value - old.value)
-            for name, examples in cycle.slices.items()
-            for example, old, new in zip(examples, cycle.before[name], after[name], strict=True)
-            if old != new
-        ]
-        changes.sort(key=lambda each: -abs(each.gain))
-        held_out = [*cycle.slices[TARGET], *cycle.slices.get(EARLIER, ())]
-        return CycleReport(
-            task=cycle.task.name,
-            metric=cycle.task.primary_metric,
-            adapter_id=candidate.id,
-            parent_id=candidate.parent,
-            baseline_id=cycle.baseline.id if cycle.baseline is not None else None,
-            base=cycle.base,
-            is_approved=verdict.is_approved,
-            reasons=verdict.reasons,
-            slices=tuple(slices),
-            changes=tuple(changes[:_N_CHANGES]),
-            losses=tuple(cycle.losses),
-            sources=cycle.screened.by_source(),
-            quarantined=tuple(
-                (each.source, each.reason, len(each.feedback_ids)) for each in cycle.screened.quarantined
-            ),
-            n_judged_turns=len(cycle.screened.judged_turns),
-            n_training=len(cycle.training),
-            n_replay=len(cycle.replay),
-            held_out_ids=tuple(dict.fromkeys(each for example in held_out for each in example.feedback_ids)),
-        )
-
     def _decide(self, cycle: Cycle, candidate: Adapter, report: CycleReport) -> CycleReport:
         """The gate's word, unless a plugin overrules it."""
         judged = replace(candidate, report=report.to_json())
@@ -277,8 +239,8 @@ class Learner:
         if overruled is None:
             return report
         plugin, is_approved = overruled
-        word = "approved" if is_approved else "refused"
-        return replace(report, is_approved=is_approved, reasons=(f"the plugin {plugin} {word} it", *report.reasons))
+        kind = ReasonKind.PLUGIN_APPROVED if is_approved else ReasonKind.PLUGIN_REFUSED
+        return replace(report, is_approved=is_approved, reasons=(Reason(kind, plugin=plugin), *report.reasons))
 
     def _retired(
         self, cycle: Cycle, candidate: Adapter, after: Mapping[str, list[Score]], stop: threading.Event
@@ -301,8 +263,7 @@ class Learner:
 
     def _promote(self, cycle: Cycle, candidate: Adapter, report: CycleReport) -> CycleReport:
         if self._adapters.champion_id(cycle.task.name) != cycle.champion_id:
-            why = "not promoted: what serves changed while the cycle ran; promote it by hand if it is the better"
-            return replace(report, reasons=(why, *report.reasons))
+            return replace(report, reasons=(Reason(ReasonKind.CHAMPION_CHANGED), *report.reasons))
         probes = [judged_turn.turn.request for judged_turn in cycle.screened.judged_turns]
         self._promoter.promote(candidate, probes, reason="the gate approved it")
         report = replace(report, is_promoted=True)

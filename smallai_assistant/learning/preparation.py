@@ -1,4 +1,4 @@
-"""What a learning cycle works on: lessons become examples, and these the two sides of the split."""
+"""Prepares a learning cycle: feedback becomes examples, and the examples are split into training and held-out ones."""
 
 from __future__ import annotations
 
@@ -13,26 +13,32 @@ from typing import Any, TypeVar
 from smallai_assistant.errors import AssistantError, InvalidInput, NotEnoughData, PluginError
 from smallai_assistant.feedback import Adapter, Example, JudgedTurn, Score
 from smallai_assistant.learning.evaluation import check_contamination, split
-from smallai_assistant.learning.screening import Labels, ScreenedFeedback, screen
-from smallai_assistant.task import LearningTask
+from smallai_assistant.learning.quarantine import Labels
+from smallai_assistant.learning.screening import ScreenedFeedback, screen
+from smallai_assistant.task import LearningTask, Trial
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-TARGET, EARLIER = "new feedback", "earlier lessons"
+# The names of the slices of held-out feedback, as reports show them: feedback that the champion was not judged by, and
+# feedback that it was.
+TARGET, EARLIER = "new feedback", "earlier feedback"
 
 
 @dataclass(frozen=True, slots=True)
 class CycleOptions:
-    """How a cycle is run.
+    """Options of a learning cycle.
 
     Args:
-        budget_s: training ends with what it has after so many seconds; None gives it as long as it takes.
-        promote: False stops after the gate's word: `smallai adapters promote` does the rest.
-        rebuild: as if nothing had been learned: from the bare base, from all feedback that still counts, and judged
-            against the bare base, for what serves may hold what was erased.
+        budget_s: seconds of training, after which it ends with what it has; None sets no limit.
+        promote: False ends the cycle after the gate's decision; `smallai adapters promote` does the rest.
+        rebuild: True learns from scratch: it trains the bare base on all feedback that still counts and compares the
+            candidate with the bare base. Use it after an erasure, when the champion may hold what was erased.
         seed: of the training and the bootstrap.
-        trusted: sources that the guard does not set aside.
+        trusted: sources that screening does not set aside.
+
+    Raises:
+        InvalidInput: `budget_s` is not a positive number of seconds.
     """
 
     budget_s: float | None = None
@@ -42,18 +48,26 @@ class CycleOptions:
     trusted: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        # Written as one chain so that NaN is refused, too. The limit of four months catches milliseconds.
         if self.budget_s is not None and not 0 < self.budget_s < 1e7:
             raise InvalidInput(f"budget_s is {self.budget_s}", hint="give a positive number of seconds")
 
 
 @dataclass(slots=True)
 class Cycle:
-    """What is known of the cycle that runs.
+    """The state of a running cycle.
 
     Attributes:
-        champion_id: what served when it began, whatever it is worth.
-        baseline: what the candidate is compared with; None for the bare base.
-        parent: what the candidate may start from; None where that learned from what no longer counts.
+        base: what the candidate is made for.
+        champion_id: the adapter that served when the cycle began; None for the bare base.
+        baseline: the adapter that the candidate is compared with; None for the bare base.
+        parent: the adapter that training may start from; None if there is none or if it learned from feedback that
+            does not count any more.
+        checkpoints: the folder of the checkpoints of this cycle.
+        training, replay: new examples, and examples that the champion learned.
+        slices: the examples of the evaluation, by the slice's name.
+        before: the baseline's scores, by the slice's name.
+        losses, trials: what training told of its progress.
     """
 
     task: LearningTask
@@ -69,78 +83,103 @@ class Cycle:
     slices: dict[str, list[Example]] = field(default_factory=dict)
     before: dict[str, list[Score]] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
+    trials: list[Trial] = field(default_factory=list)
 
 
 def prepare(task: LearningTask, judged_turns: Sequence[JudgedTurn], options: CycleOptions, folder: Path) -> Cycle:
-    """Screens the lessons, makes examples of them, and splits these into what is learned and what is asked.
+    """Screens the feedback, makes examples of it, and splits them into what is learned and what is evaluated.
 
     Args:
-        folder: of all cycles' checkpoints.
+        judged_turns: all active feedback of the task, oldest first.
+        folder: the folder of all cycles' checkpoints.
 
     Raises:
-        NotEnoughData: there is too little to learn from or to judge by.
-        EvalContaminated: something to be trained on is asked in the evaluation.
+        NotEnoughData: there is too little to learn from or to evaluate with.
+        EvalContaminated: a training example is also in the evaluation.
         PluginError: a method of the task raised.
     """
-    screened = screen(judged_turns, trusted=options.trusted, labelled=lambda screened: _labelled(task, screened))
-    base = base_of(task)
-    champion = task.context.adapters.champion(task.name)
-    champion_id = champion.id if champion is not None else None
-    if champion is not None and dict(champion.base) != base:
-        log.warning("%s was made for another base than %s has now, and is left out", champion.id, task.name)
-        champion = None
-    if options.rebuild:
-        champion = None
-    counted = {judged_turn.feedback.id for judged_turn in screened.judged_turns}
-    is_clean = champion is None or counted.issuperset(champion.feedback_ids)
-    cycle = Cycle(task, options, screened, base, champion_id, champion, champion if is_clean else None)
+    screened = screen(judged_turns, trusted=options.trusted, labelled=lambda turns: _labelled(task, turns))
+    cycle = _begin(task, options, screened)
     examples = [
-        _weighted(each, screened.weights)
-        for each in asked(task, "examples", lambda: task.examples(screened.judged_turns))
+        _weighted(example, screened.weights)
+        for example in call_task(task, "examples", lambda: task.examples(screened.judged_turns))
     ]
     training, held_out = split(examples)
+    champion = cycle.baseline
     learned = frozenset(champion.feedback_ids if champion is not None else ())
     judged = frozenset(champion.report.get("held_out_ids", ()) if champion is not None else ())
     cycle.replay, cycle.training = _by_age(training, learned)
     earlier, target = _by_age(held_out, judged)
-    least = task.least_examples
-    if len(cycle.training) < least or len(target) < least:
-        n = len(screened.judged_turns)
-        n_aside = len(screened.quarantined)
-        raise NotEnoughData(
-            f"{task.name}: {n} lessons give {len(cycle.training)} new examples to learn from and {len(target)} to "
-            f"judge by; {least} of each are needed" + (f" ({n_aside} sources are set aside)" if n_aside else "")
-        )
+    _check_enough(cycle, target)
     cycle.slices = {TARGET: target} | ({EARLIER: earlier} if earlier else {})
-    for name, found in asked(task, "protected", lambda: task.protected(screened.judged_turns)).items():
-        if found:
-            cycle.slices[f"{name} (protected)" if name in (TARGET, EARLIER) else name] = list(found)
+    for name, protected in call_task(task, "protected", lambda: task.protected(screened.judged_turns)).items():
+        if protected:
+            # A task may name a slice like one of ours; both are kept.
+            cycle.slices[f"{name} (protected)" if name in (TARGET, EARLIER) else name] = list(protected)
     check_contamination([*cycle.training, *cycle.replay], cycle.slices)
     cycle.checkpoints = folder / task.name / _key(cycle)
     return cycle
 
 
 def base_of(task: LearningTask) -> Mapping[str, Any]:
-    """What the task's adapters are made for, as it will be read back."""
-    return asked(task, "base", lambda: dict(json.loads(json.dumps(dict(task.base())))))
+    """Returns what the task's adapters are made for.
+
+    It goes through JSON, because it is compared with what a manifest holds: a tuple is read back as a list.
+    """
+    return call_task(task, "base", lambda: dict(json.loads(json.dumps(dict(task.base())))))
 
 
-def asked(task: LearningTask, name: str, call: Callable[[], T]) -> T:
-    """What a method of the task gives; what it raises by mistake becomes a PluginError."""
+def call_task(task: LearningTask, method: str, call: Callable[[], T]) -> T:
+    """Calls a method of a task. An error that is not ours becomes a PluginError that names task and method.
+
+    Raises:
+        PluginError: the method raised.
+        AssistantError: the method raised it on purpose, such as `NotEnoughData`.
+    """
     try:
         return call()
     except AssistantError:
         raise
     except Exception as error:
-        log.exception("%s of %s", name, task.name)
+        log.exception("%s of %s", method, task.name)
         raise PluginError(
-            f"the task {task.name!r}: {name} raised {type(error).__name__}: {error}",
+            f"the task {task.name!r}: {method} raised {type(error).__name__}: {error}",
             hint="this is a defect of the plugin; nothing was changed",
         ) from error
 
 
+def _begin(task: LearningTask, options: CycleOptions, screened: ScreenedFeedback) -> Cycle:
+    """Decides which adapter the candidate is compared with, and which one it may start from."""
+    base = base_of(task)
+    champion = task.context.adapters.champion(task.name)
+    champion_id = champion.id if champion is not None else None
+    if champion is not None and dict(champion.base) != base:
+        # Its weights do not fit the model that is configured now.
+        log.warning("%s was made for another base than %s has now, and is left out", champion.id, task.name)
+        champion = None
+    if options.rebuild:
+        champion = None
+    # Weights that learned from a row that was undone, erased or set aside since then would pass it on.
+    counted = {judged_turn.feedback.id for judged_turn in screened.judged_turns}
+    is_clean = champion is None or counted.issuperset(champion.feedback_ids)
+    return Cycle(task, options, screened, base, champion_id, champion, champion if is_clean else None)
+
+
+def _check_enough(cycle: Cycle, target: Sequence[Example]) -> None:
+    """Raises NotEnoughData unless both sides of the split have as many new examples as the task needs."""
+    task, screened = cycle.task, cycle.screened
+    least = task.min_examples
+    if len(cycle.training) < least or len(target) < least:
+        n_aside = len(screened.quarantined)
+        raise NotEnoughData(
+            f"{task.name}: {len(screened.judged_turns)} judged turns give {len(cycle.training)} new examples to learn "
+            f"from and {len(target)} to evaluate with; {least} of each are needed"
+            + (f" ({n_aside} sources are set aside)" if n_aside else "")
+        )
+
+
 def _labelled(task: LearningTask, judged_turns: Sequence[JudgedTurn]) -> Labels:
-    """What the task says is labelled, if it can be compared.
+    """Asks the task for labels and vectors.
 
     Raises:
         PluginError: the vectors are not all finite and of one shape.
@@ -149,25 +188,26 @@ def _labelled(task: LearningTask, judged_turns: Sequence[JudgedTurn]) -> Labels:
     def checked() -> Labels:
         import numpy as np
 
-        found = task.labelled(judged_turns)
-        shapes = {np.shape(vector) for _, vector in found.values()}
+        labels = task.labelled(judged_turns)
+        shapes = {np.shape(vector) for _, vector in labels.values()}
         if len(shapes) > 1 or any(len(shape) != 1 for shape in shapes):
             raise ValueError(f"vectors of the shapes {sorted(shapes)}")
-        if not all(np.isfinite(vector).all() for _, vector in found.values()):
+        if not all(np.isfinite(vector).all() for _, vector in labels.values()):
             raise ValueError("a vector is not finite")
-        return found
+        return labels
 
-    return asked(task, "labelled", checked)
+    return call_task(task, "labelled", checked)
 
 
 def _weighted(example: Example, weights: Mapping[str, float]) -> Example:
-    """The example with the weight that the guard gave its feedback."""
-    share = min((weights.get(feedback_id, 1.0) for feedback_id in example.feedback_ids), default=1.0)
-    return example if share == 1.0 else replace(example, weight=example.weight * share)
+    """Returns the example with the weight that screening gave its feedback."""
+    # The smallest weight of all its rows: a capped source must not gain weight by sharing an example.
+    weight = min((weights.get(feedback_id, 1.0) for feedback_id in example.feedback_ids), default=1.0)
+    return example if weight == 1.0 else replace(example, weight=example.weight * weight)
 
 
 def _by_age(examples: Sequence[Example], known: frozenset[str]) -> tuple[list[Example], list[Example]]:
-    """Examples that were there in the cycle of the champion, and new ones."""
+    """Splits examples into old and new ones: an old one is made from `known` feedback alone."""
     old: list[Example] = []
     new: list[Example] = []
     for example in examples:
@@ -176,10 +216,13 @@ def _by_age(examples: Sequence[Example], known: frozenset[str]) -> tuple[list[Ex
 
 
 def _key(cycle: Cycle) -> str:
-    """The same for the same examples, base, parent and seed: what a stopped cycle left can be gone on with."""
-    seen = [
-        [each.id, each.prompt, each.expected, each.feedback_ids, each.weight]
-        for each in [*cycle.training, *cycle.replay]
+    """Names the cycle's checkpoints: the same for the same examples, base, parent and seed.
+
+    Only a cycle with the same key goes on from the checkpoints of one that was stopped.
+    """
+    examples = [
+        [example.id, example.prompt, example.expected, example.feedback_ids, example.weight]
+        for example in [*cycle.training, *cycle.replay]
     ]
-    whole = [seen, cycle.base, cycle.parent.id if cycle.parent is not None else None, cycle.options.seed]
+    whole = [examples, cycle.base, cycle.parent.id if cycle.parent is not None else None, cycle.options.seed]
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]

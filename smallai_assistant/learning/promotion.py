@@ -13,6 +13,7 @@ from smallai_assistant.feedback import Adapter
 from smallai_assistant.learning.adapter_store import AdapterStore, check_base
 from smallai_assistant.learning.feedback_service import FeedbackService
 from smallai_assistant.learning.preparation import base_of
+from smallai_assistant.learning.report import did_not_answer
 from smallai_assistant.plugin_manager import PluginManager
 from smallai_assistant.runtime import ModelRuntime
 from smallai_assistant.task import LearningTask
@@ -82,7 +83,7 @@ class Promoter:
 
     def _take_back(self, adapter: Adapter, previous: Adapter | None, error: AssistantError) -> None:
         why = f"it did not answer: {error.message}"
-        self._adapters.judge(adapter.id, "refused", {**adapter.report, "reasons": [why], "outcome": "refused"})
+        self._adapters.judge(adapter.id, "refused", did_not_answer(adapter.report, error.message))
         is_same = previous is not None and previous.id == adapter.id
         to = self._adapters.previous_id(adapter.task) if is_same else previous.id if previous is not None else None
         now = self._adapters.rollback(adapter.task, to=to or "none", reason=why)

@@ -1,17 +1,46 @@
-"""What a learning cycle did and why: as a value, as JSON, as text for a terminal."""
+"""What a learning cycle did and why: as a value, as JSON, and as text for a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, TypeVar
 
-from smallai_assistant.learning.evaluation import SliceReport
+from smallai_assistant.feedback import Adapter, Example, Score
+from smallai_assistant.learning.evaluation import Reason, ReasonKind, SliceReport, compare, gate
+from smallai_assistant.learning.preparation import EARLIER, TARGET, Cycle
+from smallai_assistant.storage.turn_store import media_digest
+from smallai_assistant.task import Trial
+from smallai_assistant.types import ImagePart
+
+Outcome = Literal["promoted", "approved", "refused"]
+T = TypeVar("T")
+
+# Enough to see what the cycle did, few enough that the page stays small with a picture for each.
+_MAX_CHANGES = 12
+# What one source taught is shown as its most frequent answers; the page has room for one or two lines of them.
+_MAX_TAUGHT = 6
+_MAX_TAUGHT_CHARS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """A picture or a recording that is kept in the media folder under its sha256. The report never holds its bytes."""
+
+    kind: Literal["image", "audio"]
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """An evaluated example whose answer changed; `gain` is the change of its score, -1 to 1."""
+    """An evaluated example whose answer changed.
+
+    Attributes:
+        gain: change of its score, -1 to 1; positive is better.
+        media: the pictures and recordings that belong to the prompt.
+        feedback_ids: the feedback that the example was made from; if one of them is erased, the change goes, too.
+    """
 
     slice: str
     prompt: str
@@ -19,24 +48,77 @@ class Change:
     before: str
     after: str
     gain: float
+    media: tuple[Media, ...] = ()
+    feedback_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Taught:
+    """A right answer that a source gave, and how many pieces of feedback gave it."""
+
+    answer: str
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """Feedback of one source that the screening set aside, and why."""
+
+    source: str
+    reason: str
+    n_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class FeedbackSummary:
+    """The feedback that a cycle worked on.
+
+    Attributes:
+        n_judged_turns: how many judged turns passed the screening.
+        sources: how many of them each source gave.
+        taught: the most frequent right answers of each source, most frequent first.
+        quarantined: what the screening set aside.
+    """
+
+    n_judged_turns: int = 0
+    sources: Mapping[str, int] = field(default_factory=dict)
+    taught: Mapping[str, tuple[Taught, ...]] = field(default_factory=dict)
+    quarantined: tuple[SetAside, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSummary:
+    """What a candidate was trained on, and how that went.
+
+    Attributes:
+        n_new: number of examples that no earlier cycle learned.
+        n_replay: number of examples of earlier cycles that were learned again.
+        losses: the loss of each training step that the task recorded.
+        trials: the settings that the task tried, with their losses.
+    """
+
+    n_new: int = 0
+    n_replay: int = 0
+    losses: tuple[float, ...] = ()
+    trials: tuple[Trial, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class CycleReport:
-    """A learning cycle.
+    """The report of a learning cycle.
 
     Attributes:
-        metric: what the scores mean.
+        metric: what a score means on average, such as `top-1 accuracy`.
         parent_id: the adapter that served before; None for the bare base.
-        baseline_id: what the scores before are of; None for the bare base.
-        base: what the adapter was made for.
-        is_approved: the gate's word, or a plugin's that overruled it.
-        reasons: the figures behind it, as sentences.
-        losses: of the training, one a step.
-        sources: how many lessons each source gave.
-        quarantined: source, reason and number of rows that were set aside.
-        retired_ids: feedback that the adapter answers by itself; the fast memory no longer holds it.
-        held_out_ids: feedback that it was judged by and has not seen.
+        baseline_id: the adapter that the scores before belong to; None for the bare base.
+        base: the model that the adapter was made for, as JSON.
+        is_approved: the decision of the gate, or of a plugin that overruled it.
+        is_promoted: whether the cycle let the adapter serve.
+        reasons: the reasons for the decision, with the figures behind it.
+        changes: the answers that changed most.
+        retired_ids: feedback that the adapter answers by itself, so that the fast memory no longer holds it.
+        held_out_ids: feedback that the adapter was judged by and has not seen.
+        seconds: duration of the cycle.
     """
 
     task: str
@@ -44,15 +126,11 @@ class CycleReport:
     adapter_id: str
     parent_id: str | None
     is_approved: bool
-    reasons: tuple[str, ...]
+    reasons: tuple[Reason, ...]
     slices: tuple[SliceReport, ...]
     changes: tuple[Change, ...]
-    losses: tuple[float, ...]
-    sources: Mapping[str, int]
-    quarantined: tuple[tuple[str, str, int], ...]
-    n_judged_turns: int
-    n_training: int
-    n_replay: int
+    feedback: FeedbackSummary
+    training: TrainingSummary
     baseline_id: str | None = None
     base: Mapping[str, Any] = field(default_factory=dict)
     retired_ids: tuple[str, ...] = ()
@@ -61,21 +139,224 @@ class CycleReport:
     seconds: float = 0.0
 
     @property
-    def outcome(self) -> str:
-        """`promoted`, `approved` or `refused`."""
+    def outcome(self) -> Outcome:
+        """What became of the candidate."""
         return "promoted" if self.is_promoted else "approved" if self.is_approved else "refused"
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values only."""
+        """Returns JSON values only, on one level as `smallai learn --json` prints them."""
         table = asdict(self)
-        table["slices"] = [asdict(each) | {"change": each.change} for each in self.slices]
-        return table | {"outcome": self.outcome}
+        summary, training = table.pop("feedback"), table.pop("training")
+        return table | {
+            # The sentences stay a list of texts, for programs that print them; `reason_details` is for the others.
+            "reasons": [str(reason) for reason in self.reasons],
+            "reason_details": [_reason_to_json(reason) for reason in self.reasons],
+            "slices": [asdict(found) | {"change": found.change} for found in self.slices],
+            "n_judged_turns": summary["n_judged_turns"],
+            "sources": summary["sources"],
+            "taught": summary["taught"],
+            "quarantined": [[aside.source, aside.reason, aside.n_rows] for aside in self.feedback.quarantined],
+            "n_training": training["n_new"],
+            "n_replay": training["n_replay"],
+            "losses": training["losses"],
+            "trials": training["trials"],
+            "outcome": self.outcome,
+        }
+
+    @classmethod
+    def from_json(cls, table: Mapping[str, Any]) -> CycleReport:
+        """Reads a stored report, whichever version stored it. A key that is missing takes an empty value."""
+        slices = tuple(_known(SliceReport, row) for row in table.get("slices", ()))
+        outcome = table.get("outcome", "refused")
+        return cls(
+            task=table.get("task", ""),
+            metric=table.get("metric", ""),
+            adapter_id=table.get("adapter_id", ""),
+            parent_id=table.get("parent_id"),
+            baseline_id=table.get("baseline_id"),
+            base=table.get("base", {}),
+            # A candidate that did not answer was refused after the gate had approved it.
+            is_approved=bool(table.get("is_approved")) and outcome != "refused",
+            is_promoted=bool(table.get("is_promoted")) and outcome != "refused",
+            reasons=_reasons_from_json(table, {found.name: found for found in slices}),
+            slices=slices,
+            changes=tuple(_change_from_json(row) for row in table.get("changes", ())),
+            feedback=FeedbackSummary(
+                n_judged_turns=table.get("n_judged_turns", table.get("n_lessons", 0)),  # its name until version 0.1
+                sources=table.get("sources", {}),
+                taught={
+                    source: tuple(_known(Taught, row) for row in rows)
+                    for source, rows in table.get("taught", {}).items()
+                },
+                quarantined=tuple(SetAside(*row) for row in table.get("quarantined", ())),
+            ),
+            training=TrainingSummary(
+                n_new=table.get("n_training", 0),
+                n_replay=table.get("n_replay", 0),
+                losses=tuple(table.get("losses", ())),
+                trials=tuple(_known(Trial, row) for row in table.get("trials", ())),
+            ),
+            retired_ids=tuple(table.get("retired_ids", ())),
+            held_out_ids=tuple(table.get("held_out_ids", ())),
+            seconds=table.get("seconds", 0.0),
+        )
 
     def summary(self) -> str:
-        """The outcome and its reasons, a line each."""
+        """Returns the outcome and its reasons, one line each."""
         head = {
             "promoted": f"{self.task}: {self.adapter_id} serves now.",
             "approved": f"{self.task}: {self.adapter_id} was approved; promote it to let it serve.",
             "refused": f"{self.task}: the gate refused {self.adapter_id}; nothing was changed.",
         }[self.outcome]
         return "\n".join([head, *(f"  {reason}" for reason in self.reasons)])
+
+
+def report_of(cycle: Cycle, candidate: Adapter, after: Mapping[str, Sequence[Score]]) -> CycleReport:
+    """Compares the candidate's scores with the ones before, lets the gate decide, and reports both.
+
+    Args:
+        cycle: the cycle, with the scores before.
+        after: the candidate's scores, by the name of the slice.
+    """
+    slices = [
+        compare(
+            name,
+            "target" if name == TARGET else "protected",
+            cycle.before[name],
+            after[name],
+            seed=cycle.options.seed,
+        )
+        for name in cycle.slices
+    ]
+    verdict = gate(slices)
+    changes = [
+        Change(
+            slice=name,
+            prompt=example.prompt,
+            expected=example.expected,
+            before=old.answer,
+            after=new.answer,
+            gain=new.value - old.value,
+            media=media_of(example),
+            feedback_ids=example.feedback_ids,
+        )
+        for name, examples in cycle.slices.items()
+        for example, old, new in zip(examples, cycle.before[name], after[name], strict=True)
+        if old != new
+    ]
+    changes.sort(key=lambda change: -abs(change.gain))
+    held_out = [*cycle.slices[TARGET], *cycle.slices.get(EARLIER, ())]
+    source_of = {row.feedback.id: row.feedback.source for row in cycle.screened.judged_turns}
+    return CycleReport(
+        task=cycle.task.name,
+        metric=cycle.task.primary_metric,
+        adapter_id=candidate.id,
+        parent_id=candidate.parent,
+        baseline_id=cycle.baseline.id if cycle.baseline is not None else None,
+        base=cycle.base,
+        is_approved=verdict.is_approved,
+        reasons=verdict.reasons,
+        slices=tuple(slices),
+        changes=tuple(changes[:_MAX_CHANGES]),
+        feedback=FeedbackSummary(
+            n_judged_turns=len(cycle.screened.judged_turns),
+            sources=cycle.screened.by_source(),
+            # Only examples that were learned or held out: an erasure then knows which reports quote a row.
+            taught=taught_by([*cycle.training, *cycle.replay, *held_out], source_of),
+            quarantined=tuple(
+                SetAside(found.source, found.reason, len(found.feedback_ids)) for found in cycle.screened.quarantined
+            ),
+        ),
+        training=TrainingSummary(
+            n_new=len(cycle.training),
+            n_replay=len(cycle.replay),
+            losses=tuple(cycle.losses),
+            trials=tuple(cycle.trials),
+        ),
+        held_out_ids=tuple(dict.fromkeys(feedback_id for example in held_out for feedback_id in example.feedback_ids)),
+    )
+
+
+def did_not_answer(report: Mapping[str, Any], error: str) -> dict[str, Any]:
+    """Returns a stored report whose candidate was approved and then taken back because it did not answer.
+
+    Args:
+        error: what the candidate did instead.
+    """
+    reason = Reason(ReasonKind.NO_ANSWER, detail=error)
+    told = {"reasons": [str(reason)], "reason_details": [_reason_to_json(reason)]}
+    return {**report, **told, "is_approved": False, "is_promoted": False, "outcome": "refused"}
+
+
+def media_of(example: Example) -> tuple[Media, ...]:
+    """Returns the example's pictures and recordings that the media folder keeps.
+
+    A file that is not kept, because it is too large or gone, is left out.
+    """
+    found = []
+    for part in example.media:
+        digest = media_digest(part.path) if part.path is not None else None
+        if digest is not None:
+            found.append(Media("image" if isinstance(part, ImagePart) else "audio", digest))
+    return tuple(found)
+
+
+def taught_by(examples: Iterable[Example], source_of: Mapping[str, str]) -> dict[str, tuple[Taught, ...]]:
+    """Counts what each source taught.
+
+    Args:
+        examples: the examples that were made from feedback.
+        source_of: the source of each feedback, by its id.
+
+    Returns:
+        The most frequent right answers of each source, most frequent first.
+    """
+    # One piece of feedback may give several examples, one a wording; it counts once.
+    given = {
+        (source_of[feedback_id], " ".join(example.expected.split()), feedback_id)
+        for example in examples
+        for feedback_id in example.feedback_ids
+        if feedback_id in source_of
+    }
+    counted: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for source, answer, _ in sorted(given):
+        counted[source][answer] += 1
+    return {
+        source: tuple(Taught(_shortened(answer), n) for answer, n in answers.most_common(_MAX_TAUGHT))
+        for source, answers in counted.items()
+    }
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _MAX_TAUGHT_CHARS else f"{text[: _MAX_TAUGHT_CHARS - 1]}…"
+
+
+def _reason_to_json(reason: Reason) -> dict[str, Any]:
+    found = reason.slice.name if reason.slice is not None else None
+    return {"kind": reason.kind.value, "slice": found, "plugin": reason.plugin, "detail": reason.detail}
+
+
+def _reasons_from_json(table: Mapping[str, Any], slices: Mapping[str, SliceReport]) -> tuple[Reason, ...]:
+    sentences: Sequence[str] = table.get("reasons", ())
+    # Until version 0.1 only the sentences were stored. They are shown as they are: a sentence is not parsed.
+    details: Sequence[Mapping[str, Any]] = table.get("reason_details", [{}] * len(sentences))
+    found = []
+    for row, sentence in zip(details, sentences, strict=False):
+        kind = row.get("kind")
+        # A later version may store a kind that this one does not know.
+        if kind in set(ReasonKind):
+            found.append(Reason(ReasonKind(kind), slices.get(row["slice"]), row["plugin"], row["detail"]))
+        else:
+            found.append(Reason(ReasonKind.RECORDED, detail=sentence))
+    return tuple(found)
+
+
+def _change_from_json(row: Mapping[str, Any]) -> Change:
+    media = tuple(_known(Media, part) for part in row.get("media", ()))
+    return _known(Change, {**row, "media": media, "feedback_ids": tuple(row.get("feedback_ids", ()))})
+
+
+def _known(kind: type[T], row: Mapping[str, Any]) -> T:
+    """Makes a dataclass of a JSON object; keys that the class does not have, such as computed ones, are left out."""
+    names: Sequence[str] = [found.name for found in fields(kind)]  # type: ignore[arg-type]
+    return kind(**{name: row[name] for name in names if name in row})

@@ -20,9 +20,10 @@ from support.scripted import ScriptedPlugin, make_task
 from support.scripted_learner import NAME, UNKNOWN, Dictionary, Knobs, open_assistant, questions, teach
 
 from smallai_assistant import Adapter, Assistant, Feedback, Task, Turn, errors, hookimpl
-from smallai_assistant.learning.evaluation import is_held_out
+from smallai_assistant.learning.evaluation import Reason, ReasonKind, is_held_out
 from smallai_assistant.learning.learner import CycleOptions
 from smallai_assistant.learning.promotion import Promoter
+from smallai_assistant.learning.report import CycleReport
 from smallai_assistant.types import TextPart
 
 TESTS = Path(__file__).parents[1]
@@ -81,8 +82,8 @@ def test_the_whole_loop(opened: Assistant, task: Dictionary) -> None:
     assert (protected.name, protected.kind, protected.change) == ("numbers", "protected", 0.0)
     assert report.metric == "exact answers"
     assert report.parent_id is report.baseline_id is None
-    assert report.n_training == len(report.losses) > target.n
-    assert report.n_judged_turns == report.n_training + target.n
+    assert report.training.n_new == len(report.training.losses) > target.n
+    assert report.feedback.n_judged_turns == report.training.n_new + target.n
     assert {change.after for change in report.changes} <= {*DRINKS.values(), *PLANTS.values()}
     assert report.adapter_id in report.summary()
 
@@ -171,7 +172,7 @@ def test_a_budget_ends_the_training_and_not_the_cycle(opened: Assistant, task: D
     teach(opened, DRINKS | PLANTS | SEAS)
     task.knobs.step_s = 0.05
     report = opened.learn(NAME, CycleOptions(budget_s=0.12))
-    assert 1 <= len(report.losses) <= 4 < report.n_training
+    assert 1 <= len(report.training.losses) <= 4 < report.training.n_new
     with pytest.raises(errors.InvalidInput):
         CycleOptions(budget_s=-1.0)
 
@@ -232,8 +233,8 @@ def test_the_gate_refuses_what_costs_a_protected_slice_and_says_by_how_much(
     report = opened.learn(NAME)
     assert report.outcome == "refused"
     assert [each.change for each in report.slices if each.name == "numbers"] == [pytest.approx(-0.03)]
-    (loss,) = [reason for reason in report.reasons if reason.startswith("a loss on numbers")]
-    assert "100.0% before, 97.0% after, change -3.0 points" in loss
+    (loss,) = [reason for reason in report.reasons if reason.kind is ReasonKind.LOST]
+    assert "a loss on numbers: 100.0% before, 97.0% after, change -3.0 points" in str(loss)
     assert "nothing was changed" in report.summary()
     assert {change.after for change in report.changes if change.slice == "numbers"} == {"gone"}
     assert report.retired_ids == ()
@@ -256,7 +257,8 @@ def test_a_loss_of_one_point_is_allowed_and_what_brings_nothing_is_refused(opene
     task.knobs = Knobs(is_deaf=True)
     report = opened.learn(NAME)
     assert report.outcome == "refused"
-    assert report.reasons[0].startswith("no sure improvement on new feedback: 0.0% before, 0.0% after")
+    assert report.reasons[0].kind is ReasonKind.NOT_SURE
+    assert str(report.reasons[0]).startswith("no sure improvement on new feedback: 0.0% before, 0.0% after")
 
 
 # -- hooks --
@@ -292,8 +294,11 @@ def test_hook_approve_adapter(tmp_path: Path, decision: bool | None, n_forgotten
         assert served_by(assistant) == (report.adapter_id if expected else None)
         if decision is not None:
             word = "approved" if decision else "refused"
-            assert report.reasons[0] == f"the plugin Approver {word} it"
-        assert assistant.adapters.get(report.adapter_id).report["reasons"] == list(report.reasons)
+            assert report.reasons[0] == Reason(ReasonKind(f"plugin_{word}"), plugin="Approver")
+            assert str(report.reasons[0]) == f"the plugin Approver {word} it"
+        stored = assistant.adapters.get(report.adapter_id).report
+        assert stored["reasons"] == [str(reason) for reason in report.reasons]
+        assert CycleReport.from_json(stored).reasons == report.reasons
 
 
 @pytest.mark.parametrize("decision", [RuntimeError("no"), "yes", KeyboardInterrupt()])
@@ -446,7 +451,7 @@ def test_an_adapter_of_another_base_is_left_out_and_cannot_be_promoted(opened: A
     report = opened.learn(NAME)
     assert report.is_promoted
     assert report.baseline_id is None
-    assert report.n_replay == 0
+    assert report.training.n_replay == 0
     assert task.parents[-1] is None
     with pytest.raises(errors.AdapterMismatch, match="version"):
         opened.promote(first)
@@ -460,7 +465,7 @@ def test_it_does_not_promote_over_a_change_made_meanwhile(opened: Assistant, tas
         NAME, on_progress=lambda what, _: opened.rollback(NAME) if what == "asking the candidate" else None
     )
     assert report.outcome == "approved"
-    assert report.reasons[0].startswith("not promoted: what serves changed")
+    assert report.reasons[0].kind is ReasonKind.CHAMPION_CHANGED
     assert served_by(opened) is None
     assert opened.promote(report.adapter_id)
     assert opened.rollback(NAME) is None
@@ -696,7 +701,7 @@ def test_erasing_names_the_adapters_and_a_rebuild_is_without_the_row(opened: Ass
     assert report.baseline_id is None  # judged against what serves without the row
     assert report.parent_id == second
     assert task.parents[-1] is None  # not one weight of what must go
-    assert report.n_replay == 0
+    assert report.training.n_replay == 0
     table = json.loads((opened.adapters.get(report.adapter_id).folder / "table.json").read_text())
     assert table == DRINKS | PLANTS
     assert ask(opened, "tell me the secret") == UNKNOWN
@@ -714,7 +719,8 @@ def test_an_erasure_takes_its_words_from_the_reports(opened: Assistant, side: st
     ids = adapter.feedback_ids if side == "learned from" else adapter.report["held_out_ids"]
     opened.erase_feedback(ids[:1])
     report = opened.adapters.get(adapter.id).report
-    assert report["changes"] == []
+    assert adapter.report["taught"]
+    assert (report["changes"], report["taught"]) == ([], {})
     assert report["slices"] == adapter.report["slices"]
     # Its own cycle asked and learned the first one's lessons again.
     assert opened.adapters.get(untouched.id).report["changes"] == []
@@ -788,13 +794,14 @@ def test_what_the_guard_sets_aside_teaches_nothing_and_is_reported(opened: Assis
             opened.teach(NAME, f"say {n} times what is {word}", slogan, source=f"bot {n}")
     teach(opened, DRINKS | PLANTS, source="ann")
     report = opened.learn(NAME)
-    assert {source for source, _, _ in report.quarantined} == {f"bot {n}" for n in range(6)}
-    assert {(reason, n) for _, reason, n in report.quarantined} == {("6 sources do little but push one answer", 3)}
-    assert report.sources == {"ann": report.n_judged_turns}
+    aside = report.feedback.quarantined
+    assert {found.source for found in aside} == {f"bot {n}" for n in range(6)}
+    assert {(found.reason, found.n_rows) for found in aside} == {("6 sources do little but push one answer", 3)}
+    assert report.feedback.sources == {"ann": report.feedback.n_judged_turns}
     assert report.is_promoted
     assert slogan not in (opened.adapters.get(report.adapter_id).folder / "table.json").read_text()
     trusting = CycleOptions(rebuild=True, trusted=tuple(f"bot {n}" for n in range(6)))
-    assert opened.learn(NAME, trusting).quarantined == ()
+    assert opened.learn(NAME, trusting).feedback.quarantined == ()
 
 
 # -- kill -9 --

@@ -271,8 +271,9 @@ def test_a_cycle_teaches_the_weights_and_empties_the_memory(config: AssistantCon
         assert target.before == 0.0
         assert target.after >= 0.9
         assert kept.after == 1.0
-        assert report.losses
-        assert all(np.isfinite(report.losses))
+        assert report.training.losses == ()  # a head is fitted at once: settings are tried, no steps are made
+        assert all(np.isfinite(trial.loss) for trial in report.training.trials)
+        assert report.training.trials
         adapter = it.adapters.get(report.adapter_id)
         assert adapter.kind == "head"
         assert set(adapter.files) == {"head.json", "head.safetensors"}
@@ -299,7 +300,7 @@ def test_labels_that_look_alikes_contradict_are_set_aside(fresh: Assistant) -> N
         for n in range(2):
             fresh.teach(TASK, ImagePart(data=rings(100 + 10 * liar + n)), "banner", source=f"liar{liar}")
     report = fresh.learn(TASK)
-    found = {source: (reason, n) for source, reason, n in report.quarantined}
+    found = {aside.source: (aside.reason, aside.n_rows) for aside in report.feedback.quarantined}
     why = "2 labels contradict what most others call what looks alike"
     assert found == {"liar0": (why, 2), "liar1": (why, 2)}
 
@@ -383,8 +384,8 @@ def test_a_transformers_model_wears_lora_weights(models_dir: Path, tmp_path: Pat
             assert task.train(training) == "lora"
             assert told[0] > 0.2  # it went on from the checkpoint
             assert told == sorted(told)
-            tuned = training.losses[: -len(_STRENGTHS)]  # the head's come after
-            assert sum(tuned[-2:]) / 2 < 0.5 * begun_at
+            assert len(training.trials) == len(_STRENGTHS)  # the head's come after
+            assert sum(training.losses[-2:]) / 2 < 0.5 * begun_at
             adapter = it.adapters.add(training.folder, task=TASK, kind="lora", base=task.base())
         assert {"adapter_config.json", "adapter_model.safetensors", "head.safetensors"} <= set(adapter.files)
         values = [each.value for each in task.evaluate(examples_of(it), adapter, it.models)]

@@ -201,7 +201,7 @@ def test_a_head_is_what_it_was_after_saving(tmp_path: Path) -> None:
     views[:6] += 2
     views /= np.linalg.norm(views, axis=2, keepdims=True)
     losses: list[float] = []
-    head = fit(views, ["a"] * 6 + ["B"] * 5 + ["b"], [1.0] * 11 + [0.5], on_loss=lambda _, loss: losses.append(loss))
+    head = fit(views, ["a"] * 6 + ["B"] * 5 + ["b"], [1.0] * 11 + [0.5], on_trial=lambda *told: losses.append(told[2]))
     assert head.labels == ("a", "B")
     assert head.counts == (6, 6)
     assert losses

@@ -161,7 +161,7 @@ def test_training_finds_what_goes_together(context: Any, judge: Judge, tmp_path:
     before = np.mean([score.value for score in judge.scores(held_out, None)])
     training = training_of(tmp_path, learned_from)
     assert train(training, judge) == "item-weights"
-    assert len(training.losses) == len(GRID) + len(MIXES)
+    assert len(training.trials) == len(GRID) + len(MIXES)
     learned = LearnedWeights.load(training.folder)
     scores = judge.scores(held_out, learned)
     assert np.mean([score.value for score in scores]) > before + 0.2
@@ -193,12 +193,12 @@ def test_training_goes_on_stops_and_ends_in_time(context: Any, judge: Judge, tmp
     (tmp_path / "work" / "settings.json").write_text(json.dumps({known[0]: 0.99}))
     resumed = training_of(tmp_path, examples)
     train(resumed, judge)
-    assert resumed.losses[0] == pytest.approx(0.01)
+    assert resumed.trials[0].loss == pytest.approx(0.01)
     assert LearnedWeights.load(tmp_path / "adapter").settings == GRID[0]
     (tmp_path / "work" / "settings.json").write_text("[")
     late = training_of(tmp_path, examples, deadline=time.monotonic() - 1)
     assert train(late, judge) == "item-weights"
-    assert late.losses == []
+    assert late.trials == []
     with pytest.raises(errors.NotEnoughData):
         train(training_of(tmp_path, examples[:2]), judge)
 
