@@ -1,6 +1,6 @@
 """A private assistant of small models that gets better from its users' feedback.
 
-The names in `__all__` are the API; they load on first use, so importing the package is cheap.
+The names in `__all__` are the API. They load at their first use, so importing the package takes milliseconds.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+# Module -> the public names that it defines. A new name also goes into the imports above, which type checkers read, and
+# into `__all__`.
 _HOME = {
     "assistant": ("Assistant",),
     "config": ("AssistantConfig",),
@@ -128,12 +130,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    # Python calls this for a name that the module does not have yet (PEP 562).
     if name == "errors":
         return importlib.import_module(f"{__name__}.errors")
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-    globals()[name] = value
+    globals()[name] = value  # the next access finds it without this function
     return value
 
 

@@ -1,4 +1,4 @@
-"""The front door: wires configuration, store, models and plugins."""
+"""The `Assistant`: it connects configuration, database, models and plugins, and offers them as one object."""
 
 from __future__ import annotations
 
@@ -35,19 +35,32 @@ from smallai_assistant.types import Content, Notice, check_key, new_id
 
 
 class Assistant:
-    """An assistant with its data, its models and its plugins.
+    """An assistant with its data, its models and its plugins. Use it in a `with` block, or close it.
 
     Args:
-        config: the settings; None reads the file and the environment.
-        plugins: plugin modules or objects beside the installed ones.
-        on_progress: called while a model loads, with what is going on and the fraction done in [0, 1].
-        overrides: single settings over `config`'s sources, such as `data_dir=Path("x")`.
+        config: the settings; None reads the configuration file and the environment.
+        plugins: plugin modules or objects, in addition to the installed plugins.
+        on_progress: called while a model loads, with what is going on and the fraction done, in [0, 1].
+        overrides: single settings, such as `data_dir=Path("x")`. They override the file and the environment.
+
+    Attributes:
+        config: the settings in use.
+        store: sessions and turns.
+        items: items and interactions, for recommendation.
+        feedback: the stored feedback.
+        adapters: the versions that were learned, and which of them serves.
+        catalog: the models that can be pulled, and those that were.
+        models: the models in memory.
+        router: chooses the task of a message.
 
     Raises:
         ConfigError: a setting is wrong, or the data directory cannot be written.
         StoreError: the database cannot be opened.
+        ValueError: both a config and overrides are given.
 
-    Close it, or use it in a `with` block.
+    Example:
+        >>> with Assistant() as assistant:
+        ...     print(assistant.ask("What is the capital of France?").text)
     """
 
     def __init__(
@@ -60,6 +73,8 @@ class Assistant:
     ) -> None:
         if config is not None and overrides:
             raise ValueError("give a config or single settings, not both")
+        # The order matters. Engines come from plugins, the runtime needs the engines, `setup` of a task needs the
+        # runtime, and a fast memory can be rebuilt only after its task was set up.
         self.config = config or load_config(**overrides)
         self._database = Database(self.config.data_dir, self.config.database_url)
         self.store = TurnStore(self._database, self.config.data_dir / "media")
@@ -71,7 +86,7 @@ class Assistant:
         self._plugins = PluginManager(disabled=self.config.disabled_plugins, extra=plugins)
         self.catalog = Catalog(self.config.models_dir)
         engines = [
-            *self._plugins.engines.values(),
+            *self._plugins.engines.values(),  # before ours, so that a plugin can replace an engine
             TransformersEngine(),
             TransformersVisionEngine(),
             SentenceTransformersEngine(),
@@ -116,17 +131,17 @@ class Assistant:
 
     @property
     def tasks(self) -> Mapping[str, Task]:
-        """The tasks by name."""
+        """Task name -> task."""
         return MappingProxyType(self._plugins.tasks)
 
     @property
     def plugins(self) -> Mapping[str, str]:
-        """The plugins in use and their versions."""
+        """Name -> version of the plugins in use."""
         return MappingProxyType(self._plugins.loaded)
 
     @property
     def broken_plugins(self) -> Mapping[str, str]:
-        """The plugins left out, and what is wrong with each."""
+        """Name -> what is wrong, of plugins and tasks that failed."""
         return MappingProxyType(self._plugins.broken)
 
     @property
@@ -135,10 +150,15 @@ class Assistant:
         return self._database
 
     def session(self, user_id: str | None = None, *, session_id: str | None = None) -> Session:
-        """Opens a conversation, or resumes the one with that id.
+        """Opens a conversation, or resumes an earlier one.
+
+        Args:
+            user_id: whose conversation it is. Recommendations and the weight of feedback depend on it.
+            session_id: the id of the conversation to resume; None opens a new one.
 
         Raises:
-            InvalidInput: there is no such session, or the user's id is blank or over 512 characters.
+            InvalidInput: there is no such session, it belongs to another user, or the user's id is blank or longer than
+                512 characters.
         """
         if user_id is not None:
             check_key("user_id", user_id)
@@ -147,6 +167,7 @@ class Assistant:
         owner = self.store.user_of_session(session_id)
         if user_id is not None and user_id != owner:
             raise InvalidInput(f"the session {session_id!r} belongs to another user", hint="open a new session")
+        # As in the running session: a turn that failed is not part of the history, a turn that was cut short is.
         history = [turn for turn in self.store.turns(session_id) if turn.error in (None, Cancelled.code)]
         return Session(self._services, session_id=session_id, user_id=owner, history=history)
 
@@ -159,11 +180,11 @@ class Assistant:
         user_id: str | None = None,
         timeout_s: float | None = None,
     ) -> Response:
-        """A session of one turn; the arguments are those of `Session.send`."""
+        """Asks one question in a new session. The arguments and errors are those of `Session.send`."""
         return self.session(user_id).send(content, task=task, options=options, timeout_s=timeout_s)
 
     def give_feedback(self, feedback: Feedback) -> Receipt:
-        """Stores a feedback and lets the next turn know; returns once it is on disk.
+        """Stores feedback and lets the next turn take it into account. Returns after it is on disk.
 
         Raises:
             InvalidInput: there is no such turn.
@@ -172,40 +193,60 @@ class Assistant:
         return self._feedback_service.give(feedback)
 
     def teach(self, task: str, content: Content, label: str, *, source: str = "local") -> Receipt:
-        """Teaches an example that was never asked, such as a picture and what is on it.
+        """Teaches an example that nobody asked before, such as a picture and what it shows.
+
+        It stores a turn with the content, and a correction of it.
+
+        Args:
+            label: the right answer.
+            source: who teaches it; see `Feedback`.
 
         Raises:
-            InvalidInput: the task does not exist, does not learn, or does not take such content.
+            InvalidInput: the task does not exist, does not learn, or does not take such content; or the label is empty.
+            StoreError: it could not be stored.
         """
         return self._feedback_service.teach(task, content, label, source=source)
 
     def undo_feedback(self, feedback_id: str) -> Receipt:
-        """Takes a feedback back: it stays in the log and no longer counts."""
+        """Takes feedback back. It stays in the log, and the task no longer learns from it.
+
+        Raises:
+            InvalidInput: there is no such feedback.
+        """
         return self._feedback_service.undo(feedback_id)
 
     def erase_feedback(self, ids: Sequence[str]) -> Erased:
-        """Deletes the content of feedback for good, also from the checkpoints of stopped learning cycles.
+        """Deletes the content of feedback permanently, also from the checkpoints of stopped learning cycles.
 
         Returns:
-            What was erased, and the adapters that learned from it: rebuild or remove them.
+            What was erased, and the adapters that were trained on it. Their weights still contain it: train them again,
+            or remove them.
+
+        Raises:
+            InvalidInput: there is no such feedback.
         """
         erased = self._feedback_service.erase(ids)
         self._learner.drop_checkpoints()
         return erased
 
     def export_feedback(self, path: Path, *, task: str | None = None) -> Transfer:
-        """Writes feedback, the turns it is about and their pictures and recordings to one JSONL file.
+        """Writes feedback, the judged turns, and their pictures and recordings to one JSONL file.
+
+        Args:
+            task: only the feedback of this task; None writes all.
 
         Raises:
-            StoreError: it could not be written.
+            StoreError: the file could not be written.
         """
         return self._transfer.export_to(path, task=task)
 
     def import_feedback(self, path: Path) -> Transfer:
-        """Takes in what `export_feedback` wrote, all or nothing, without what is known already; the next turn knows.
+        """Stores what `export_feedback` wrote, without the feedback that is already stored.
+
+        Everything is stored or nothing. The next turn takes the new feedback into account.
 
         Raises:
-            InvalidInput: a line is malformed; the message names it, and nothing was stored.
+            InvalidInput: a line is malformed. The message names the line, and nothing was stored.
         """
         done = self._transfer.import_from(path)
         for task in done.tasks:
@@ -220,52 +261,65 @@ class Assistant:
         cancel: threading.Event | None = None,
         on_progress: ProgressCallback | None = None,
     ) -> CycleReport:
-        """Runs a learning cycle: a candidate from the feedback, the gate's word, and the swap where it approves.
+        """Runs a learning cycle: trains an adapter, evaluates it, and lets it serve if the gate approves.
 
         Args:
-            cancel: set it to stop; the next cycle goes on from the last checkpoint.
-            on_progress: called with what is going on and the fraction done in [0, 1].
+            options: the time budget, trusted sources, and whether to promote; None takes the defaults.
+            cancel: set it to stop the cycle. The next cycle continues from the last checkpoint.
+            on_progress: called with what is going on and the fraction done, in [0, 1].
+
+        Returns:
+            The report: the figures before and after, the decision of the gate, and its reasons.
 
         Raises:
             InvalidInput: the task does not exist or does not learn.
-            NotEnoughData: there is too little feedback to learn from or to judge by.
-            EvalContaminated: something to be trained on is asked in the evaluation.
-            TrainingFailed: the loss became NaN, or the new adapter did not answer and was taken back.
+            NotEnoughData: there is too little feedback to train on or to evaluate with.
+            EvalContaminated: an example to train on is also asked in the evaluation.
+            TrainingFailed: the loss became NaN, or the new adapter did not answer and was rolled back.
             Cancelled: `cancel` was set.
-            Busy: another cycle runs.
+            Busy: another cycle is running.
         """
         return self._learner.learn(task, options, cancel=cancel, on_progress=on_progress)
 
     def learn_in_background(self, task: str, options: CycleOptions | None = None) -> LearningJob:
-        """The same in a thread of its own, which waits between steps while answers are made."""
+        """Runs `learn` on another thread, which waits between steps while answers are made."""
         return LearningJob(self._learner, task, options or CycleOptions())
 
     def promote(self, adapter_id: str, *, force: bool = False) -> Adapter:
-        """Lets an adapter serve.
+        """Lets an adapter serve from the next answer on.
 
         Args:
-            force: also one that the gate refused; the registry's log says so.
+            force: promote it although the gate refused it. The log of promotions says so.
 
         Raises:
             GateRejected: the gate did not approve it.
-            IntegrityError: a file of it is missing or changed.
-            TrainingFailed: it did not answer and was taken back.
+            IntegrityError: one of its files is missing or was changed.
+            TrainingFailed: it did not answer and was rolled back.
         """
         return self._learner.promote(adapter_id, force=force)
 
     def rollback(self, task: str, *, to: str | None = None) -> Adapter | None:
-        """Lets an earlier version serve: `to` is an id, `none` for the bare base, None for the one before.
+        """Lets an earlier version serve again.
+
+        Args:
+            to: the id of a version, `none` for the bare base; None takes the version before the current one.
 
         Returns:
-            What serves now, None for the bare base.
+            The adapter that serves now, None for the bare base.
+
+        Raises:
+            InvalidInput: there is no such version, or nothing to roll back.
+            GateRejected: the version never served, and the gate did not approve it.
+            IntegrityError: one of its files is missing or was changed.
         """
         return self._learner.rollback(task, to=to)
 
     def close(self) -> None:
-        """Stops a cycle in the background, commits what is queued, closes tasks, models and database. Twice is once."""
+        """Stops a background cycle, commits queued turns, and closes tasks, models and database. Idempotent."""
         if self._is_closed:
             return
         self._is_closed = True
+        # The reverse of the order in `__init__`: each part may use the parts that are closed after it.
         self._learner.close()
         self.store.close()
         for name, task in self._plugins.tasks.items():
@@ -282,10 +336,11 @@ class Assistant:
 
     def _task_options(self) -> dict[str, Any]:
         for name in self.config.tasks:
+            # A broken plugin may have brought the task. Its own error is shown instead.
             if name not in self._plugins.tasks and not self._plugins.broken:
-                raise ConfigError(f"[tasks.{name}] names no task", hint=nearest(name, self._plugins.tasks))
+                raise ConfigError(f"[tasks.{name}]: there is no task {name!r}", hint=nearest(name, self._plugins.tasks))
         options = {}
-        for name, task in list(self._plugins.tasks.items()):
+        for name, task in list(self._plugins.tasks.items()):  # a list, because `containing` may drop a task
             try:
                 with self._plugins.containing(name, drop_task=True, but=InvalidInput):
                     options[name] = make_options(task.options_type, self.config.tasks.get(name, {}))
@@ -311,7 +366,7 @@ class Assistant:
                 task.setup(context)
 
     def _first_notices(self) -> tuple[Notice, ...]:
-        """What is said once per assistant: a CPU fallback, plugins that were left out."""
+        """Notices for the first answer only: a CPU fallback, and plugins that were left out."""
         with self._first_notices_lock:
             if self._first_notices_given:
                 return ()

@@ -1,4 +1,8 @@
-"""The whole plugin contract on one page. See docs/plugins.md for a worked example of each hook."""
+"""All hooks of a plugin on one page. docs/plugins.md has a worked example of each.
+
+A plugin implements any of them with `@hookimpl`, and asks only for the arguments that it needs. The plugin that was
+registered last is called first, so plugins given to `Assistant` come before installed ones.
+"""
 
 from __future__ import annotations
 
@@ -19,36 +23,40 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @hookspec
 def register_tasks(register: Callable[[Task], None]) -> None:
-    """At start: call `register(task)` for each task you bring."""
+    """Called once at start. Call `register(task)` for each task that the plugin brings."""
 
 
 @hookspec
 def register_engines(register: Callable[[Engine], None]) -> None:
-    """At start: call `register(engine)` for each engine you bring."""
+    """Called once at start. Call `register(engine)` for each engine that the plugin brings."""
 
 
 @hookspec(firstresult=True)
 def choose_task(message: Message, candidates: Sequence[Task]) -> str | None:
-    """Per turn, where no task was named and several accept the message: the name of one of `candidates`, or None
-    to leave the choice to others."""
+    """Called for a turn if the caller named no task and several tasks accept the message.
+
+    Return the name of one of `candidates`, or None to leave the choice to other plugins and to the router.
+    """
 
 
 @hookspec
 def turn_finished(turn: Turn) -> None:
-    """After a turn is stored. Observers only: what it raises is logged and dropped."""
+    """Called after a turn is stored. It only observes: an error is logged and has no other effect."""
 
 
 @hookspec
 def feedback_given(feedback: Feedback, turn: Turn) -> None:
-    """After a feedback is stored, before the task learns from it. Observers only."""
+    """Called after feedback is stored, before the task learns from it. It only observes."""
 
 
 @hookspec(firstresult=True)
 def approve_adapter(candidate: Adapter, champion: Adapter | None) -> bool | None:
-    """After the evaluation: the figures are in `candidate.report`. True or False overrules the gate, None leaves the
-    decision to others and at last to the gate."""
+    """Called after the evaluation of a new adapter. The figures are in `candidate.report`.
+
+    True or False overrules the gate. None leaves the decision to other plugins and then to the gate.
+    """
 
 
 @hookspec
 def adapter_promoted(adapter: Adapter | None, previous: Adapter | None) -> None:
-    """After a swap or a rollback; None is the bare base. Observers only."""
+    """Called after a promotion or a rollback; None is the bare base. It only observes."""

@@ -1,4 +1,4 @@
-"""Find, load and isolate plugins. One manager per assistant, nothing global."""
+"""Finds and loads plugins, and contains their faults. Each assistant has its own manager; nothing is global."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _MODALITIES = frozenset({"text", "image", "audio"})
 
 
 class PluginManager:
-    """Loads plugins and calls their hooks so that a fault of one stays with it.
+    """Loads plugins and calls their hooks. A fault of one plugin does not affect the others.
 
     Args:
-        disabled: entry-point names to leave out.
-        extra: plugin modules or objects that come without an entry point.
+        disabled: names of entry points to leave out. They are not even imported.
+        extra: plugin modules or objects without an entry point.
 
     Attributes:
-        tasks: by name, in the order of registration.
-        engines: by name, in the order of registration.
-        loaded: names of the plugins in use.
-        broken: name -> what is wrong with it.
+        tasks: task name -> task, in the order of registration.
+        engines: engine name -> engine, in the order of registration.
+        loaded: name -> version of the plugins in use; the version of an extra plugin is empty.
+        broken: name -> what is wrong with a plugin that was left out.
     """
 
     def __init__(self, *, disabled: Sequence[str] = (), extra: Sequence[object] = ()) -> None:
@@ -56,11 +56,13 @@ class PluginManager:
                 self._add(name, plugin, "")
 
     def choose_task(self, message: Message, candidates: Sequence[Task]) -> Task | None:
-        """The first plugin's choice among `candidates`, None where none has an opinion.
+        """Asks the plugins, the last registered first, and returns the first choice; None if no plugin chooses.
 
         Raises:
-            PluginError: the hook raised, or named a task that is not a candidate.
+            PluginError: a hook raised, or named a task that is not a candidate.
         """
+        # One by one, because an error of pluggy's own call does not say which plugin raised it. pluggy keeps the
+        # implementations in the reverse order of calls.
         for implementation in reversed(self._manager.hook.choose_task.get_hookimpls()):
             try:
                 name = _call(implementation, message=message, candidates=candidates)
@@ -83,11 +85,11 @@ class PluginManager:
         return None
 
     def notify_turn_finished(self, turn: Turn) -> None:
-        """Tells the observers; what one raises is logged and the rest still hear of it."""
+        """Tells the observers that a turn was stored. An error of one is logged, and the others are still told."""
         self._notify(self._manager.hook.turn_finished, turn=turn)
 
     def notify_feedback_given(self, feedback: Feedback, turn: Turn) -> None:
-        """Tells the observers that a feedback was stored."""
+        """Tells the observers that feedback was stored."""
         self._notify(self._manager.hook.feedback_given, feedback=feedback, turn=turn)
 
     def notify_adapter_promoted(self, adapter: Adapter | None, previous: Adapter | None) -> None:
@@ -95,10 +97,13 @@ class PluginManager:
         self._notify(self._manager.hook.adapter_promoted, adapter=adapter, previous=previous)
 
     def approve_adapter(self, candidate: Adapter, champion: Adapter | None) -> tuple[str, bool] | None:
-        """The first plugin that decides, and its decision; None where none does.
+        """Asks the plugins, the last registered first, whether an adapter may serve.
+
+        Returns:
+            The name and the decision of the first plugin that decides, None if none does.
 
         Raises:
-            PluginError: the hook raised, or returned something else than True, False or None.
+            PluginError: a hook raised, or returned something other than True, False or None.
         """
         for implementation in reversed(self._manager.hook.approve_adapter.get_hookimpls()):
             try:
@@ -108,7 +113,7 @@ class PluginManager:
             except BaseException as error:
                 raise PluginError(
                     f"plugin {implementation.plugin_name!r}: approve_adapter raised {_described(error)}",
-                    hint="the champion goes on serving; disable the plugin to leave the decision to the gate",
+                    hint="the champion stays in use; disable the plugin to leave the decision to the gate",
                 ) from error
             if decision is None:
                 continue
@@ -128,17 +133,17 @@ class PluginManager:
     def containing(
         self, name: str, *, drop_task: bool = False, but: type[AssistantError] | None = None
     ) -> Iterator[None]:
-        """Lists what the block raises as the fault of plugin or task `name`, and goes on.
+        """Catches what the block raises and lists it in `broken` as a fault of the plugin or task `name`.
 
         Args:
-            drop_task: the task is not offered any more.
-            but: errors that are the user's and not the plugin's; they are raised.
+            drop_task: also stop offering the task.
+            but: errors that are the user's fault and not the plugin's; they are raised.
         """
         try:
             yield
         except KeyboardInterrupt:
             raise
-        except BaseException as error:
+        except BaseException as error:  # plugins call sys.exit, and a panic in Rust code is a BaseException
             if but is not None and isinstance(error, but):
                 raise
             if drop_task:
@@ -147,11 +152,12 @@ class PluginManager:
             log.warning("plugin %r is left out: %s", name, self.broken[name])
 
     def _add(self, name: str, plugin: object, version: str) -> None:
+        # Everything is collected and checked first, so that a broken plugin leaves nothing behind.
         tasks: dict[str, Task] = {}
         engines: dict[str, Engine] = {}
         self._manager.register(plugin, name)
         try:
-            self._manager.check_pending()
+            self._manager.check_pending()  # raises for a marked function that is not the name of a hook
             hook = self._manager.hook
             for implementation in _of_plugin(hook.register_engines, plugin):
                 _call(implementation, register=_registrar(engines, self.engines, Engine))
@@ -168,28 +174,39 @@ class PluginManager:
 
 
 def _entry_points() -> list[importlib.metadata.EntryPoint]:
+    """The installed plugins by name. A distribution that is found twice on the path counts once."""
     found = importlib.metadata.entry_points(group=hookspecs.PROJECT)
-    return sorted({each.name: each for each in found}.values(), key=lambda each: each.name)
+    unique = {entry_point.name: entry_point for entry_point in found}
+    return [unique[name] for name in sorted(unique)]
 
 
 def _of_plugin(hook: Any, plugin: object) -> list[Any]:
-    return [get_hookimpl for get_hookimpl in hook.get_hookimpls() if get_hookimpl.plugin is plugin]
+    return [implementation for implementation in hook.get_hookimpls() if implementation.plugin is plugin]
 
 
 def _call(implementation: Any, **arguments: Any) -> Any:
+    """Calls one implementation of a hook with the arguments that it asks for."""
     return implementation.function(*(arguments[name] for name in implementation.argnames))
 
 
 def _registrar(found: dict[str, Any], taken: dict[str, Any], kind: type[Any]) -> Callable[[Any], None]:
+    """Makes the `register` function of a hook.
+
+    Args:
+        found: it adds to these.
+        taken: names that other plugins have registered.
+        kind: the class that it accepts, Task or Engine.
+    """
+
     def register(thing: Any) -> None:
         noun = kind.__name__
         if not isinstance(thing, kind):
-            raise PluginError(f"register() wants an instance of {noun}, not {thing!r}")
+            raise PluginError(f"register() needs an instance of {noun}, not {thing!r}")
         name = getattr(thing, "name", None)
         if not isinstance(name, str) or not name:
             raise PluginError(f"{type(thing).__name__} needs a class attribute `name` of type str")
         if name in taken or name in found:
-            raise PluginError(f"{noun} {name!r} is registered already")
+            raise PluginError(f"{noun} {name!r} is already registered")
         found[name] = thing
 
     return register
@@ -197,7 +214,8 @@ def _registrar(found: dict[str, Any], taken: dict[str, Any], kind: type[Any]) ->
 
 def _check_task(task: Task) -> None:
     label = type(task).__name__
-    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", task.name):  # it also names a folder
+    # The name is also that of a folder and of a table in the configuration.
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", task.name):
         raise PluginError(f"{label}.name is {task.name!r}: use lower-case letters, digits, '.', '_' and '-'")
     if task.api_version != API_VERSION:
         raise PluginError(f"{label} was written for API version {task.api_version}, this host has {API_VERSION}")
@@ -209,4 +227,5 @@ def _check_task(task: Task) -> None:
 
 
 def _described(error: BaseException) -> str:
+    """The error's type and message, without a trailing colon if it has no message."""
     return f"{type(error).__name__}: {error}".strip().rstrip(":")

@@ -1,4 +1,4 @@
-"""Load, quantize, cache, lease, evict: the memory budget."""
+"""Loads models, lends them to tasks, and evicts idle ones to stay within the memory budget."""
 
 from __future__ import annotations
 
@@ -20,25 +20,33 @@ M = TypeVar("M", bound=LoadedModel)
 ProgressCallback = Callable[[str, float], None]
 
 _MB = 2**20
-_BUDGET_SHARE = 0.6  # the rest is for activations, caches and the app itself
-_LEASE_PATIENCE_S = 60.0
-_POLITE_S = 30.0  # training goes on beside an answer that takes longer
-_IDLE_POLL_S = 0.02
+_BUDGET_SHARE = 0.6  # of the device's memory; the rest is for activations, caches and the application itself
+_LEASE_PATIENCE_S = 60.0  # long answers of other tasks end within it
+_POLITE_S = 30.0  # training continues beside an answer that takes longer, or it would never end
+_IDLE_POLL_S = 0.02  # far below the time of a training step, so polling costs no speed
 
 
 class ModelFiles(Protocol):
-    """What the runtime needs of a catalogue."""
+    """What the runtime needs of the model catalogue."""
 
-    def name_for(self, name: str, task: str) -> str: ...
+    def name_for(self, name: str, task: str) -> str:
+        """The model's full name; `auto` becomes a model for the task."""
 
-    def resolve(self, name: str, *, task: str | None = None, revision: str | None = None) -> Path: ...
+    def resolve(self, name: str, *, task: str | None = None, revision: str | None = None) -> Path:
+        """The folder of the model's files, checked."""
 
-    def fingerprint(self, name: str, *, task: str | None = None, revision: str | None = None) -> dict[str, str]: ...
+    def fingerprint(self, name: str, *, task: str | None = None, revision: str | None = None) -> dict[str, str]:
+        """The model's revision and the hashes of its weights and tokenizer."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedInfo:
-    """A model in memory: `n_bytes` measured, `n_leases` in use right now."""
+    """A model in memory.
+
+    Args:
+        n_bytes: its measured size.
+        n_leases: how many leases use it now.
+    """
 
     spec: ModelSpec
     device: str
@@ -48,7 +56,7 @@ class LoadedInfo:
 
 @dataclass(slots=True)
 class _Slot:
-    """A model that is loaded, or being loaded (`model` None) with an estimate of its size."""
+    """The place of one model in the budget. While the model is loading, `model` is None and `n_bytes` an estimate."""
 
     n_bytes: int
     model: LoadedModel | None = None
@@ -56,17 +64,15 @@ class _Slot:
 
 
 class ModelRuntime:
-    """Holds loaded models under a byte budget and lends them out.
+    """Keeps loaded models within a memory budget and lends them out. All methods are safe to call from any thread.
 
     Args:
-        files: where names become folders.
-        engines: asked in this order.
+        files: turns model names into folders.
+        engines: asked in this order whether they can load a model's files.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        memory_budget_mb: most loaded megabytes (2**20 bytes); 0 is 60 % of the device's memory.
-        on_progress: called while a model loads.
-
-    Attributes:
-        budget_bytes: what all loaded models together may take, by their measured bytes.
+        memory_budget_mb: the maximum size of all loaded models together, in units of 2**20 bytes; 0 is 60 % of the
+            device's memory.
+        on_progress: called while a model loads, with what is going on and the fraction done, in [0, 1].
     """
 
     def __init__(
@@ -83,9 +89,11 @@ class ModelRuntime:
         self._wanted_device = device
         self._memory_budget_mb = memory_budget_mb
         self._on_progress = on_progress or (lambda *_: None)
+        # It guards everything below, and is notified when a lease ends or a load finishes. It is never held while a
+        # model loads or closes, because both take seconds.
         self._changed = threading.Condition()
-        self._slots: OrderedDict[ModelSpec, _Slot] = OrderedDict()  # least recently used first
-        self._device: tuple[str, Notice | None] | None = None
+        self._slots: OrderedDict[ModelSpec, _Slot] = OrderedDict()  # the least recently used first
+        self._device: tuple[str, Notice | None] | None = None  # chosen at the first use, because it imports torch
         self._n_answers = 0
         self._is_closed = False
 
@@ -99,28 +107,30 @@ class ModelRuntime:
 
     @property
     def device_notice(self) -> Notice | None:
-        """Says that the CPU was taken for want of CUDA."""
+        """A notice if the device is `auto` and no CUDA device was found, else None."""
         return self._device[1] if self.device and self._device else None
 
     @property
     def budget_bytes(self) -> int:
+        """The maximum of the measured bytes of all loaded models together."""
         if self._memory_budget_mb:
             return self._memory_budget_mb * _MB
         return int(_BUDGET_SHARE * total_bytes(self.device))
 
     @contextmanager
     def lease(self, spec: ModelSpec, kind: type[M], *, timeout_s: float = _LEASE_PATIENCE_S) -> Iterator[M]:
-        """Lends the model, loading it first where needed; it is not evicted while lent.
+        """Lends the model for a `with` block, and loads it first if needed. It is not evicted while it is lent.
 
         Args:
-            kind: the class the caller needs, such as `TextModel`.
-            timeout_s: how long to wait for room that other leases hold.
+            kind: the class that the caller needs, such as `TextModel`.
+            timeout_s: how long to wait for memory that other leases hold.
 
         Raises:
-            ModelNotFound, ModelInvalid: the model is not here, or its files cannot be used.
-            OutOfMemory: it does not fit; the message has what it needs, what there is and what would fit.
-            Busy: other leases held the room too long.
-            ModelError: the model is not of `kind`.
+            ModelNotFound: the model was not pulled.
+            ModelInvalid: its files cannot be used.
+            OutOfMemory: it does not fit. The message says what it needs and what there is, the hint what would fit.
+            Busy: other leases held the memory too long.
+            ModelError: the model is not of `kind`, or the assistant is closed.
         """
         resolved = replace(spec, name=self._files.name_for(spec.name, spec.task))
         model = self._acquire(resolved, timeout_s)
@@ -144,7 +154,7 @@ class ModelRuntime:
             ]
 
     def wait_until_idle(self, *, cancel: threading.Event | None = None, patience_s: float = _POLITE_S) -> bool:
-        """Waits while answers are being made, at most `patience_s`. Returns whether none is."""
+        """Waits while answers are being made, at most `patience_s`. Returns whether no answer is being made."""
         deadline = time.monotonic() + patience_s
         while self._n_answers > 0 and not (cancel is not None and cancel.is_set()):
             if time.monotonic() >= deadline:
@@ -154,7 +164,7 @@ class ModelRuntime:
 
     @contextmanager
     def answering(self) -> Iterator[None]:
-        """While an answer is being made; background work waits for its end."""
+        """Marks a block in which an answer is made. Background work waits for its end."""
         with self._changed:
             self._n_answers += 1
         try:
@@ -164,33 +174,36 @@ class ModelRuntime:
                 self._n_answers -= 1
 
     def base_of(self, spec: ModelSpec) -> dict[str, str]:
-        """What an adapter on this model is made for: its name, revision, the hashes of weights and tokenizer, and how
-        it is quantized; the files are hashed once.
+        """What an adapter on this model depends on, for `LearningTask.base`.
+
+        Returns:
+            The model's name, revision, quantization, and the hashes of its weights and tokenizer, as JSON values. The
+            files are hashed once.
 
         Raises:
-            ModelNotFound: the model is not here.
+            ModelNotFound: the model was not pulled.
         """
         name = self._files.name_for(spec.name, spec.task)
         found = self._files.fingerprint(name, task=spec.task, revision=spec.revision)
         return {"model": name, "quantization": spec.quantization, **found}
 
     def folder_of(self, spec: ModelSpec) -> Path:
-        """The folder of the model's files, checked; for training, which loads a copy of its own.
+        """The folder of the model's files, checked. Training loads its own copy from it.
 
         Raises:
-            ModelNotFound: the model is not here.
+            ModelNotFound: the model was not pulled.
         """
         return self._files.resolve(self._files.name_for(spec.name, spec.task), task=spec.task, revision=spec.revision)
 
     def retire_adapter(self, adapter_id: str) -> None:
         """Tells every loaded model that an adapter no longer serves new answers."""
-        with self._changed:
+        with self._changed:  # only for the list: a model may finish a step before it answers
             models = [slot.model for slot in self._slots.values() if slot.model is not None]
         for model in models:
             model.retire_adapter(adapter_id)
 
     def unload(self, spec: ModelSpec) -> bool:
-        """Drops a model that is not lent. Returns whether it was there and is gone."""
+        """Drops a model. Returns False if it was not loaded, or is lent."""
         resolved = replace(spec, name=self._files.name_for(spec.name, spec.task))
         with self._changed:
             slot = self._slots.get(resolved)
@@ -201,7 +214,7 @@ class ModelRuntime:
         return True
 
     def close(self) -> None:
-        """Drops every model; streams that still run end with an error."""
+        """Drops all models. Streams that still run end with Cancelled."""
         with self._changed:
             self._is_closed = True
             slots = list(self._slots.values())
@@ -222,8 +235,8 @@ class ModelRuntime:
                     slot.n_leases += 1
                     self._slots.move_to_end(spec)
                     return slot.model
-                self._changed.wait()  # somebody else loads it: a load always ends
-            # Claimed while the lock is held, so no other thread loads it too.
+                self._changed.wait()  # another thread loads it; a load always ends and notifies
+            # The slot is claimed while the lock is held, so no other thread loads the same model.
             slot = self._slots[spec] = _Slot(n_bytes=0)
         try:
             slot_model = self._load(spec, slot, deadline)
@@ -241,7 +254,7 @@ class ModelRuntime:
                 slot.n_leases = 1
                 closed = False
             self._changed.notify_all()
-        if closed:
+        if closed:  # the assistant was closed during the load
             slot_model.close()
             raise ModelError("the assistant is closed")
         return slot_model
@@ -249,7 +262,7 @@ class ModelRuntime:
     def _release(self, spec: ModelSpec) -> None:
         with self._changed:
             slot = self._slots.get(spec)
-            if slot is not None and slot.n_leases:
+            if slot is not None and slot.n_leases:  # `close` may have dropped the slot meanwhile
                 slot.n_leases -= 1
                 self._changed.notify_all()
 
@@ -261,8 +274,10 @@ class ModelRuntime:
         try:
             model = self._load_once(engine, spec, folder)
         except OutOfMemory:
+            # The budget counts weights only; something else on the device took the rest. Try once with all there is.
             self._evict_idle()
             model = self._load_once(engine, spec, folder)
+        # The measured size may be above the estimate, so room is made a second time.
         try:
             self._make_room(spec, slot, model.n_bytes, deadline, engine=engine, folder=folder)
         except BaseException:
@@ -282,9 +297,10 @@ class ModelRuntime:
             give_back_memory(self.device)
             if isinstance(error, KeyboardInterrupt):
                 raise
+            # By its name, so that torch is not imported for engines that do not use it.
             if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
                 raise OutOfMemory(
-                    f"the device {self.device} had no memory for {spec}",
+                    f"the device {self.device} has no memory for {spec}",
                     hint="close other programs or use a smaller model",
                 ) from error
             raise ModelInvalid(
@@ -298,28 +314,32 @@ class ModelRuntime:
             if spec.engine in (None, engine.name) and engine.can_load(spec, folder):
                 return engine
         names = ", ".join(engine.name for engine in self._engines)
-        raise ModelInvalid(f"no engine loads {spec} for {spec.task}", hint=f"engines: {names}")
+        raise ModelInvalid(f"no engine can load {spec} for {spec.task}", hint=f"engines: {names}")
 
     def _make_room(
         self, spec: ModelSpec, slot: _Slot, n_bytes: int, deadline: float, *, engine: Engine, folder: Path
     ) -> None:
-        """Evicts idle models, oldest first, until `n_bytes` fit; waits for leases that hold the room."""
+        """Evicts idle models, the least recently used first, until `n_bytes` fit. Waits for leases that hold memory.
+
+        On return the slot has claimed the bytes.
+        """
         budget = self.budget_bytes
         if n_bytes > budget:
             raise self._does_not_fit(spec, n_bytes, budget, engine, folder)
         while True:
             with self._changed:
-                slot.n_bytes = 0
+                slot.n_bytes = 0  # the slot's own earlier claim does not count against it
                 evicted = []
                 while self._used() + n_bytes > budget and (idle := self._oldest_idle()) is not None:
                     evicted.append(self._slots.pop(idle))
                 fits = self._used() + n_bytes <= budget
                 if fits:
                     slot.n_bytes = n_bytes
+                # After an eviction the loop tries again at once; otherwise only the end of a lease can help.
                 elif not evicted and not self._changed.wait(max(0.0, deadline - time.monotonic())):
-                    held = ", ".join(str(each) for each, other in self._slots.items() if other.n_leases)
+                    held = ", ".join(str(lent) for lent, other in self._slots.items() if other.n_leases)
                     raise Busy(
-                        f"{spec} needs room that {held or 'other loads'} hold",
+                        f"{spec} needs memory that {held or 'other loads'} hold",
                         hint="try again, or raise memory_budget_mb",
                     )
             self._drop(evicted)
@@ -354,7 +374,7 @@ class ModelRuntime:
             estimate = engine.estimate_bytes(replace(spec, quantization=quantization), folder)
             if estimate < n_bytes and estimate <= budget:
                 smaller.append(f"{quantization} with about {estimate // _MB} MB")
-        fits = f"{spec.name} would fit in {' or '.join(smaller)}" if smaller else "take a smaller model"
+        fits = f"{spec.name} would fit in {' or '.join(smaller)}" if smaller else "use a smaller model"
         return OutOfMemory(
             f"{spec} needs about {n_bytes // _MB} MB, the memory budget is {budget // _MB} MB "
             f"({available_bytes(self.device) // _MB} MB are free on {self.device})",

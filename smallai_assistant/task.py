@@ -169,7 +169,7 @@ class Training:
         self.on_progress(what, fraction)
 
     def yield_to_serving(self) -> None:
-        """Call it between steps: waits while an answer is being made, so that training never holds one up.
+        """Waits while an answer is being made, so that training does not slow it down. Call it between steps.
 
         Raises:
             Cancelled: the training was cancelled.

@@ -1,4 +1,7 @@
-"""The frozen values that flow: parts, message, request, turn, notice."""
+"""The frozen values that flow through the assistant: parts, message, request, turn, notice.
+
+Values that users make (messages, files, items, interactions) check themselves, so later code can rely on them.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,15 @@ from smallai_assistant.errors import InputTooLarge, InvalidInput, UrlNotAllowed
 
 Modality = Literal["text", "image", "audio"]
 
+# Limits that keep one request from filling memory or the database. They are far above real use: a million characters
+# is a long novel, 64 MiB a large photo, 2 GiB more than ten hours of 16-bit mono sound.
 MAX_TEXT_CHARS = 1_000_000
 MAX_IMAGE_BYTES = 64 * 2**20
 MAX_AUDIO_BYTES = 2 * 2**30
 MAX_ITEM_CHARS = 20_000
 
-# One slash is enough: pathlib folds "http://x" to "http:/x".
+# One slash is enough: pathlib shortens "http://x" to "http:/x". A scheme has at least two letters, so that the drive
+# of a Windows path ("C:/x") is not taken for one.
 _URL = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+:/|data:|file:)")
 _IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 _AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".webm"})
@@ -34,20 +40,20 @@ def new_id() -> str:
 
 
 def now() -> datetime:
-    """The time in UTC, with its zone."""
+    """The current time in UTC, as an aware datetime."""
     return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class TextPart:
-    """Text; in a stream, a delta to append to what came before."""
+    """Text. In a stream it is a delta: append it to the text parts that came before."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class _FilePart:
-    """A file by path or by content, exactly one of the two."""
+    """A file, given either by its path or by its content."""
 
     path: Path | None = None
     data: bytes | None = field(default=None, repr=False)
@@ -56,7 +62,7 @@ class _FilePart:
         if (self.path is None) == (self.data is None):
             raise ValueError("give exactly one of path and data")
         if self.path is not None:
-            object.__setattr__(self, "path", _checked_path(self.path))
+            object.__setattr__(self, "path", _checked_path(self.path))  # the usual way to set a field of a frozen class
 
     @property
     def name(self) -> str:
@@ -70,6 +76,7 @@ class _FilePart:
             return self.data
         assert self.path is not None
         try:
+            # A folder, a device or a pipe is refused before it is opened: reading a pipe may never end.
             if not self.path.is_file():
                 kind = "a folder" if self.path.is_dir() else "not there"
                 raise InvalidInput(f"{self.path}: {kind}", hint="give the path of a file")
@@ -83,35 +90,41 @@ class _FilePart:
 
 @dataclass(frozen=True, slots=True)
 class ImagePart(_FilePart):
-    """A picture: the path or the bytes of an encoded file."""
+    """A picture: the path or the bytes of an encoded file, such as PNG or JPEG."""
 
     def read(self) -> bytes:
-        """The encoded file, at most 64 MiB.
+        """Reads the encoded file, at most 64 MiB.
 
         Raises:
-            InvalidInput: the file is missing, a folder or unreadable.
-            InputTooLarge: it is over the limit.
+            InvalidInput: the file is missing, is a folder, or cannot be read.
+            InputTooLarge: the file is over the limit.
         """
         return self._read(MAX_IMAGE_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
 class AudioPart(_FilePart):
-    """A recording: the path or the bytes of an encoded file."""
+    """A recording: the path or the bytes of an encoded file, such as WAV or MP3."""
 
     def read(self) -> bytes:
-        """The encoded file, at most 2 GiB.
+        """Reads the encoded file, at most 2 GiB.
 
         Raises:
-            InvalidInput: the file is missing, a folder or unreadable.
-            InputTooLarge: it is over the limit.
+            InvalidInput: the file is missing, is a folder, or cannot be read.
+            InputTooLarge: the file is over the limit.
         """
         return self._read(MAX_AUDIO_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
 class LabelPart:
-    """One class of a picture. `id` is the model's class index, -1 for a label the user named; `score` in [0, 1]."""
+    """One class of a picture, or another label that a task gives.
+
+    Args:
+        label: the class name.
+        id: the model's class index, -1 for a label that the user named.
+        score: the probability, in [0, 1].
+    """
 
     label: str
     id: int
@@ -120,7 +133,7 @@ class LabelPart:
 
 @dataclass(frozen=True, slots=True)
 class SegmentPart:
-    """A stretch of speech and its words; times in seconds from the start of the recording."""
+    """A stretch of speech and its words. Times are seconds from the start of the recording."""
 
     text: str
     start_s: float
@@ -129,7 +142,12 @@ class SegmentPart:
 
 @dataclass(frozen=True, slots=True)
 class ItemPart:
-    """A recommended item. `score` orders the items of one answer and means nothing across answers."""
+    """A recommended item.
+
+    Args:
+        score: orders the items of one answer. Scores of different answers cannot be compared.
+        why: the reason for the recommendation, one sentence.
+    """
 
     id: str
     title: str
@@ -142,7 +160,18 @@ Part = TextPart | ImagePart | AudioPart | LabelPart | SegmentPart | ItemPart
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """Something that can be recommended. `text` describes it; the recommender reads title and text."""
+    """Something that can be recommended.
+
+    Args:
+        id: unique, 1 to 512 characters.
+        title: the name that people see.
+        text: the description; the recommender reads title and text.
+        metadata: anything else, as JSON values; the recommender ignores it.
+
+    Raises:
+        InvalidInput: the id is empty, or a text holds a character that no database stores.
+        InputTooLarge: a text is over its limit (20,000 characters, the id 512).
+    """
 
     id: str
     title: str
@@ -157,7 +186,15 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Interaction:
-    """A user chose an item. `weight` in (0, 1000] says how strongly, `at` is seconds since 1970 (UTC)."""
+    """A user chose an item.
+
+    Args:
+        weight: how strongly, in (0, 1000].
+        at: the time, in seconds since 1970 (UTC).
+
+    Raises:
+        InvalidInput: an id is empty, or a number is out of range.
+    """
 
     user: str
     item: str
@@ -173,9 +210,11 @@ class Interaction:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something the user should know about an answer: a fallback, a cut, a skipped plugin.
+    """Something the user should know about an answer: a fallback, a cut, a plugin that was left out.
 
-    `code` is stable snake_case, `text` one plain sentence.
+    Args:
+        code: stable snake_case, for programs, such as `cpu_fallback`.
+        text: one plain sentence, for people.
     """
 
     code: str
@@ -184,10 +223,10 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Details:
-    """Facts about an answer that are not its content; JSON values only.
+    """Facts about an answer that are not part of its content, as JSON values.
 
-    A task may yield several; later keys win. Known keys: `model`, `adapter` (str), `n_prompt_tokens`,
-    `n_completion_tokens` (int), `language` (str), `duration_s` (float), `cold_start` (bool), `stop_reason` (str).
+    A task may yield several; the later value of a key wins. Known keys are `model`, `adapter`, `language`,
+    `stop_reason` (str), `n_prompt_tokens`, `n_completion_tokens` (int), `duration_s` (float) and `cold_start` (bool).
     """
 
     values: Mapping[str, Any]
@@ -198,7 +237,14 @@ StreamItem = Part | Notice | Details
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What somebody said: at least one part."""
+    """What somebody said.
+
+    Args:
+        parts: at least one.
+
+    Raises:
+        InvalidInput: there are no parts.
+    """
 
     parts: tuple[Part, ...]
     role: Literal["user", "assistant"] = "user"
@@ -209,21 +255,21 @@ class Message:
 
     @classmethod
     def of(cls, content: Content) -> Message:
-        """Makes a message of whatever `Session.send` accepts.
+        """Makes a message of everything that `Session.send` accepts.
 
-        A `str` is text, never a path; a `Path` is a picture or a recording, told apart by its first bytes and,
-        where they say nothing, by its suffix.
+        A `str` is always text, never a path. A `Path` is a picture or a recording; its first bytes decide which, and
+        its suffix if they do not tell.
 
         Raises:
-            InvalidInput: the content is empty, or a file is neither picture nor sound.
-            InputTooLarge: over 1,000,000 characters of text.
-            UrlNotAllowed: a path is an address.
-            TypeError: the content is of another type.
+            InvalidInput: the content is empty, or a file is neither a picture nor a recording.
+            InputTooLarge: the text has more than 1,000,000 characters.
+            UrlNotAllowed: a path is a web address.
+            TypeError: the content has another type.
         """
         if isinstance(content, Message):
             message = content
         elif isinstance(content, Sequence) and not isinstance(content, str):
-            message = cls(tuple(_part_of(each) for each in content))
+            message = cls(tuple(_part_of(piece) for piece in content))
         else:
             message = cls((_part_of(content),))
         n_chars = sum(len(part.text) for part in message.parts if isinstance(part, TextPart))
@@ -235,12 +281,12 @@ class Message:
 
     @property
     def text(self) -> str:
-        """All text parts, joined by nothing (deltas concatenate)."""
+        """All text parts, joined without a separator because they may be deltas."""
         return "".join(part.text for part in self.parts if isinstance(part, TextPart))
 
     @property
     def modalities(self) -> frozenset[Modality]:
-        """The kinds of input the message holds."""
+        """The kinds of input in the message. Blank text counts only if the message has no other part."""
         found: set[Modality] = set()
         for part in self.parts:
             if isinstance(part, ImagePart):
@@ -259,8 +305,12 @@ Content = str | Path | Part | Message | Sequence[str | Path | Part]
 class Turn:
     """One request and its answer, as stored.
 
-    `timings` are seconds: `first_part_s`, `total_s`, and `route_s`. `model` and `adapter` name what served
-    it (None where the task used none). `error` is the code of the error that ended it early.
+    Attributes:
+        response: the parts of the answer; adjacent text deltas are joined to one part.
+        model: the name of the model that answered, None if the task used none.
+        adapter: the id of the adapter that answered, None for the bare model.
+        timings: seconds: `route_s`, `first_part_s` and `total_s`.
+        error: the code of the error that ended the answer early, such as `cancelled`; None if it is complete.
     """
 
     id: str
@@ -289,8 +339,9 @@ class Request:
 
     Attributes:
         message: what the user said.
-        history: the session's earlier turns of every task, oldest first.
-        options: an instance of the task's `options_type`, configuration and call merged and checked.
+        history: the session's earlier turns, of all tasks, oldest first.
+        options: an instance of the task's `options_type`: the configuration, overridden by the options of the call,
+            checked.
         cancel: set when the caller no longer wants the answer; check it between steps.
     """
 
@@ -303,7 +354,8 @@ class Request:
 
 
 def check_range(name: str, value: float, low: float, high: float) -> None:
-    """Raises InvalidInput unless `low <= value <= high`; NaN never passes."""
+    """Raises InvalidInput unless `low <= value <= high`. NaN never passes."""
+    # A bool is an int in Python, but `max_tokens = true` is a mistake.
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise InvalidInput(f"{name} must be a number, not {value!r}")
     if not low <= value <= high:
@@ -311,18 +363,24 @@ def check_range(name: str, value: float, low: float, high: float) -> None:
 
 
 def check_key(name: str, value: str) -> None:
-    """Raises InvalidInput unless `value` is an id: text of 1 to 512 characters, not blank."""
+    """Raises InvalidInput unless `value` is an id: a text of 1 to 512 characters that is not blank."""
     check_storable(name, value, 512)
     if not value.strip():
         raise InvalidInput(f"{name} is empty")
 
 
 def check_storable(name: str, value: str, limit: int) -> None:
-    """Raises InvalidInput unless `value` is text that every database stores, InputTooLarge over `limit` characters."""
+    """Checks that every database can store `value`.
+
+    Raises:
+        InvalidInput: it is not text, or holds NUL or half a surrogate pair.
+        InputTooLarge: it has more than `limit` characters.
+    """
     if not isinstance(value, str):
         raise InvalidInput(f"{name} must be text, not {value!r}")
     if len(value) > limit:
         raise InputTooLarge(f"{name} has {len(value):,} characters, {limit:,} are allowed")
+    # PostgreSQL refuses NUL in text, and half a surrogate pair cannot be encoded as UTF-8.
     if "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
         raise InvalidInput(f"{name} holds a character that no database stores (NUL or half a surrogate pair)")
 
@@ -347,11 +405,11 @@ def _part_of(content: str | Path | Part) -> Part:
 
 
 def file_part(path: Path) -> ImagePart | AudioPart:
-    """The part for a file, by its first bytes, then by its suffix.
+    """Makes the part for a file. Its first bytes decide the kind, and its suffix if they do not tell.
 
     Raises:
-        InvalidInput: it cannot be read, or is neither picture nor sound.
-        UrlNotAllowed: the path is an address.
+        InvalidInput: the file cannot be read, or is neither a picture nor a recording.
+        UrlNotAllowed: the path is a web address.
     """
     path = _checked_path(path)
     try:
@@ -372,10 +430,14 @@ def file_part(path: Path) -> ImagePart | AudioPart:
 
 
 def _sniff(head: bytes) -> Literal["image", "audio"] | None:
+    """The kind of a file by its magic number, None if it is unknown."""
+    # PNG, JPEG, GIF, WebP.
     if head.startswith((b"\x89PNG", b"\xff\xd8\xff", b"GIF8")) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
         return "image"
+    # WAV (RF64 is its form for files over 4 GiB), FLAC, Ogg, MP3 with an ID3 tag.
     if (head[:4] in (b"RIFF", b"RF64") and head[8:12] == b"WAVE") or head.startswith((b"fLaC", b"OggS", b"ID3")):
         return "audio"
+    # MP3 or AAC without a tag: a frame begins with eleven set bits. JPEG also begins with 0xFF, so it is tried first.
     if len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0:
         return "audio"
     return None

@@ -65,11 +65,11 @@ def test_the_four_plugins_are_found() -> None:
         (GOOD.replace("def register_tasks", "def register_taks"), "register_taks"),
         (GOOD.replace("(register)", "(register, more)"), "more"),
         (GOOD.replace("register(Good())", "1 / 0"), "ZeroDivisionError"),
-        (GOOD.replace("register(Good())", "register(Good)"), "wants an instance of Task"),
+        (GOOD.replace("register(Good())", "register(Good)"), "needs an instance of Task"),
         (GOOD.replace('name = "good"', ""), "needs a class attribute `name`"),
         (GOOD.replace('name = "good"', 'name = "good"\n    api_version = 99'), "API version 99, this host has 1"),
         (GOOD.replace('name = "good"', 'name = "good"\n    accepts = ("text",)'), "must be a tuple of frozensets"),
-        (GOOD.replace("register(Good())", "register(Good()); register(Good())"), "registered already"),
+        (GOOD.replace("register(Good())", "register(Good()); register(Good())"), "already registered"),
     ],
 )
 def test_a_broken_plugin_is_listed_and_the_others_load(

@@ -1,4 +1,8 @@
-"""Dialogue with a small language model: history that fits, streamed, and what was learned."""
+"""The task `text-generation`: streamed dialogue with a small language model that learns from corrections and ratings.
+
+A prompt is built from the system prompt, as much history as fits, and the entries of the fast memory that resemble the
+question. An adapter, if one serves, supplies trained weights.
+"""
 
 from __future__ import annotations
 
@@ -34,23 +38,28 @@ from smallai_assistant import (
 from smallai_chat.evaluation import evaluate
 from smallai_chat.examples import examples_of, protected_of
 from smallai_chat.memory import ChatMemory, Retrieved
-from smallai_chat.scope import ELSEWHERE, Scopes
+from smallai_chat.scope import Scopes
 
 Messages = list[dict[str, str]]
 
-_MIN_ANSWER_TOKENS = 64  # room that a prompt must leave
+# The smallest reserve for the answer: in a context below 256 tokens a quarter would be too short.
+_MIN_ANSWER_TOKENS = 64
+_MAX_QUOTED_CHARS = 60  # of a question or answer, in a message to the user
 
 
 @dataclass(frozen=True, slots=True)
 class ChatOptions:
-    """How the assistant talks.
+    """Options of dialogue.
 
     Attributes:
-        system_prompt: what it is told first, never dropped; empty for none.
+        system_prompt: the first message of every prompt; history never displaces it. Empty for none.
         max_tokens, temperature, top_p, top_k, repetition_penalty, seed, stop: see GenerationOptions. A penalty
-            a little over 1 keeps the smallest models from repeating themselves.
-        max_history_turns: earlier turns that are shown at most, 0 to 1000.
-        use_memory: corrected and praised turns are shown to the model where they fit the question.
+            slightly above 1 keeps the smallest models from repeating themselves.
+        max_history_turns: maximum number of earlier turns in the prompt, 0 to 1000.
+        use_memory: whether corrected and praised turns that resemble the question are put into the prompt.
+
+    Raises:
+        InvalidInput: a value is out of range.
     """
 
     system_prompt: str = "You are a helpful assistant. Answer briefly."
@@ -70,19 +79,19 @@ class ChatOptions:
             raise InvalidInput(f"max_history_turns is {self.max_history_turns}", hint="give 0 to 1000")
 
     def generation(self) -> GenerationOptions:
-        """The part that the model wants."""
+        """Returns the options that the model takes."""
         return GenerationOptions(**{field.name: getattr(self, field.name) for field in fields(GenerationOptions)})
 
 
 class ChatTask(LearningTask):
-    """Answers text with text; learns from corrections and ratings."""
+    """Answers text with text. Learns from corrections and ratings."""
 
     name = "text-generation"
     title = "talks"
     accepts = (frozenset({"text"}),)
     options_type = ChatOptions
     primary_metric = "right answers"
-    least_examples = 4
+    min_examples = 4
 
     def setup(self, context: TaskContext) -> None:
         super().setup(context)
@@ -91,13 +100,14 @@ class ChatTask(LearningTask):
 
     def run(self, request: Request, models: ModelRuntime) -> Iterator[TextPart | Notice | Details]:
         options: ChatOptions = request.options
-        adapter, notices = self._answering(request.message.text)
+        adapter, notices = self._adapter_for(request.message.text)
         yield from notices
         retrieved = Retrieved()
         if options.use_memory:
             try:
                 retrieved = self.memory.retrieve(request.message.text)
             except AssistantError as error:
+                # An answer without the memory is better than no answer.
                 yield Notice("memory_unavailable", f"What was learned a moment ago was not used: {error}")
         with models.lease(self.spec, TextModel) as model:
             messages, notice = fit_messages(request, options, model, memory=self.memory, retrieved=retrieved)
@@ -110,13 +120,15 @@ class ChatTask(LearningTask):
                 for delta in stream:
                     yield TextPart(delta)
             finally:
+                # A caller that stops reading closes this generator at a `yield`; the model must stop computing then.
                 stream.close()
             facts = stream.facts
             yield Details(
                 {
                     "model": str(model.spec),
-                    "adapter": adapter.id.removesuffix(f"/{ELSEWHERE}") if adapter is not None else None,
-                    "recalled": [each.feedback_id for each in retrieved.shown],
+                    "adapter": adapter.id if adapter is not None else None,
+                    # Stored turns and callers know this key, so it keeps its name.
+                    "recalled": [entry.feedback_id for entry in retrieved.shown],
                     "n_prompt_tokens": facts.n_prompt_tokens,
                     "n_completion_tokens": facts.n_completion_tokens,
                     "stop_reason": facts.stop_reason,
@@ -131,7 +143,7 @@ class ChatTask(LearningTask):
 
     @property
     def spec(self) -> ModelSpec:
-        """The model that is configured."""
+        """The configured chat model."""
         names = self.context.model_names
         return ModelSpec(names.chat, task=self.name, quantization=names.chat_quantization)
 
@@ -166,18 +178,19 @@ class ChatTask(LearningTask):
     def evaluate(self, examples: Sequence[Example], adapter: Adapter | None, models: ModelRuntime) -> list[Score]:
         options: ChatOptions = self.context.options
         questions = list(dict.fromkeys(example.payload.question for example in examples))
-        answering = dict(zip(questions, self.scopes.answering(adapter, questions), strict=True))
+        # Each question is evaluated with the weights that would answer it in service: main, elsewhere or base.
+        routes = dict(zip(questions, self.scopes.adapters_for(adapter, questions), strict=True))
         with models.lease(self.spec, TextModel) as model:
-            return evaluate(examples, model, adapter, system_prompt=options.system_prompt, answering=answering)
+            return evaluate(examples, model, adapter, system_prompt=options.system_prompt, routes=routes)
 
-    def _answering(self, question: str) -> tuple[Adapter | None, list[Notice]]:
-        """The weights that answer the question, None for the base; and what to say where they cannot."""
+    def _adapter_for(self, question: str) -> tuple[Adapter | None, list[Notice]]:
+        """Returns the weights that answer the question, None for the base, and a notice if an adapter is unusable."""
         adapter, notices = self.serving()
         try:
-            (answering,) = self.scopes.answering(adapter, [question])
+            (chosen,) = self.scopes.adapters_for(adapter, [question])
         except AssistantError as error:
             return None, [*notices, Notice("adapter_not_used", f"What was learned was not used: {error}")]
-        return answering, notices
+        return chosen, notices
 
     def _embedding(self) -> ModelSpec:
         return ModelSpec(self.context.model_names.embedding, task="feature-extraction")
@@ -194,41 +207,52 @@ def fit_messages(
     memory: ChatMemory | None = None,
     retrieved: Retrieved | None = None,
 ) -> tuple[Messages, Notice | None]:
-    """The prompt's messages: the system prompt, what is remembered, as many of the last turns as fit, the question.
+    """Builds the prompt: system prompt, as many of the last turns as fit, retrieved entries, question.
+
+    Args:
+        memory: supplies the corrected answers of earlier turns; None to show the turns as they were.
+        retrieved: entries of the fast memory to show as question and answer.
+
+    Returns:
+        The messages, and a notice if turns of the history were left out.
 
     Raises:
-        InputTooLarge: system prompt and question alone leave no room for an answer.
+        InputTooLarge: the system prompt and the question alone leave no room for an answer.
     """
     system: Messages = [{"role": "system", "content": options.system_prompt}] if options.system_prompt else []
     shown = [
-        pair for each in reversed(retrieved.shown if retrieved else ()) for pair in _pair(each.question, each.answer)
+        message
+        for entry in reversed(retrieved.shown if retrieved else ())
+        for message in _as_messages(entry.question, entry.answer)
     ]
-    # Right before the question: small models copy best from what is nearest.
+    # Retrieved entries go right before the question, the best match last: small models copy best from what is nearest.
     question: Messages = [*shown, {"role": "user", "content": request.message.text}]
+    # At most a quarter of the context is reserved for the answer, so that a large `max_tokens` leaves room for history.
     room = model.context_tokens - min(options.max_tokens, max(_MIN_ANSWER_TOKENS, model.context_tokens // 4))
-    n_alone = model.count_tokens(system + question)
-    if n_alone > room:
+    n_required = model.count_tokens(system + question)
+    if n_required > room:
         raise errors.InputTooLarge(
-            f"the message and the system prompt have {n_alone} tokens, {room} fit",
+            f"the message and the system prompt have {n_required} tokens, {room} fit",
             hint="send less, or use a model with a longer context",
         )
     recent = request.history[max(0, len(request.history) - options.max_history_turns) :]
-    pairs = [pair for turn in recent if (pair := _as_chat(turn, memory))]
-    kept = _longest_that_fits(system, pairs, question, room, model)
+    pairs = [pair for turn in recent if (pair := _as_dialogue(turn, memory))]
+    n_kept = _n_turns_that_fit(system, pairs, question, room, model)
     notice = None
-    if n_dropped := len(pairs) - kept:
+    if n_dropped := len(pairs) - n_kept:
         notice = Notice(
             "history_truncated",
             f"The oldest {n_dropped} of {len(pairs)} earlier turns no longer fit and were left out.",
         )
-    history = [message for pair in pairs[len(pairs) - kept :] for message in pair]
+    history = [message for pair in pairs[len(pairs) - n_kept :] for message in pair]
     return system + history + question, notice
 
 
-def _longest_that_fits(
+def _n_turns_that_fit(
     system: Messages, pairs: Sequence[Messages], question: Messages, room: int, model: TextModel
 ) -> int:
-    """How many of the last pairs fit, found by halving: counting is cheap, but not free."""
+    """Returns how many of the last turns fit into `room` tokens."""
+    # Bisection, because counting tokenizes the whole prompt and there may be 1000 turns.
     low, high = 0, len(pairs)
     while low < high:
         middle = (low + high + 1) // 2
@@ -240,33 +264,35 @@ def _longest_that_fits(
     return low
 
 
-def _as_chat(turn: Turn, memory: ChatMemory | None) -> Messages | None:
-    """An earlier turn of any task as question and answer; None where there is nothing to show.
+def _as_dialogue(turn: Turn, memory: ChatMemory | None) -> Messages | None:
+    """Returns an earlier turn of any task as question and answer; None if one of the two is empty.
 
-    A corrected answer is shown as it should have been, a rejected one not at all.
+    A corrected turn is shown with its correction. A turn whose answer was rejected has no answer to show.
     """
     question = turn.request.text.strip() or _described_input(turn)
     answer = turn.text.strip() or _described_answer(turn)
-    judged = memory.of_turn(turn.id) if memory is not None else None
-    if judged is not None:
-        answer = judged.answer
-    return _pair(question, answer) if question and answer else None
+    entry = memory.of_turn(turn.id) if memory is not None else None
+    if entry is not None:
+        answer = entry.answer
+    return _as_messages(question, answer) if question and answer else None
 
 
-def _pair(question: str, answer: str) -> Messages:
+def _as_messages(question: str, answer: str) -> Messages:
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= 60 else text[:57] + "..."
+    return text if len(text) <= _MAX_QUOTED_CHARS else text[: _MAX_QUOTED_CHARS - 3] + "..."
 
 
 def _described_input(turn: Turn) -> str:
+    # The chat model reads no pictures or recordings; a placeholder keeps the order of question and answer intact.
     modalities = turn.request.modalities
     return "(a picture)" if "image" in modalities else "(a recording)" if "audio" in modalities else ""
 
 
 def _described_answer(turn: Turn) -> str:
+    """Returns the labels and item titles of an answer without text."""
     names = [part.label for part in turn.response if isinstance(part, LabelPart)]
     names += [part.title for part in turn.response if isinstance(part, ItemPart)]
     return ", ".join(names)

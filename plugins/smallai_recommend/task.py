@@ -90,7 +90,7 @@ class Recommendation(LearningTask):
     accepts = (frozenset({"text"}),)
     options_type: ClassVar[type[RecommendOptions]] = RecommendOptions
     primary_metric: ClassVar[str] = "NDCG@10"
-    least_examples: ClassVar[int] = 4
+    min_examples: ClassVar[int] = 4
     utterances: ClassVar[tuple[str, ...]] = (
         "what should I watch",
         "what shall I read next",

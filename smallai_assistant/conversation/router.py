@@ -1,4 +1,4 @@
-"""Choose the task for a message: by name, by hook, by modality, by what the text wants."""
+"""Chooses the task for a message: by name, by modality, by a plugin's hook, or by the intent of the text."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ if TYPE_CHECKING:
     from smallai_assistant.engines.base import FloatArray
 
 DIALOGUE = "text-generation"
-_NEIGHBOURS = 3  # a task's score is the mean similarity of its nearest examples: one odd example decides nothing
-_MAX_INTENT_CHARS = 1_000  # what a text wants stands at its beginning or not at all
+# A task's score is the mean similarity of its nearest example utterances. With three of them, one odd example does not
+# decide; `bench/intents_tune.jsonl` was used to choose it and the threshold.
+_NEIGHBOURS = 3
+_MAX_INTENT_CHARS = 1_000  # people say what they want at the beginning, before they paste a text
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The chosen task and what the user should know about the choice."""
+    """The chosen task, and what the user should know about the choice."""
 
     task: Task
     notices: tuple[Notice, ...] = ()
@@ -35,8 +37,8 @@ class Router:
     """Routes messages to tasks.
 
     Args:
-        embedding: the model that compares a text with the tasks' example utterances.
-        threshold: cosine similarity below which a text is dialogue.
+        embedding: the model that compares a text with the example utterances of tasks.
+        threshold: the cosine similarity below which a text is dialogue.
     """
 
     def __init__(
@@ -47,17 +49,18 @@ class Router:
         self._embedding = embedding
         self._threshold = threshold
         self._lock = threading.Lock()
-        self._examples: dict[str, FloatArray] = {}
+        self._examples: dict[str, FloatArray] = {}  # task name -> vectors of its utterances
 
     def route(self, message: Message, task: str | None = None) -> Route:
-        """Chooses.
+        """Chooses the task for a message.
 
         Args:
-            task: the name of the task where the caller knows it.
+            task: the name of the task, if the caller knows it.
 
         Raises:
             NoTaskError: no task accepts the message.
             InvalidInput: the named task does not exist, or does not accept the message.
+            PluginError: a plugin's `choose_task` failed.
         """
         tasks = self._plugins.tasks
         if task is not None:
@@ -73,24 +76,33 @@ class Router:
         return self._by_intent(message, candidates)
 
     def _by_intent(self, message: Message, candidates: list[Task]) -> Route:
+        """Chooses by the text. A text that resembles no task's utterances is dialogue."""
         fallback = next((candidate for candidate in candidates if candidate.name == DIALOGUE), candidates[0])
         rivals = [candidate for candidate in candidates if candidate.utterances]
         text = message.text[:_MAX_INTENT_CHARS].strip()
         if not text or not any(rival is not fallback for rival in rivals):
-            return Route(fallback)
+            return Route(fallback)  # without loading a model
         try:
             scores = self.scores(text, rivals)
-        except ModelError as error:  # not here, damaged, no room for it: none may keep people from talking
+        except ModelError as error:
+            # The model was not pulled, is damaged, or has no memory. None of it may keep people from talking.
             return Route(fallback, (Notice("intent_unavailable", f"The message was taken as dialogue: {error}."),))
         best = max(scores, key=lambda name: scores[name])
         return Route(self._plugins.tasks[best] if scores[best] >= self._threshold else fallback)
 
     def scores(self, text: str, tasks: list[Task]) -> dict[str, float]:
-        """How much the text is like each task's utterances: mean cosine similarity of the nearest three."""
+        """How similar a text is to the utterances of tasks.
+
+        Returns:
+            Task name -> mean cosine similarity of the nearest three utterances, in [-1, 1].
+
+        Raises:
+            ModelError: the embedding model cannot be used.
+        """
         import numpy as np
 
         with self._models.lease(self._embedding, EmbeddingModel) as model:
-            with self._lock:
+            with self._lock:  # the first message embeds the utterances, once, also if several come at the same time
                 for task in tasks:
                     if task.name not in self._examples:
                         self._examples[task.name] = model.embed(task.utterances)
@@ -117,6 +129,7 @@ def _listed(message: Message) -> str:
 
 
 def _offer(tasks: Mapping[str, Task]) -> str:
+    """The hint of NoTaskError: what each task takes."""
     if not tasks:
         return "no plugin is loaded: see `smallai plugins`"
     return "tasks: " + "; ".join(

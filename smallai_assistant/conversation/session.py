@@ -1,4 +1,4 @@
-"""One conversation, and the answers it gives to read."""
+"""A conversation, and its answers that can be read while they are made."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from smallai_assistant.errors import AssistantError, Busy
 from smallai_assistant.feedback import Feedback, Receipt
 from smallai_assistant.types import Content, Message, Notice, Part, TextPart, Turn
 
-DEFAULT_SOURCE = "local"
-_CLOSE_PATIENCE_S = 10.0
+DEFAULT_SOURCE = "local"  # the source of feedback in a session without a user
+_CLOSE_PATIENCE_S = 10.0  # a plugin that does not stop must not keep the caller in `close` forever
 
 
 class Session:
-    """A conversation: what was said before is known to the next turn. One answer at a time."""
+    """A conversation. Each turn knows the earlier ones. It makes one answer at a time."""
 
     def __init__(self, services: Services, *, session_id: str, user_id: str | None, history: list[Turn]) -> None:
         self._services = services
         self._conversation = Conversation(session_id, user_id, history)
-        self._current: weakref.ref[Response] | None = None
+        self._current: weakref.ref[Response] | None = None  # weak, so that dropping a response stops its work
 
     @property
     def id(self) -> str:
-        """Resumes the conversation through `Assistant.session(session_id=...)`."""
+        """The conversation's id. `Assistant.session(session_id=...)` resumes it."""
         return self._conversation.id
 
     @property
     def user_id(self) -> str | None:
-        """Whose conversation it is."""
+        """The user whose conversation it is, None if no user was named."""
         return self._conversation.user_id
 
     @property
@@ -48,21 +48,24 @@ class Session:
         options: Mapping[str, Any] | None = None,
         timeout_s: float | None = None,
     ) -> Response:
-        """Prepares an answer; the work starts when the response is first read.
+        """Prepares an answer. The work starts when the response is first read.
 
         Args:
-            content: text (`str`), a file (`Path`), a part, a list of those, or a Message.
-            task: the task's name; None lets the router choose.
-            options: values for the task's options, over those of the configuration.
-            timeout_s: after that many seconds reading raises Cancelled and the compute stops.
+            content: a text (`str`), a file (`Path`), a part, a list of these, or a Message.
+            task: the name of a task; None lets the router choose.
+            options: values for the task's options. They override the configuration.
+            timeout_s: the time limit of the answer, counted from now. When it has passed, reading raises Cancelled and
+                the computation stops.
 
         Raises:
             InvalidInput: the content cannot be used.
-            Busy: the answer before is still running.
+            Busy: the previous answer is still being made.
+
+        Errors of routing and of the task are raised when the response is read.
         """
         before = self._current() if self._current is not None else None
         if before is not None and before.is_running:
-            raise Busy("the answer before is still running", hint="read it to its end or close() it")
+            raise Busy("the previous answer is still being made", hint="read it to its end or close() it")
         message = Message.of(content)
         run = Run(self._services, self._conversation, message, task=task, options=options or {})
         response = Response(run, self, timeout_s=timeout_s)
@@ -72,17 +75,20 @@ class Session:
     def give_feedback(
         self, turn_id: str, *, good: bool | None = None, correction: str | None = None, comment: str = ""
     ) -> Receipt:
-        """Says what an answer was like; returns once it is on disk, and the next turn knows.
+        """Judges an answer. Returns after the feedback is on disk; the next turn takes it into account.
 
-        For more, such as clicks, give a `Feedback` to `Assistant.give_feedback`.
+        For other kinds of feedback, such as clicks, give a `Feedback` to `Assistant.give_feedback`.
 
         Args:
-            good: thumb up or down.
+            good: thumb up or thumb down.
             correction: what the answer should have been.
-            comment: why.
+            comment: the reason, for people.
+
+        Returns:
+            What was stored, and what changed at once.
 
         Raises:
-            InvalidInput: there is no such turn, or nothing was said.
+            InvalidInput: there is no such turn, or the feedback says nothing.
             StoreError: it could not be stored.
         """
         given = Feedback(
@@ -92,9 +98,10 @@ class Session:
 
 
 class Response:
-    """An answer: iterate it (`for` or `async for`) for its parts as they come, or read `text`, which waits.
+    """An answer. Iterate it with `for` or `async for` to get its parts as they are made, or read `text`, which waits.
 
-    Reading starts the work. `close()`, or dropping the response, stops it.
+    Reading starts the work. Closing or dropping the response stops it. Reading may raise any AssistantError of the
+    routing or of the task, and raises the same error again if it is repeated.
     """
 
     def __init__(self, run: Run, session: Session, *, timeout_s: float | None = None) -> None:
@@ -104,9 +111,10 @@ class Response:
         self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
         self._error: BaseException | None = None
         self._is_finished = False
-        weakref.finalize(self, run.cancel)
+        weakref.finalize(self, run.cancel)  # a response that nobody can read any more must not use the processor
 
     def __iter__(self) -> Iterator[Part]:
+        # By position, so that a second iteration yields the parts from the beginning.
         position = 0
         while position < len(self._parts) or self._pull():
             yield self._parts[position]
@@ -115,10 +123,12 @@ class Response:
     async def __aiter__(self) -> AsyncIterator[Part]:
         position = 0
         try:
+            # Waiting for a part blocks, so it happens on another thread and the event loop stays free.
             while position < len(self._parts) or await asyncio.to_thread(self._pull):
                 yield self._parts[position]
                 position += 1
         finally:
+            # Leaving the loop early, for example because a web client disconnected, stops the work.
             if not self._is_finished:
                 self._run.cancel()
 
@@ -130,7 +140,7 @@ class Response:
 
     @property
     def is_running(self) -> bool:
-        """Whether the work has begun and not ended."""
+        """Whether the work has begun and has not ended."""
         return self._run.is_running
 
     @property
@@ -140,7 +150,7 @@ class Response:
 
     @property
     def text(self) -> str:
-        """The whole text of the answer; of the reply, where a spoken message was transcribed and answered."""
+        """The whole text of the answer. If a spoken message was transcribed and answered, it is that of the reply."""
         self._drain()
         return "".join(part.text for part in self._parts if isinstance(part, TextPart))
 
@@ -152,21 +162,21 @@ class Response:
 
     @property
     def details(self) -> Mapping[str, Any]:
-        """Facts: `model`, `n_completion_tokens`, `language` ..., see `Details`."""
+        """Facts about the answer, such as `model`, `n_completion_tokens` and `language`; see `Details`."""
         self._drain()
         return dict(self._run.details)
 
     @property
     def timings(self) -> Mapping[str, float]:
-        """Seconds: `route_s`, `first_part_s`, `total_s`."""
+        """Durations in seconds: `route_s`, `first_part_s` and `total_s`."""
         self._drain()
         return dict(self._run.timings)
 
     @property
     def turns(self) -> tuple[Turn, ...]:
-        """The stored turns: one, or two where a spoken message was transcribed and answered.
+        """The stored turns; it waits until they are on disk.
 
-        Returns once they are on disk.
+        There is one, or two if a spoken message was transcribed and answered.
 
         Raises:
             StoreError: they could not be stored.
@@ -176,15 +186,19 @@ class Response:
 
     @property
     def turn(self) -> Turn:
-        """The stored turn of the answer; returns once it is on disk."""
+        """The stored turn of the answer; it waits until it is on disk.
+
+        Raises:
+            StoreError: it could not be stored.
+        """
         return self.turns[-1]
 
     def rate(self, *, good: bool | None = None, correction: str | None = None, comment: str = "") -> Receipt:
-        """Says what the answer was like; see `Session.give_feedback`."""
+        """Judges this answer; see `Session.give_feedback`."""
         return self._session.give_feedback(self.turn.id, good=good, correction=correction, comment=comment)
 
     def close(self) -> None:
-        """Stops the compute and waits until it has stopped; what came is kept and stored. Twice is once."""
+        """Stops the computation and waits until it has stopped. The parts so far are kept and stored. Idempotent."""
         self._run.cancel()
         self._run.wait(_CLOSE_PATIENCE_S)
         self._is_finished = True
@@ -194,7 +208,7 @@ class Response:
             pass
 
     def _pull(self) -> bool:
-        """Waits for one more part; False at the end."""
+        """Waits for one more part. Returns False at the end."""
         if self._error is not None:
             raise self._error
         if self._is_finished:
@@ -204,7 +218,7 @@ class Response:
         except AssistantError as error:
             self._error = error
             raise
-        except BaseException:
+        except BaseException:  # Ctrl-C while waiting
             self._run.cancel()
             raise
         if item is None:

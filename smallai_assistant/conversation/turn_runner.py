@@ -1,4 +1,4 @@
-"""One answer: route, run, record, in a thread of its own."""
+"""Makes one answer on its own thread: routes the message, runs the task, records the turn."""
 
 from __future__ import annotations
 
@@ -41,7 +41,15 @@ _PARTS = (TextPart, ImagePart, AudioPart, LabelPart, SegmentPart, ItemPart)
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What a session needs of its assistant."""
+    """What a session needs from its assistant.
+
+    Attributes:
+        options: task name -> options from the configuration.
+        reply_to_speech: whether the transcript of a spoken message is answered, too.
+        turn_finished: called after a turn is stored.
+        first_notices: returns the notices that only the first answer carries.
+        give_feedback: stores feedback and lets the task learn from it.
+    """
 
     router: Router
     models: ModelRuntime
@@ -55,7 +63,7 @@ class Services:
 
 @dataclass(slots=True)
 class Conversation:
-    """The state of a session: whose it is, and the turns so far, oldest first."""
+    """The state of a session: its user, and the turns so far, oldest first."""
 
     id: str
     user_id: str | None
@@ -64,7 +72,7 @@ class Conversation:
 
 @dataclass(slots=True)
 class _Collected:
-    """What one task said so far."""
+    """What one task has yielded so far."""
 
     parts: list[Part] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)
@@ -72,12 +80,19 @@ class _Collected:
 
 
 class _End:
+    """The last item in the queue of a run."""
+
     def __init__(self, error: BaseException | None) -> None:
         self.error = error
 
 
 class Run:
-    """The work behind a response, in a thread of its own: a fault or a hang of a plugin stays there."""
+    """The work behind a response, on its own thread, so that a plugin that hangs holds up only its own answer.
+
+    Attributes:
+        notices: of all tasks that ran; complete at the end, as are `details` and `timings`.
+        stored: for each task that ran, the turn that the store returns when it is on disk.
+    """
 
     def __init__(
         self,
@@ -104,28 +119,34 @@ class Run:
 
     @property
     def is_running(self) -> bool:
+        """Whether the thread has started and has not ended."""
         return self._thread is not None and self._thread.is_alive()
 
     def cancel(self) -> None:
+        """Asks the task to stop; returns at once."""
         self._cancelled.set()
 
     def wait(self, timeout_s: float) -> None:
+        """Waits until the thread has ended, at most `timeout_s`."""
         if self._thread is not None:
             self._thread.join(timeout_s)
 
     def next_part(self, deadline: float | None) -> Part | None:
-        """The next part, None at the end.
+        """Waits for the next part; None at the end. The first call starts the work.
+
+        Args:
+            deadline: on the clock of `time.monotonic`.
 
         Raises:
             Cancelled: the deadline passed.
-            AssistantError: what the task raised.
+            AssistantError: the routing or the task failed.
         """
         if self._thread is None:
             if self._cancelled.is_set():
                 return None
             thread = threading.Thread(target=self._work, name="turn", daemon=True)
             thread.start()
-            self._thread = thread  # only now: another thread that closes the answer joins what it finds here
+            self._thread = thread  # after the start, because another thread may close the answer and join what is here
         try:
             wait_s = None if deadline is None else max(0.0, deadline - time.monotonic())
             item = self._queue.get(timeout=wait_s)
@@ -133,7 +154,7 @@ class Run:
             self.cancel()
             raise Cancelled("the answer took longer than its timeout_s", hint="allow more time") from None
         if isinstance(item, _End):
-            self._thread.join()
+            self._thread.join()  # so that the session is not busy when the reader sends the next message
             if item.error is not None:
                 raise item.error
             return None
@@ -148,13 +169,13 @@ class Run:
                 self._answer(Message.of(transcript), None)
         except AssistantError as raised:
             error = raised
-        except BaseException as raised:  # a defect of ours, still no silent hang for the reader
+        except BaseException as raised:  # a defect of the host; without this, the reader would wait forever
             error = AssistantError(f"internal error: {type(raised).__name__}: {raised}", hint="please report it")
             error.__cause__ = raised
         self._queue.put(_End(error))
 
     def _answer(self, message: Message, name: str | None) -> str | None:
-        """Routes, runs and records one turn. Returns the transcript where it is to be answered."""
+        """Routes, runs and records one turn. Returns the transcript if it is to be answered next, else None."""
         begun = time.perf_counter()
         route = self._services.router.route(message, name)
         self.timings["route_s"] = time.perf_counter() - begun
@@ -163,6 +184,7 @@ class Run:
         request = Request(
             message=message,
             history=tuple(self._conversation.history),
+            # The options of the call are for the task of the message, not for the task that answers its transcript.
             options=make_options(task.options_type, self._options, base=self._services.options[task.name])
             if name is not None or message is self._message
             else self._services.options[task.name],
@@ -177,7 +199,7 @@ class Run:
                 self._run_task(task, request, collected, is_transcript=is_transcript)
         except AssistantError as raised:
             error = raised
-        self._record(message, task, collected, error)
+        self._record(message, task, collected, error)  # a turn that failed is stored as well, with the error's code
         if error is not None:
             raise error
         transcript = "".join(part.text for part in collected.parts if isinstance(part, TextPart)).strip()
@@ -196,6 +218,7 @@ class Run:
                     case _:
                         self.timings.setdefault("first_part_s", time.perf_counter() - self._begun_at)
                         out.parts.append(item)
+                        # The text of a transcript is the next message; the response's text is that of the reply.
                         if not (is_transcript and isinstance(item, TextPart)):
                             self._queue.put(item)
                 if self._cancelled.is_set():
@@ -205,9 +228,10 @@ class Run:
         except BaseException as error:
             raise PluginError(
                 f"the task {task.name!r} raised {type(error).__name__}: {error}",
-                hint="this is a defect of the plugin; the assistant goes on",
+                hint="this is a defect of the plugin; the assistant still works",
             ) from error
         finally:
+            # Closing runs the task's `finally` on this thread, now, and not when the generator is collected.
             close = getattr(stream, "close", None)
             if close is not None:
                 close()
@@ -232,7 +256,7 @@ class Run:
             timings=dict(self.timings),
             error=error.code if error is not None else Cancelled.code if was_cut else None,
         )
-        if error is None:
+        if error is None:  # a failed turn would teach the next one nothing
             self._conversation.history.append(turn)
         stored = self._services.turns.add_turn(turn)
         stored.add_done_callback(self._announce)
@@ -244,6 +268,7 @@ class Run:
 
 
 def _checked_stream(task: Task, stream: Any) -> Iterator[StreamItem]:
+    """Yields the items of a task's stream. Raises PluginError for anything that a task must not yield."""
     contract = f"{type(task).__name__}.run must be a generator of parts, Notice and Details"
     if not isinstance(stream, Iterator):
         raise PluginError(f"{contract}; it returned {stream!r}")
@@ -254,7 +279,7 @@ def _checked_stream(task: Task, stream: Any) -> Iterator[StreamItem]:
 
 
 def _joined(parts: list[Part]) -> tuple[Part, ...]:
-    """Runs of text deltas as one part each, the rest as it is."""
+    """Joins adjacent text deltas to one part; other parts stay as they are."""
     out: list[Part] = []
     run: list[str] = []
     for part in parts:

@@ -1,7 +1,7 @@
-"""The shape of an engine and of the models it loads.
+"""The base classes of engines and of the models that they load.
 
-A loaded model owns one thread; everything that touches its weights runs there. Streams are generators that the
-thread advances one step at a time, in turn, so a long answer does not keep a short one waiting.
+A loaded model owns one thread, and everything that touches its weights runs there. Streams are generators. The thread
+advances them one step at a time, in turn, so a long answer does not delay a short one.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class ModelSpec:
 
     Args:
         name: a catalogue name, a local folder or file, or a hub id `owner/name`.
-        task: the transformers pipeline id of what it is for; the engine is chosen by it and by the files.
-        quantization: `int8` and `nf4` are bitsandbytes'; `none` keeps the stored weights.
-        dtype: the compute dtype, a torch name; `auto` is bfloat16 for text models, float32 for the rest.
-        revision: of a hub id; a full commit hash pins it.
-        engine: the engine's name; None lets the files decide.
+        task: the transformers pipeline id of its purpose, such as `text-generation`.
+        quantization: `int8` and `nf4` are those of bitsandbytes; `none` keeps the stored weights.
+        dtype: the compute dtype, a torch name; `auto` is bfloat16 for text models and float32 for all others.
+        revision: the revision of a hub id; a full commit hash pins it.
+        engine: the name of an engine; None takes the first engine that can load the files.
     """
 
     name: str
@@ -54,12 +54,14 @@ class ModelSpec:
 
 
 class LoadedModel(ABC):
-    """A model in memory. Subclasses hold the weights and set `n_bytes` to what they measured.
+    """A model in memory. A subclass holds the weights and sets `n_bytes` to the measured size.
+
+    Run everything that touches the weights through `call` or `stream`, which put it on the model's thread.
 
     Attributes:
-        spec: what was asked for.
+        spec: the request that it was loaded for.
         device: a torch device string, such as `cpu` or `cuda:0`.
-        n_bytes: measured bytes of weights and buffers on the device.
+        n_bytes: measured bytes of weights and buffers on the device. The runtime counts them against its budget.
     """
 
     def __init__(self, spec: ModelSpec, *, device: str, n_bytes: int) -> None:
@@ -70,8 +72,11 @@ class LoadedModel(ABC):
 
     @staticmethod
     def measure(tensors: Iterable[Any]) -> int:
-        """Bytes behind torch tensors, each storage once, the quantization state of bitsandbytes parameters included."""
-        seen: dict[tuple[str, int], int] = {}
+        """The bytes of torch tensors, including the quantization state of bitsandbytes parameters.
+
+        Tensors that share a storage, such as tied embeddings, are counted once.
+        """
+        seen: dict[tuple[str, int], int] = {}  # (device, address) -> bytes
 
         def count(tensor: Any) -> None:
             if not hasattr(tensor, "untyped_storage"):
@@ -81,51 +86,70 @@ class LoadedModel(ABC):
 
         for tensor in tensors:
             count(tensor)
-            state = getattr(tensor, "quant_state", None)  # 4 bits: the scales, and the scales of the scales
+            # nf4 keeps the scales of its blocks, and with double quantization (`state2`) the scales of the scales.
+            state = getattr(tensor, "quant_state", None)
             while state is not None:
                 for name in ("absmax", "code", "offset"):
                     count(getattr(state, name, None))
                 state = getattr(state, "state2", None)
-            for name in ("CB", "SCB"):  # 8 bits
+            for name in ("CB", "SCB"):  # int8: the quantized matrix and the scale of each row
                 count(getattr(tensor, name, None))
         return sum(seen.values())
 
     def call(self, function: Callable[[], T]) -> T:
-        """Runs `function` on the model's thread between the steps of running streams, and waits for it."""
+        """Runs `function` on the model's thread, between the steps of running streams, and returns its result.
+
+        Raises:
+            Cancelled: the model was closed.
+        """
         return self._thread.call(function)
 
     def stream(self, steps: Iterator[T], *, in_background: bool = False) -> Iterator[T]:
-        """Advances `steps` on the model's thread and yields what it yields; closing the result closes `steps`.
+        """Advances `steps` on the model's thread and yields its items. Closing the result closes `steps`.
 
         Args:
-            in_background: steps of the other streams go first: for what nobody waits for, such as an evaluation.
+            in_background: whether the steps of other streams go first. For work that nobody waits for, such as an
+                evaluation.
+
+        Raises:
+            Cancelled: the model was closed.
         """
         return self._thread.stream(steps, in_background=in_background)
 
     def retire_adapter(self, adapter_id: str) -> None:  # noqa: B027  (a model without adapters has nothing to do)
-        """An adapter no longer serves: drop it and what was computed with it once the last stream with it has ended."""
+        """Tells the model that an adapter no longer serves new answers.
+
+        The model drops the adapter, and everything it computed with it, after the last stream that uses it has ended.
+        """
 
     def close(self) -> None:
         """Stops the thread and drops the weights. The runtime calls it when no lease is left."""
-        self._thread.close()
+        self._thread.close()  # first, so that no step finds the weights gone
         self.release()
 
     @abstractmethod
     def release(self) -> None:
-        """Drops every reference to the weights."""
+        """Drops all references to the weights, so that their memory can be freed."""
 
 
 class TextModel(LoadedModel):
     """A causal language model with a chat template.
 
     A chat message is `{"role": "system" | "user" | "assistant", "content": str}`.
+
+    Attributes:
+        context_tokens: the maximum number of tokens of prompt and answer together.
     """
 
     context_tokens: int
 
     @abstractmethod
     def count_tokens(self, messages: Sequence[dict[str, str]]) -> int:
-        """Tokens of the prompt that the template makes of `messages`, generation prompt included."""
+        """The number of prompt tokens that the template makes of `messages`, including the generation prompt.
+
+        Raises:
+            InvalidInput: the template refuses the messages, or the text holds half a surrogate pair.
+        """
 
     @abstractmethod
     def generate(
@@ -137,16 +161,18 @@ class TextModel(LoadedModel):
         adapter: Adapter | None = None,
         steering: Steering | None = None,
     ) -> TextStream:
-        """Streams the answer as text deltas; ends early once `cancel` is set.
+        """Streams the answer as text deltas.
 
         Args:
-            adapter: LoRA weights to answer with, from the first token to the last; None for the bare base.
-            steering: what the answer should take up and what it should not say again.
+            cancel: the stream ends at the next step after it is set.
+            adapter: the LoRA weights for the whole answer; None for the bare base.
+            steering: what the answer should contain, and what it should not repeat.
 
         Raises:
             AdapterMismatch: the adapter's weights do not fit the model (raised by the stream).
             InputTooLarge: the prompt fills the context.
-            InvalidInput: the text holds half a surrogate pair.
+            InvalidInput: the template refuses the messages, or the text holds half a surrogate pair.
+            OutOfMemory: the device has no memory for the answer (raised by the stream).
         """
 
     def complete(
@@ -156,12 +182,12 @@ class TextModel(LoadedModel):
         *,
         adapter: Adapter | None = None,
     ) -> list[str]:
-        """The likeliest answer to each chat, for evaluation; engines that can compute several at once do.
+        """Answers each chat with greedy decoding, for evaluation. It runs in the background of streamed answers.
 
-        It takes its steps while no answer is streamed.
+        This default answers one chat after the other; an engine may compute several at once.
 
         Args:
-            options: as for greedy decoding; `max_tokens` and `repetition_penalty` count.
+            options: only `max_tokens` and `repetition_penalty` count.
         """
         return ["".join(self.generate(chat, options, adapter=adapter)) for chat in chats]
 
@@ -175,20 +201,21 @@ class TextModel(LoadedModel):
     ) -> list[float]:
         """The log probability of each text as the answer to its chat, in nats, summed over its tokens.
 
-        It takes its steps while no answer is streamed.
+        It runs in the background of streamed answers.
 
         Args:
-            with_end: also that the answer ends there.
+            pairs: chats and texts.
+            with_end: whether to add the log probability that the answer ends after the text.
         """
 
 
 @dataclass(slots=True)
 class GenerationFacts:
-    """What is known of an answer; complete once its stream has ended.
+    """Facts about one generated answer. They are complete after its stream has ended.
 
     Attributes:
-        stop_reason: `stop`, `length` (of the answer or of the context) or `cancelled`.
-        notices: what the user should know about how it was made.
+        stop_reason: `stop`, `length` (`max_tokens` or the context is used up) or `cancelled`.
+        notices: what the user should know, such as a retry after memory ran out.
     """
 
     n_prompt_tokens: int
@@ -198,39 +225,41 @@ class GenerationFacts:
 
 
 class TextStream(Iterator[str]):
-    """Text deltas, none of them empty, and the `facts`."""
+    """The text deltas of an answer, none of them empty, and the `facts` about it."""
 
     def __init__(self, deltas: Iterator[str], facts: GenerationFacts) -> None:
         self._deltas = deltas
         self.facts = facts
 
     def __next__(self) -> str:
+        # The decoder yields once per step, also when a step completes no character. Readers want text.
         while not (delta := next(self._deltas)):
             pass
         return delta
 
     def close(self) -> None:
-        """Stops the compute."""
+        """Stops the computation."""
         close = getattr(self._deltas, "close", None)
         if close is not None:
             close()
 
 
 class EmbeddingModel(LoadedModel):
-    """A model of sentence vectors."""
+    """A model that turns texts into sentence vectors."""
 
     n_dimensions: int
 
     @abstractmethod
     def embed(self, texts: Sequence[str]) -> FloatArray:
-        """float32, shape (n_texts, n_dimensions), each row of length 1."""
+        """The vectors of the texts: float32, shape (n_texts, n_dimensions), each row of length 1."""
 
 
 class ImageModel(LoadedModel):
-    """An image classifier with a usable embedding.
+    """An image classifier that also gives its embedding.
 
     Attributes:
         labels: class names; the position is the class index.
+        n_dimensions: the length of an embedding.
     """
 
     labels: tuple[str, ...]
@@ -238,11 +267,15 @@ class ImageModel(LoadedModel):
 
     @abstractmethod
     def classify(self, images: Sequence[ImageArray]) -> FloatArray:
-        """Calibrated probabilities, float32, shape (n_images, n_classes), of RGB pictures uint8 (height, width, 3)."""
+        """The probability of each class: float32, shape (n_images, n_classes).
+
+        Args:
+            images: RGB pictures, uint8, shape (height, width, 3); sizes may differ.
+        """
 
     @abstractmethod
     def embed(self, images: Sequence[ImageArray]) -> FloatArray:
-        """float32, shape (n_images, n_dimensions), not normalized."""
+        """The embeddings: float32, shape (n_images, n_dimensions), not normalized."""
 
 
 class ImageTextModel(LoadedModel):
@@ -250,30 +283,33 @@ class ImageTextModel(LoadedModel):
 
     @abstractmethod
     def match(self, images: Sequence[ImageArray], texts: Sequence[str]) -> FloatArray:
-        """How well each text fits each picture among the texts: float32, shape (n_images, n_texts), rows sum to 1.
+        """How well each text fits each picture, compared with the other texts.
 
         Args:
-            images: RGB pictures, uint8, shape (height, width, 3).
-            texts: class names; the model's own prompt is put around them.
+            images: RGB pictures, uint8, shape (height, width, 3); sizes may differ.
+            texts: class names; the model puts its own prompt around them.
+
+        Returns:
+            Shares, float32, shape (n_images, n_texts). Each row sums to 1.
         """
 
 
 class Engine(ABC):
-    """Loads models of one kind of file.
+    """Loads models of one file format.
 
     Attributes:
-        name: stable, such as `transformers`.
+        name: stable, such as `transformers`; users write it into `ModelSpec.engine`.
     """
 
     name: str
 
     @abstractmethod
     def can_load(self, spec: ModelSpec, folder: Path) -> bool:
-        """Whether this engine knows the files in `folder`; cheap, reads at most a config file."""
+        """Whether this engine can load the files in `folder`. It is cheap: it reads a config file at most."""
 
     @abstractmethod
     def estimate_bytes(self, spec: ModelSpec, folder: Path) -> int:
-        """Bytes the loaded model will need, from file headers, before loading; within about 20 %."""
+        """The bytes that the loaded model will need, to within about 20 %, computed from file headers."""
 
     @abstractmethod
     def load(
@@ -282,9 +318,10 @@ class Engine(ABC):
         """Loads the model.
 
         Args:
-            progress: call it with what is going on and the fraction done in [0, 1].
+            folder: the folder of its files; they are not trusted.
+            progress: call it with what is going on and the fraction done, in [0, 1].
 
         Raises:
             ModelInvalid: a file is malformed or unsafe.
-            OutOfMemory: the device refused the memory.
+            OutOfMemory: the device has no memory for the model.
         """

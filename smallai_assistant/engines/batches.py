@@ -1,6 +1,7 @@
-"""Many prompts at once, for evaluation: answers, and how likely given answers are.
+"""Evaluation of many prompts at once: greedy answers, and the log probabilities of given answers.
 
-One forward of the whole batch a step, so that an answer that somebody waits for goes in between.
+Both are generators that yield after every forward pass of a batch. Between two passes the model's thread can compute
+the steps of an answer that somebody waits for.
 """
 
 from __future__ import annotations
@@ -12,19 +13,19 @@ from typing import Any
 from smallai_assistant.engines.decoding import Network
 from smallai_assistant.engines.generation import GenerationOptions
 
-BATCH = 16
-_CHOICES = 8  # completions that share a prompt in one forward
-Completion = tuple[Sequence[int], Sequence[int]]  # prompt and completion, in token ids
+BATCH = 16  # prompts in one forward pass; more of them make the pass longer than an answer's step should wait
+_CHOICES = 8  # completions of one prompt in one forward pass
+Completion = tuple[Sequence[int], Sequence[int]]  # token ids of a prompt and of its completion
 
 
 def complete(
     network: Network, prompts: Sequence[Sequence[int]], options: GenerationOptions, *, batch: int = BATCH
 ) -> Iterator[list[str] | None]:
-    """The likeliest continuation of each prompt: yields None once a step, and the texts at the end.
+    """Continues each prompt with greedy decoding. Yields None after every step, and the texts at the end.
 
     Args:
-        options: `max_tokens` and `repetition_penalty` count; the rest is that of greedy decoding.
-        batch: prompts at once.
+        options: only `max_tokens` and `repetition_penalty` count.
+        batch: the number of prompts in one forward pass.
     """
     texts = [""] * len(prompts)
     for rows in _batches([len(prompt) for prompt in prompts], batch):
@@ -33,21 +34,22 @@ def complete(
             said = step
             yield None
         for row, ids in zip(rows, said, strict=True):
-            texts[row] = network.detokenize(ids).rstrip("\ufffd")  # a character that never came whole
+            texts[row] = network.detokenize(ids).rstrip("\ufffd")  # the last character may be incomplete
     yield texts
 
 
 def log_likelihoods(network: Network, pairs: Sequence[Completion]) -> Iterator[list[float] | None]:
-    """The log probability of each completion after its prompt, in nats, summed over its tokens; steps as above.
+    """The log probability of each completion given its prompt, in nats, summed over its tokens.
 
-    A prompt that several completions follow, as the choices follow a question, is read once for up to 8 of them.
+    Yields None after every step, and the values at the end. Completions that share a prompt, such as the choices of a
+    question, are computed together: up to 8 of them share one pass over the prompt.
     """
-    found = [0.0] * len(pairs)
+    found = [0.0] * len(pairs)  # an empty completion has probability 1
     places: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
     for place, (prompt, completion) in enumerate(pairs):
         if completion:
             places[tuple(prompt)].append(place)
-    groups = [each[start : start + _CHOICES] for each in places.values() for start in range(0, len(each), _CHOICES)]
+    groups = [same[start : start + _CHOICES] for same in places.values() for start in range(0, len(same), _CHOICES)]
     alone = [group[0] for group in groups if len(group) == 1]
     shared = [group for group in groups if len(group) > 1]
     for rows in _batches([len(pairs[place][0]) + len(pairs[place][1]) for place in alone], BATCH):
@@ -55,6 +57,7 @@ def log_likelihoods(network: Network, pairs: Sequence[Completion]) -> Iterator[l
         for place, value in zip(batch, _likelihoods(network, [pairs[place] for place in batch]), strict=True):
             found[place] = value
         yield None
+    # Half as many prompts, because each of them is repeated for its completions.
     for rows in _batches([len(pairs[group[0]][0]) for group in shared], BATCH // 2):
         batches = [shared[row] for row in rows]
         values = _likelihoods_of_choices(network, [[pairs[place] for place in group] for group in batches])
@@ -67,16 +70,18 @@ def log_likelihoods(network: Network, pairs: Sequence[Completion]) -> Iterator[l
 def _likelihoods(network: Network, pairs: Sequence[Completion]) -> list[float]:
     import torch
 
+    # Logits of the whole prompt would take n_tokens x n_vocabulary floats; only the completions' places are needed.
+    # Padding is on the left, so that every completion ends in the last column.
     n_kept = max(len(completion) for _, completion in pairs) + 1
     with torch.inference_mode():
         whole = [[*prompt, *completion] for prompt, completion in pairs]
         out = _forward(network, *_padded(whole, network.device), logits_to_keep=n_kept)
         logits = [out.logits[row, -len(completion) - 1 : -1] for row, (_, completion) in enumerate(pairs)]
-        return [_summed(each, completion) for each, (_, completion) in zip(logits, pairs, strict=True)]
+        return [_summed(rows, completion) for rows, (_, completion) in zip(logits, pairs, strict=True)]
 
 
 def _likelihoods_of_choices(network: Network, groups: Sequence[Sequence[Completion]]) -> list[float]:
-    """Of each pair, in order; within a group the prompt is the same."""
+    """The log probability of each pair, in order. The pairs of a group share their prompt."""
     import torch
 
     pairs = [pair for group in groups for pair in group]
@@ -87,7 +92,8 @@ def _likelihoods_of_choices(network: Network, groups: Sequence[Sequence[Completi
         logits = out.logits[prompt_of]
         if any(len(completion) > 1 for _, completion in pairs):
             out.past_key_values.batch_select_indices(prompt_of)
-            # Padded on the right, where nothing that counts sees it.
+            # Padded on the right with token 0: attention is causal, so no token of the completion sees the padding.
+            # The last token of a completion is left out, because nothing is predicted from it.
             longest = max(len(completion) for _, completion in pairs) - 1
             rest = [[*completion[:-1], *[0] * (longest + 1 - len(completion))] for _, completion in pairs]
             more = torch.tensor(rest, device=network.device)
@@ -98,7 +104,11 @@ def _likelihoods_of_choices(network: Network, groups: Sequence[Sequence[Completi
 
 
 def _summed(logits: Any, completion: Sequence[int]) -> float:
-    """The log probability of the tokens; `logits` are of the places that say each, shape (at least n, n_vocabulary)."""
+    """The log probability of the tokens, summed.
+
+    Args:
+        logits: the predictions of the tokens, shape (at least len(completion), n_vocabulary).
+    """
     import torch
 
     tokens = torch.tensor(list(completion), device=logits.device)
@@ -109,6 +119,7 @@ def _summed(logits: Any, completion: Sequence[int]) -> float:
 def _complete_batch(
     network: Network, prompts: list[Sequence[int]], options: GenerationOptions
 ) -> Iterator[list[list[int]]]:
+    """Yields the tokens so far of every prompt, after every step."""
     import torch
 
     ids, mask = _padded(prompts, network.device)
@@ -121,11 +132,13 @@ def _complete_batch(
         with torch.inference_mode():
             scores = out.logits[:, -1].float()
             if options.repetition_penalty != 1.0:
+                # As in `Sampler`: a negative score is multiplied, so that it becomes smaller too.
                 penalty = options.repetition_penalty
                 penalized = torch.where(scores > 0, scores / penalty, scores * penalty)
                 scores = torch.where(seen, penalized, scores)
             chosen = scores.argmax(-1)
             seen.scatter_(1, chosen[:, None], value=True)
+        # Rows that have ended stay in the batch, because taking them out would copy the whole cache.
         for row, token in enumerate(chosen.tolist()):
             if row not in running:
                 continue
@@ -143,12 +156,13 @@ def _complete_batch(
 
 def _forward(network: Network, ids: Any, mask: Any, **options: Any) -> Any:
     network.activate()
+    # Positions count from each row's first real token, so that left padding does not shift the rotary embedding.
     positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
     return network.module(input_ids=ids, attention_mask=mask, position_ids=positions, **options)
 
 
 def _padded(rows: Sequence[Sequence[int]], device: str) -> tuple[Any, Any]:
-    """Ids and mask, int64, shape (n_rows, longest), padded on the left."""
+    """Token ids and attention mask, int64, shape (n_rows, longest), padded on the left."""
     import torch
 
     longest = max(len(row) for row in rows)
@@ -158,7 +172,7 @@ def _padded(rows: Sequence[Sequence[int]], device: str) -> tuple[Any, Any]:
 
 
 def _seen(prompts: Sequence[Sequence[int]], n_vocabulary: int, device: str) -> Any:
-    """Which tokens stand in each prompt, bool, shape (n_prompts, n_vocabulary)."""
+    """Which tokens occur in each prompt: bool, shape (n_prompts, n_vocabulary)."""
     import torch
 
     seen = torch.zeros(len(prompts), n_vocabulary, dtype=torch.bool, device=device)
@@ -168,6 +182,6 @@ def _seen(prompts: Sequence[Sequence[int]], n_vocabulary: int, device: str) -> A
 
 
 def _batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
-    """Indices of rows of like length together: padding is computed for nothing."""
+    """Batches of row indices. Rows of similar length go together, because padding costs as much as real tokens."""
     order = sorted(range(len(lengths)), key=lambda row: lengths[row])
     return (order[start : start + size] for start in range(0, len(order), size))

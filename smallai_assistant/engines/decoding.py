@@ -1,7 +1,8 @@
-"""From prompt tokens to text: prefill in chunks, one token a step, text that is never half a character.
+"""From prompt tokens to text: prefill in chunks, then one token per step, as text without half characters.
 
-Our own loop instead of `model.generate`: a generator can be advanced step by step, so streams on one model take turns,
-a cancel is seen at the next step, and the cache of an answer serves the next turn of the same conversation.
+This loop replaces `model.generate` because a generator can be advanced step by step: streams on one model take turns,
+a cancel takes effect at the next step, and the cache of an answer is reused by the next turn of the conversation.
+`bench/decode.py` compares the two.
 """
 
 from __future__ import annotations
@@ -18,25 +19,28 @@ from smallai_assistant.engines.steering import Steer
 from smallai_assistant.errors import ModelInvalid, OutOfMemory
 from smallai_assistant.types import Notice
 
-# A step of prefill: short enough that others get their turn and a cancel is seen, long enough to be fast.
+# Tokens of one prefill step: few enough that other streams get their turn and a cancel takes effect soon, and enough
+# that the matrix products are efficient.
 _PREFILL_TOKENS = {"cpu": 128, "cuda": 1024}
-_RETRY_TOKENS = 32
-_REUSE_TOKENS = 16  # a shorter common beginning is not worth keeping
-_KEPT_CACHES = 4
-_KEPT_BYTES = 128 * 2**20
-_CHARACTER_TOKENS = 4  # UTF-8 has at most four bytes a character, byte-level vocabularies at most a token a byte
+_RETRY_TOKENS = 32  # after memory ran out
+_REUSE_TOKENS = 16  # a shorter common prefix is not worth a copy
+_KEPT_CACHES = 4  # conversations that take turns on one model
+_KEPT_BYTES = 128 * 2**20  # they do not count against the runtime's budget, so they stay small
+_CHARACTER_TOKENS = 4  # a character has at most four bytes in UTF-8, and a byte at most one token of its own
 
 
 @dataclass(slots=True)
 class Network:
-    """What decoding needs of a model.
+    """What decoding needs to know of a model, for one stream.
 
     Attributes:
         module: a causal language model of transformers.
-        detokenize: text of token ids, control tokens left out.
-        end_ids: tokens that end an answer.
-        activate: makes the next forward use the stream's adapter.
-        steer: what the answer should take up and avoid.
+        detokenize: turns token ids into text, without control tokens.
+        end_ids: the tokens that end an answer.
+        prefixes: the caches of earlier answers with the same adapter.
+        activate: makes the next forward pass use the stream's adapter. Call it before every pass, because the streams
+            between two steps may use other adapters.
+        steer: what the answer should contain and avoid.
     """
 
     module: Any
@@ -51,6 +55,8 @@ class Network:
 
 @dataclass(slots=True)
 class _Kept:
+    """The cache of one answer, and the tokens of prompt and answer that it holds."""
+
     ids: list[int]
     n_prompt: int
     cache: Any
@@ -59,24 +65,32 @@ class _Kept:
 
 @dataclass(slots=True)
 class PrefixCaches:
-    """Keys and values of recent answers: what a prompt has in common with one of them need not be computed again.
+    """Keys and values of recent answers, so that a prompt with the same beginning is not computed again.
 
-    At 16 bits, keys and values depend a little on how many tokens were computed together. A conversation that goes on
-    takes all that is kept of it; any other prompt takes whole chunks only, which are bit for bit those it would have
-    computed itself, so that the same question in a new conversation gets the same answer.
+    At 16 bits, keys and values depend slightly on how many tokens were computed together. A prompt that continues a
+    conversation reuses everything that is kept of it. Any other prompt reuses whole prefill chunks only: they are bit
+    for bit what it would have computed itself, so the same question in a new conversation gets the same answer.
 
-    All of it runs on the model's thread.
+    All methods run on the model's thread.
     """
 
-    _kept: list[_Kept] = field(default_factory=list)  # most recent last
+    _kept: list[_Kept] = field(default_factory=list)  # the most recent last
 
     @property
     def n_bytes(self) -> int:
-        """Bytes held, beside the weights."""
-        return sum(each.n_bytes for each in self._kept)
+        """The bytes of all kept caches."""
+        return sum(kept.n_bytes for kept in self._kept)
 
     def take(self, prompt: Sequence[int], chunk: int, new_cache: Callable[[], Any]) -> tuple[int, Any]:
-        """How many tokens of `prompt` are computed already, and a cache that holds just them."""
+        """Finds the longest prefix of `prompt` that is already computed.
+
+        Args:
+            chunk: tokens of one prefill step.
+            new_cache: makes an empty cache.
+
+        Returns:
+            The number of tokens of the prefix, and a cache that holds exactly these.
+        """
         best, n_common = None, 0
         for kept in self._kept:
             n = _n_common(kept.ids, prompt)
@@ -84,7 +98,9 @@ class PrefixCaches:
                 best, n_common = kept, n
         if best is None:
             return 0, new_cache()
-        if n_common > best.n_prompt:  # it goes on after the answer
+        if n_common > best.n_prompt:
+            # The prompt repeats the kept prompt and some of its answer: the same conversation. It may take the cache
+            # itself, because nobody else continues it.
             self._kept.remove(best)
             if len(best.ids) > n_common:
                 best.cache.crop(n_common - len(best.ids))
@@ -97,9 +113,10 @@ class PrefixCaches:
         return n_common, cache
 
     def keep(self, ids: list[int], n_prompt: int, cache: Any) -> None:
-        """Keeps the cache of a stream that has ended. Caches of models with sliding windows cannot be cropped back."""
+        """Keeps the cache of a stream that has ended, and drops the oldest ones beyond the limits."""
         from transformers.cache_utils import DynamicLayer
 
+        # The exact type, because a subclass for sliding windows has dropped keys that a crop would need.
         if not ids or any(type(layer) is not DynamicLayer or layer.keys is None for layer in cache.layers):
             return
         n_bytes = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
@@ -108,45 +125,48 @@ class PrefixCaches:
             del self._kept[0]
 
     def clear(self) -> None:
-        """Drops them all."""
+        """Drops all caches."""
         self._kept.clear()
 
 
 def _n_common(ids: Sequence[int], prompt: Sequence[int]) -> int:
-    limit = min(len(ids), len(prompt) - 1)  # the last token is always computed: its logits are wanted
+    limit = min(len(ids), len(prompt) - 1)  # the last token is always computed, because its logits are needed
     return next((i for i in range(limit) if ids[i] != prompt[i]), limit)
 
 
 class TextDecoder:
-    """Token ids to text, as it grows.
+    """Turns the tokens of an answer into text while it grows.
 
-    Decodes a short window, not the whole answer, and holds back what may be part of a character or of a stop text.
+    It decodes a short window instead of the whole answer, so a step costs the same at any length. It holds back text
+    that may be part of a character or the beginning of a stop text.
     """
 
     def __init__(self, detokenize: Callable[[Sequence[int]], str], stop: Sequence[str] = ()) -> None:
         self._detokenize = detokenize
         self._stop = [text for text in stop if text]
         self._ids: list[int] = []
-        self._start = 0  # of the window
-        self._done = 0  # ids whose text has been taken
-        self._before = ""  # text of the window up to there
-        self._held = ""
+        self._start = 0  # where the window begins in `_ids`
+        self._done = 0  # the number of ids whose text was returned
+        self._before = ""  # the text of the window up to `_done`
+        self._held = ""  # the end of the text, if a stop text may begin there
         self.is_stopped = False
 
     def push(self, token: int) -> str:
-        """The text that became certain with this token."""
+        """Adds a token and returns the text that it completes."""
         self._ids.append(token)
         text = self._detokenize(self._ids[self._start :])
-        # U+FFFD at the end is a character whose other bytes are still to come, unless they should be here by now.
+        # U+FFFD at the end is a character whose other bytes follow. After four tokens it is a real U+FFFD.
         if text.endswith("\ufffd") and len(self._ids) - self._done < _CHARACTER_TOKENS:
             return ""
         new = text[len(self._before) :]
+        # The window keeps the ids of the last step, because some tokenizers write a token differently at the beginning
+        # of a text, for example without its space.
         self._start, self._done = self._done, len(self._ids)
         self._before = self._detokenize(self._ids[self._start :])
         return self._release(new)
 
     def finish(self) -> str:
-        """What was held back, at the end; the beginning of a character that never came whole is dropped."""
+        """Returns the text that was held back, without an incomplete last character."""
         if self.is_stopped:
             return ""
         text = self._release(self._detokenize(self._ids[self._start :])[len(self._before) :].rstrip("\ufffd"))
@@ -155,6 +175,7 @@ class TextDecoder:
         return text
 
     def _release(self, text: str) -> str:
+        """Returns `text` up to a stop text, and holds back an end that may become one."""
         text = self._held + text
         found = [position for stop in self._stop if (position := text.find(stop)) >= 0]
         if found:
@@ -168,10 +189,10 @@ class TextDecoder:
 def decode(
     network: Network, prompt: list[int], options: GenerationOptions, facts: GenerationFacts, cancel: Event
 ) -> Iterator[str]:
-    """Yields once a step: new text, or nothing.
+    """Generates an answer. Yields after every step: the text that it completed, often empty.
 
     Raises:
-        OutOfMemory: the device refused the memory, and again after all that could be freed was.
+        OutOfMemory: the device had no memory left, also after everything that can be freed was freed.
         ModelInvalid: the model computes NaN.
     """
     sampler = Sampler(options, prompt, network.device, steer=network.steer)
@@ -203,15 +224,16 @@ def decode(
             facts.stop_reason = "cancelled"
         yield text.finish()
     finally:
+        # Also after a cancel: the next message of the conversation continues the part that was generated.
         network.prefixes.keep(forward.ids, len(prompt), forward.cache)
 
 
 class _Forward:
-    """The network, its cache, and what to do when memory is refused.
+    """Forward passes with a growing cache, and one retry when memory runs out.
 
     Attributes:
-        ids: the tokens whose keys and values `cache` holds.
-        logits: of the position after them, shape (n_vocabulary,).
+        ids: the tokens whose keys and values are in `cache`.
+        logits: the scores of the token after them, shape (n_vocabulary,).
     """
 
     def __init__(self, network: Network, prompt: Sequence[int], facts: GenerationFacts) -> None:
@@ -223,8 +245,8 @@ class _Forward:
         self.ids = list(prompt[:n_cached])
 
     def prefill(self, ids: Sequence[int]) -> Iterator[None]:
-        """Computes `ids` from where the cache ends, a chunk a step."""
-        yield
+        """Computes the tokens of `ids` that are not in the cache, one chunk per step."""
+        yield  # a cancel takes effect before the first pass, too
         while len(self.ids) < len(ids):
             chunk = list(ids[len(self.ids) : len(self.ids) + self._chunk])
             if not self._ran(chunk):
@@ -233,7 +255,7 @@ class _Forward:
             yield
 
     def step(self, token: int) -> None:
-        """Computes one token more."""
+        """Computes one more token."""
         if not self._ran([token]):
             ids = [*self.ids, token]
             self._start_over(len(ids))
@@ -241,7 +263,7 @@ class _Forward:
                 pass
 
     def _ran(self, chunk: list[int]) -> bool:
-        """Whether it went well; False where memory was refused, and then the cache may be half updated."""
+        """Runs a forward pass. Returns False if memory ran out; then the cache may be updated in some layers only."""
         import torch
 
         tokens = torch.tensor([chunk], device=self._network.device)
@@ -260,7 +282,7 @@ class _Forward:
         return True
 
     def _start_over(self, n_tokens: int) -> None:
-        """Frees what can be freed and begins again with small chunks; the second time it gives up."""
+        """Frees everything that can be freed and starts again with small chunks. The second time it gives up."""
         device = self._network.device
         self.ids, self.cache, self.logits = [], self._new_cache(), None
         self._network.prefixes.clear()
@@ -284,7 +306,7 @@ class _Forward:
 
 
 class Sampler:
-    """Chooses the next token: penalty, then temperature, top-k and top-p, in transformers' order."""
+    """Chooses the next token: penalty, then temperature, top-k and top-p, in the order of transformers."""
 
     def __init__(
         self, options: GenerationOptions, prompt: Sequence[int], device: str, *, steer: Steer | None = None
@@ -303,24 +325,25 @@ class Sampler:
                 self._generator.manual_seed(options.seed)
         self._seen: Any = None
         if options.repetition_penalty != 1.0:
-            # What is to be copied stands in the prompt: its words are not held against it.
+            # With steering, the texts to copy are in the prompt. A penalty on their words would work against it.
             seen = set(prompt) if steer is None else set()
             self._seen = torch.tensor(sorted(seen), dtype=torch.long, device=device)
 
     def choose(self, logits: Any) -> int:
-        """The token.
+        """Chooses a token.
 
         Args:
             logits: shape (n_vocabulary,).
 
         Raises:
-            ModelInvalid: they are NaN.
+            ModelInvalid: the logits are NaN.
         """
         import torch
 
         with torch.inference_mode():
             scores = self._steered(self._penalized(logits.float()))
             if self._generator is None:
+                # The maximum of scores with a NaN is NaN, so one read of one value checks them all.
                 best, token = scores.max(-1)
                 is_number = not bool(best.isnan())
             else:
@@ -336,28 +359,31 @@ class Sampler:
         return self._said[-1]
 
     def probabilities(self, scores: Any) -> tuple[Any, Any]:
-        """Probabilities of the tokens that may be chosen, and the tokens, likeliest first."""
+        """The probabilities of the tokens that may be chosen, and the tokens, most likely first."""
         import torch
 
         n = min(self._options.top_k or len(scores), len(scores))
-        # Sorting the whole vocabulary takes as long as a layer: top-k first.
+        # Top-k first: sorting the whole vocabulary takes as long as a layer of the network.
         values, tokens = torch.topk(scores / self._options.temperature, n)
         probabilities = values.softmax(-1)
         if self._options.top_p < 1.0:
-            # The token that crosses the line stays (Holtzman et al. 2020).
+            # The token that crosses the threshold stays (Holtzman et al. 2020).
             outside = probabilities.cumsum(-1) - probabilities >= self._options.top_p
             probabilities = probabilities.masked_fill(outside, 0.0)
         return probabilities, tokens
 
     def _steered(self, scores: Any) -> Any:
         if self._steer is not None and (added := self._steer.added(self._said)):
-            scores = scores.clone()
+            scores = scores.clone()  # they may be the network's own output
             for token, value in added.items():
                 scores[token] += value
         return scores
 
     def _penalized(self, scores: Any) -> Any:
-        """Keskar et al. 2019: what was seen becomes less likely, whatever its score's sign."""
+        """Lowers the scores of tokens that occurred before (Keskar et al. 2019).
+
+        A positive score is divided and a negative one multiplied, so that both become smaller.
+        """
         if self._seen is None:
             return scores
         import torch

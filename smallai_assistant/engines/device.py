@@ -1,4 +1,4 @@
-"""The device: which one, how much memory it has, and giving memory back for real."""
+"""The device: which one to use, how much memory it has, and how to give memory back."""
 
 from __future__ import annotations
 
@@ -13,17 +13,23 @@ import psutil
 from smallai_assistant.errors import ConfigError
 from smallai_assistant.types import Notice
 
-_CGROUP = Path("/sys/fs/cgroup")
+_CGROUP = Path("/sys/fs/cgroup")  # where Linux shows a container its own limits
 
 
 def choose_device(wanted: str) -> tuple[str, Notice | None]:
-    """The torch device string for `auto`, `cpu`, `cuda` or `cuda:N`, and what to say where `auto` took the CPU.
+    """Chooses the device.
+
+    Args:
+        wanted: `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    Returns:
+        A torch device string, and a notice if `auto` fell back to the CPU.
 
     Raises:
-        ConfigError: a CUDA device was named and torch does not see it.
+        ConfigError: torch does not see the CUDA device that was named.
     """
     if wanted == "cpu":
-        return "cpu", None
+        return "cpu", None  # before torch is imported, which takes seconds
     import torch
 
     n_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -39,7 +45,7 @@ def choose_device(wanted: str) -> tuple[str, Notice | None]:
 
 
 def total_bytes(device: str) -> int:
-    """Bytes of memory the device has; on the CPU no more than the container may use."""
+    """The bytes of memory of the device. On the CPU it is at most the limit of the container."""
     if device.startswith("cuda"):
         import torch
 
@@ -50,7 +56,7 @@ def total_bytes(device: str) -> int:
 
 
 def available_bytes(device: str) -> int:
-    """Bytes of memory that can be had on the device now, what torch holds unused included."""
+    """The bytes of memory that can be allocated on the device now, including what torch has cached."""
     if device.startswith("cuda"):
         import torch
 
@@ -64,8 +70,8 @@ def available_bytes(device: str) -> int:
 def give_back_memory(device: str) -> None:
     """Gives freed memory back to the device and to the operating system.
 
-    Dropping the last reference is not enough: modules hold reference cycles, torch caches CUDA blocks, and glibc
-    keeps the pages of freed arrays.
+    Dropping the last reference is not enough: modules hold reference cycles, torch caches CUDA blocks, and glibc keeps
+    the pages of freed arrays. `bench/runtime.py` measures that all three come back.
     """
     gc.collect()
     if device.startswith("cuda"):
@@ -79,11 +85,12 @@ def give_back_memory(device: str) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the device or the system refused memory."""
+    """Whether an error means that the device or the system had no memory left."""
     if isinstance(error, MemoryError):
         return True
-    if not isinstance(error, RuntimeError):  # torch.OutOfMemoryError is one
+    if not isinstance(error, RuntimeError):  # torch.OutOfMemoryError is a subclass
         return False
+    # torch reports CPU memory, and libraries report CUDA memory, as a plain RuntimeError with one of these texts.
     text = str(error)
     return "out of memory" in text.lower() or "can't allocate memory" in text
 
@@ -97,8 +104,8 @@ def _malloc_trim() -> Callable[[int], int] | None:
 
 
 def _cgroup_limit() -> int | None:
-    """The container's limit in bytes, None where there is none."""
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+    """The memory limit of the container in bytes, None if it has none."""
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # cgroup version 2, then version 1
         text = _read(_CGROUP / name)
         if text.isdigit() and int(text) < 2**60:  # version 1 writes a huge number for "no limit"
             return int(text)
@@ -106,7 +113,7 @@ def _cgroup_limit() -> int | None:
 
 
 def _cgroup_use() -> int:
-    """Bytes the container uses, less the file cache, which the kernel drops when it needs the room."""
+    """The bytes that the container uses, without the file cache, which the kernel drops when memory is needed."""
     for use, stat, key in (
         ("memory.current", "memory.stat", "inactive_file"),
         ("memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),

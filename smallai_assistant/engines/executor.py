@@ -1,6 +1,6 @@
-"""One thread per loaded model: calls run between stream steps, streams take turns step by step.
+"""One thread per loaded model. Calls run between the steps of streams, and streams take turns step by step.
 
-A stream in the background, such as an evaluation, takes its steps while no other stream has one to run.
+A background stream, such as an evaluation, runs a step only when no other stream has one to run.
 """
 
 from __future__ import annotations
@@ -18,15 +18,17 @@ from smallai_assistant.errors import Cancelled
 
 T = TypeVar("T")
 
-_STEPS_AHEAD = 8  # how many unread items a stream may have before its turn is skipped
-_BACKGROUND_PATIENCE_S = 5.0  # a stream in the background takes a step then, however busy the thread is
-_CLOSE_PATIENCE_S = 30.0
+# Unread items of a stream before the thread skips it. A few, so that a reader on another thread never waits for the
+# next step to begin; not more, because whatever is computed after the reader stops is wasted.
+_STEPS_AHEAD = 8
+_BACKGROUND_PATIENCE_S = 5.0  # a background stream that waited this long runs one step, however busy the thread is
+_CLOSE_PATIENCE_S = 30.0  # one step of a large model on a slow CPU takes seconds
 
 
 class ModelThread:
     """Runs everything that touches one model's weights.
 
-    The thread is a daemon: a hung native call does not keep the process from ending.
+    The thread is a daemon, so a native call that hangs does not keep the process alive.
     """
 
     def __init__(self, name: str) -> None:
@@ -38,11 +40,12 @@ class ModelThread:
         self._thread.start()
 
     def call(self, function: Callable[[], T]) -> T:
-        """Runs `function` before the next stream step and returns what it returns or raises what it raises.
+        """Runs `function` before the next step of a stream. Returns its result or raises its error.
 
         Raises:
             Cancelled: the thread was closed.
         """
+        # A call from the thread itself would wait for itself.
         if threading.current_thread() is self._thread:
             return function()
         future: Future[T] = Future()
@@ -54,15 +57,17 @@ class ModelThread:
         try:
             return future.result()
         finally:
-            del future  # an error's traceback holds this frame: without the cycle both go at once
+            # An error's traceback refers to this frame, which refers to the future that holds the error. Without this
+            # cycle both, and the tensors they refer to, are freed at once instead of at the next garbage collection.
+            del future
 
     def stream(self, steps: Iterator[T], *, in_background: bool = False) -> Iterator[T]:
-        """Advances `steps` on the thread; the result yields its items, re-raises its error, and closes it when closed.
+        """Advances `steps` on the thread and yields its items; an error of `steps` is raised by the result.
 
-        A result that is dropped without being closed closes `steps` too.
+        Closing the result, or dropping it, closes `steps`.
 
         Args:
-            in_background: the other streams' steps go first.
+            in_background: whether the steps of other streams go first.
 
         Raises:
             Cancelled: the thread was closed, now or while the stream runs.
@@ -76,14 +81,15 @@ class ModelThread:
         return _Reader(stream)
 
     def close(self) -> None:
-        """Ends running streams, then the thread; a thread that hangs in a native call is left behind."""
+        """Ends running streams, then the thread. A thread that hangs in a native call is left behind."""
         with self._wake:
             self._closed = True
             self._wake.notify()
         if threading.current_thread() is self._thread:
             return
         self._thread.join(_CLOSE_PATIENCE_S)
-        if self._thread.is_alive():  # nobody may wait for it
+        if self._thread.is_alive():
+            # It hangs. It will not tell the readers and callers that wait, so this thread does.
             for stream in list(self._streams):
                 stream.give_up(_closed_error())
             for _, future in list(self._calls):
@@ -91,7 +97,7 @@ class ModelThread:
 
     @property
     def n_streams(self) -> int:
-        """Streams that still have steps to run."""
+        """The number of streams that have not ended."""
         with self._wake:
             return len(self._streams)
 
@@ -104,6 +110,7 @@ class ModelThread:
             with self._wake:
                 while not self._closed and not self._calls and not any(s.is_runnable for s in self._streams):
                     self._wake.wait()
+                # The condition is held only to choose the work, never while it runs: callers add work meanwhile.
                 if self._closed:
                     calls, streams = list(self._calls), list(self._streams)
                     self._calls.clear()
@@ -116,13 +123,14 @@ class ModelThread:
             elif stream is not None and not stream.step():
                 with self._wake:
                     self._streams.remove(stream)
-            del call, stream  # while this waits, it keeps nothing of theirs alive
+            del call, stream  # this frame lives as long as the thread, and must not keep their tensors alive
         for _, future in calls:
             future.set_exception(_closed_error())
         for stream in streams:
             stream.end(_closed_error())
 
     def _next_runnable(self) -> _Stream[Any] | None:
+        """The stream whose turn it is. Rotating the queue makes the turns fair. Call it with the condition held."""
         later = None
         for _ in range(len(self._streams)):
             stream = self._streams[0]
@@ -142,17 +150,19 @@ def _closed_error() -> Cancelled:
 def _run_call(function: Callable[[], Any], future: Future[Any]) -> None:
     try:
         future.set_result(function())
-    except BaseException as error:  # rust panics are BaseException; the thread must live
+    except BaseException as error:  # a panic in Rust code is a BaseException, and the thread must go on
         future.set_exception(error)
 
 
 class _Done:
+    """The last item of a stream."""
+
     def __init__(self, error: BaseException | None) -> None:
         self.error = error
 
 
 class _Stream(Generic[T]):
-    """The thread's handle on a stream."""
+    """The thread's end of a stream."""
 
     def __init__(self, steps: Iterator[T], notify: Callable[[], None], *, in_background: bool) -> None:
         self._steps = steps
@@ -169,13 +179,13 @@ class _Stream(Generic[T]):
 
     @property
     def is_patient(self) -> bool:
-        """Whether other streams' steps go first."""
+        """Whether the steps of other streams go first."""
         if not self._in_background or self._is_closing:
             return False
         return time.monotonic() - self._stepped_at < _BACKGROUND_PATIENCE_S
 
     def step(self) -> bool:
-        """Advances once; False when there is nothing more to do."""
+        """Runs one step. Returns False when the stream has ended."""
         try:
             return self._step()
         finally:
@@ -196,32 +206,34 @@ class _Stream(Generic[T]):
         return True
 
     def end(self, error: BaseException | None) -> None:
+        """Closes the steps, on the thread, and tells the reader that the stream has ended."""
         close = getattr(self._steps, "close", None)
         if close is not None:
             try:
                 close()
             except BaseException as close_error:
                 error = error or close_error
-        del self._steps
+        del self._steps  # before the reader is told, so that it finds the memory freed
         self.give_up(error)
 
     def give_up(self, error: BaseException | None) -> None:
-        """Tells the reader that nothing more comes."""
+        """Tells the reader that no more items come."""
         self.items.put(_Done(error))
         self.has_ended.set()
 
     def close_soon(self) -> None:
-        """Lets the thread end the stream at its next turn."""
+        """Asks the thread to end the stream at its next turn."""
         self._is_closing = True
         self.notify()
 
 
 class _Reader(Iterator[T], Generic[T]):
-    """The reader's end of a stream. Reading and closing may be in different threads."""
+    """The reader's end of a stream. One thread may read it while another closes it."""
 
     def __init__(self, stream: _Stream[T]) -> None:
         self._stream = stream
         self._is_finished = False
+        # A reader that is dropped, for example after an exception, must stop the computation. At exit nobody reads.
         self._abandon = weakref.finalize(self, stream.close_soon)
         self._abandon.atexit = False
 
@@ -230,7 +242,7 @@ class _Reader(Iterator[T], Generic[T]):
             raise StopIteration
         items = self._stream.items
         item = items.get()
-        if items.qsize() == _STEPS_AHEAD - 1:  # it was full, so the thread may be waiting for room
+        if items.qsize() == _STEPS_AHEAD - 1:  # the queue was full, so the thread may be asleep
             self._stream.notify()
         if isinstance(item, _Done):
             self._is_finished = True
@@ -241,7 +253,7 @@ class _Reader(Iterator[T], Generic[T]):
         return item
 
     def close(self) -> None:
-        """Stops the compute: returns once the thread has closed the steps."""
+        """Stops the computation. Returns after the thread has closed the steps."""
         if self._is_finished:
             return
         self._abandon.detach()

@@ -1,4 +1,4 @@
-"""How a text model is asked to continue a prompt."""
+"""The options of text generation, and the steering by what was learned a moment ago."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ class GenerationOptions:
     """How a text model continues a prompt.
 
     Args:
-        max_tokens: most tokens to make, 1 to 131072.
-        temperature: 0 takes the likeliest token each time; up to 2.
-        top_p: smallest set of tokens whose probabilities reach it, in (0, 1].
-        top_k: only the k likeliest tokens; 0 means all.
-        repetition_penalty: divides the scores of tokens already seen (Keskar et al. 2019), 1 to 2.
-        seed: makes sampling repeatable.
-        stop: texts that end the answer and are not part of it.
+        max_tokens: the maximum number of tokens to generate, 1 to 131072.
+        temperature: 0 to 2; 0 always takes the most likely token (greedy decoding).
+        top_p: samples from the smallest set of tokens whose probabilities sum to it, in (0, 1] (Holtzman et al. 2020).
+        top_k: samples from the k most likely tokens; 0 means all.
+        repetition_penalty: lowers the scores of tokens that occurred before (Keskar et al. 2019), 1 to 2.
+        seed: makes sampling repeatable; None takes another seed for every answer.
+        stop: texts that end the answer. They are not part of it.
+
+    Raises:
+        InvalidInput: a value is out of range.
     """
 
     max_tokens: int = 512
@@ -39,13 +42,18 @@ class GenerationOptions:
 
 @dataclass(frozen=True, slots=True)
 class Steering:
-    """What an answer should take up and what it should not say again.
+    """Texts that an answer should contain, and wrong answers that it should not repeat.
+
+    With any steering, the repetition penalty looks at the answer alone: the texts to copy are in the prompt, and their
+    words must not be punished for that.
 
     Args:
-        copy: texts that are known to be right; they are preferred. With any steering the repetition penalty looks at
-            the answer alone, not at the prompt, in which these texts stand.
-        bias: how strongly they are preferred, added to the scores, 0 to 20.
-        avoid: answers that were wrong; the same words are not made again.
+        copy: texts that are known to be right. Their tokens get a higher score.
+        bias: how much is added to those scores (logits), 0 to 20.
+        avoid: answers that were wrong. They are not generated word for word.
+
+    Raises:
+        InvalidInput: the bias is out of range.
     """
 
     copy: tuple[str, ...] = ()

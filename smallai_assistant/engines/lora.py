@@ -1,11 +1,11 @@
-"""Several LoRA adapters on one base: each stream computes with its own, whatever the others use.
+"""Several LoRA adapters (Hu et al. 2021, arXiv:2106.09685) on one base; each stream computes with its own.
 
-Everything that touches the weights runs on the model's thread. An adapter is loaded beside the others under a name of
-its own, and dropped when it no longer serves and the last stream that began with it has ended: weights are never
-overwritten in place and never merged into quantized ones.
+Everything that touches the weights runs on the model's thread. An adapter is loaded beside the others under its own
+name. It is dropped after it was retired and the last stream that uses it has ended. Weights are never overwritten in
+place, and never merged into quantized ones.
 
-peft makes the layers. Its own loader is not used: it fills what is missing with random numbers, and a file may ask it
-for more than LoRA, such as changes to the base weights.
+peft makes the layers. Its loader is not used, because it fills missing weights with random numbers, and because a file
+can ask it for more than LoRA, such as changes to the base weights.
 """
 
 from __future__ import annotations
@@ -23,9 +23,12 @@ from smallai_assistant.feedback import Adapter, AdapterPart
 
 log = logging.getLogger(__name__)
 
-MAX_LOADED = 4  # a turn may ask for the champion just before it is retired, and nobody retires that one again
+# A turn may ask for the champion just before it is retired. That adapter is then loaded after its retirement, and
+# nobody retires it a second time; this limit drops it in the end.
+MAX_LOADED = 4
+# The keys of adapter_config.json that change what a LoRA computes.
 _USED = ("r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern", "use_rslora")
-# What a plain LoRA may say of itself beside: how it was trained, and who wrote it.
+# Further keys that a plain LoRA may set: how it was trained, and which program wrote it.
 _HARMLESS = frozenset(
     {
         "task_type",
@@ -42,60 +45,62 @@ _HARMLESS = frozenset(
         "auto_mapping",
     }
 )
-_PREFIX = "base_model.model."  # of the names in peft's files
+_PREFIX = "base_model.model."  # before every name in files of peft
 
 
 class LoraAdapters:
     """The adapters of one loaded model.
 
     Args:
-        module: a transformers model; no other code may load or choose adapters on it.
+        module: a transformers model. No other code may load or activate adapters on it.
     """
 
     def __init__(self, module: Any) -> None:
         self._module = module
         self._lock = threading.Lock()
         self._n_streams: dict[AdapterPart, int] = {}
-        self._retired: set[str] = set()  # ids of adapters: all parts of one are retired together
-        self._loaded: dict[AdapterPart, str] = {}  # part -> its name in the layers, least recently used first
-        self._layers: list[tuple[Any, str, Any]] = []  # parent, attribute and LoRA layer
+        self._retired: set[str] = set()  # adapter ids: all parts of an adapter are retired together
+        # Part -> its name in the layers, the least recently used first. Only the model's thread touches it.
+        self._loaded: dict[AdapterPart, str] = {}
+        self._layers: list[tuple[Any, str, Any]] = []  # parent module, attribute name, LoRA layer
         self._n_made = 0
         self._active: str | None = None
 
     def begin(self, adapter: Adapter) -> None:
-        """A stream starts to use the adapter; from any thread."""
+        """Counts a stream that starts to use the adapter. Call it from any thread."""
         with self._lock:
             self._retired.discard(adapter.id)
             self._n_streams[adapter.part] = self._n_streams.get(adapter.part, 0) + 1
 
     def retire(self, adapter_id: str) -> None:
-        """The adapter no longer serves new answers; from any thread. `drop_unused` then drops it."""
+        """Marks an adapter that no longer serves new answers; `drop_unused` drops it. Call it from any thread."""
         with self._lock:
             self._retired.add(adapter_id)
 
     def end(self, adapter: Adapter) -> None:
-        """A stream has ended."""
+        """Counts a stream that has ended. Call it from any thread."""
         with self._lock:
             self._n_streams[adapter.part] -= 1
             if not self._n_streams[adapter.part]:
                 del self._n_streams[adapter.part]
 
-    def activate(self, adapter: Adapter | None) -> None:
-        """Makes the next forward use the adapter, or the bare base; on the model's thread only.
+    def activate(self, part: AdapterPart | None) -> None:
+        """Makes the next forward pass use these weights, or the bare base for None. On the model's thread only.
 
         Raises:
-            AdapterMismatch: its weights do not fit the model.
-            OutOfMemory: the device has no room for them.
+            AdapterMismatch: the weights do not fit the model.
+            OutOfMemory: the device has no memory for them.
         """
+        # This runs before every step of every stream. Usually the weights are loaded and active already.
         name = None
-        if adapter is not None:
-            name = self._loaded.pop(adapter.part, None) or self._load(adapter.part)
-            self._loaded[adapter.part] = name
+        if part is not None:
+            name = self._loaded.pop(part, None) or self._load(part)
+            self._loaded[part] = name  # put back at the end, as the most recently used
         if name != self._active:
             self._choose(name)
 
     def drop_unused(self) -> list[AdapterPart]:
-        """Drops retired adapters without streams, and idle ones beyond a few. Returns their parts.
+        """Drops retired adapters without streams, and the oldest idle ones beyond `MAX_LOADED`. Returns their parts.
 
         On the model's thread only.
         """
@@ -112,18 +117,18 @@ class LoraAdapters:
     def _load(self, part: AdapterPart) -> str:
         from peft import LoraConfig, inject_adapter_in_model
 
-        name = f"v{self._n_made}"
+        name = f"v{self._n_made}"  # not the id: names of torch modules must not contain dots
         self._n_made += 1
         try:
             config = _read_config(part.folder / "adapter_config.json")
             weights = _read_weights(part.folder / "adapter_model.safetensors")
             lora = LoraConfig(**config, init_lora_weights=False, inference_mode=True)
-            # On the meta device: a rank of a billion takes no memory before it is compared with the file.
+            # On the meta device, so that a rank of a billion takes no memory before it is compared with the file.
             inject_adapter_in_model(lora, self._module, name, low_cpu_mem_usage=True)
-            del self._module.peft_config  # peft would warn of it at the next one, and nothing reads it
+            del self._module.peft_config  # nothing reads it, and peft warns about it at the next adapter
             self._layers = list(_lora_layers(self._module))
             self._fill(name, weights)
-        except Exception as error:  # peft, torch and safetensors raise of many kinds where files do not fit
+        except Exception as error:  # for files that do not fit, peft, torch and safetensors raise many types
             self._remove(name)
             if is_out_of_memory(error):
                 raise OutOfMemory(f"there is no memory for the adapter {part}") from error
@@ -135,7 +140,7 @@ class LoraAdapters:
         return name
 
     def _fill(self, name: str, weights: dict[str, Any]) -> None:
-        """Puts the weights into the new layers; each has to be there, in its shape."""
+        """Puts the weights into the new layers. Every weight must be present and have the right shape."""
         import torch
 
         places = {
@@ -158,13 +163,14 @@ class LoraAdapters:
             setattr(self._module.get_submodule(parent), leaf, parameter)
 
     def _choose(self, name: str | None) -> None:
+        """Sets the active adapter of every layer, without recording gradients."""
         for _, _, layer in self._layers:
             layer.set_adapter([] if name is None else [name], inference_mode=True)
         self._active = name
 
     def _remove(self, name: str) -> None:
-        """Takes an adapter out of the layers; where it was the last, the layers are again those of the base."""
-        self._layers = list(_lora_layers(self._module))  # also where only some were made
+        """Takes an adapter out of the layers. When the last one is gone, the layers are those of the base again."""
+        self._layers = list(_lora_layers(self._module))  # read again, because a failed load made only some of them
         self._choose(None)
         for parent, attribute, layer in self._layers:
             layer.delete_adapter(name)
@@ -176,7 +182,7 @@ class LoraAdapters:
 
 
 def _lora_layers(module: Any) -> Iterator[tuple[Any, str, Any]]:
-    """Parent, attribute and layer of every LoRA layer."""
+    """Every LoRA layer of the module, with its parent module and the attribute that holds it."""
     from peft.tuners.lora import LoraLayer
 
     for parent in module.modules():
@@ -186,19 +192,24 @@ def _lora_layers(module: Any) -> Iterator[tuple[Any, str, Any]]:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    """What LoraConfig needs, of a file that asks for plain LoRA and nothing else."""
+    """The values that LoraConfig needs, of a file that asks for plain LoRA and nothing else.
+
+    Raises:
+        AdapterMismatch: the file asks for something else.
+    """
     from peft import LoraConfig
 
     config = json.loads(path.read_bytes())
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        raise AdapterMismatch("it is no LoRA")
+        raise AdapterMismatch("it is not a LoRA adapter")
     plain: Mapping[str, Any] = LoraConfig().to_dict()
     for key, value in config.items():
         if key not in _USED and key not in _HARMLESS and value and value != plain.get(key):
-            raise AdapterMismatch(f"it is no plain LoRA: {key} is {str(value)[:80]!r}")
+            raise AdapterMismatch(f"it is not a plain LoRA adapter: {key} is {str(value)[:80]!r}")
+    # peft also takes a regular expression, but a crafted one can take hours to match.
     targets = config.get("target_modules")
     if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
-        raise AdapterMismatch("target_modules is no list of names")  # a pattern may take for ever to match
+        raise AdapterMismatch("target_modules is not a list of names")
     return {key: config[key] for key in _USED if key in config}
 
 

@@ -1,4 +1,4 @@
-"""Chat messages -> token ids, so that no text of a message can become a control token."""
+"""Turns chat messages into token ids. No text of a message can become a control token."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class ChatTokenizer:
     """A transformers tokenizer with a chat template, safe to use from several threads.
 
     Args:
-        tokenizer: one that is backed by the `tokenizers` library. It is not to be used by anything else: its own
+        tokenizer: a tokenizer that is backed by the `tokenizers` library. Nothing else may use it, because its own
             encode methods change its state.
 
     Raises:
-        ModelInvalid: it has no chat template, the template cannot be rendered, or it is of another kind.
+        ModelInvalid: the tokenizer has no chat template, cannot render it, or has no `tokenizers` backend.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -32,17 +32,23 @@ class ChatTokenizer:
         self._backend = backend
         if not tokenizer.chat_template:
             raise ModelInvalid("the model has no chat template", hint="use a model made for chat, often named Instruct")
-        self._backend.no_truncation()  # a tokenizer.json may ask for either
+        # A tokenizer.json may ask for either, and both would change a prompt silently.
+        self._backend.no_truncation()
         self._backend.no_padding()
-        # Words that the backend would turn into one control token wherever they stand. Runs of spaces, which some
-        # vocabularies add as tokens too, are ordinary text.
+        # Texts that the backend turns into one control token wherever they occur. Runs of spaces, which some
+        # vocabularies also add as tokens, are ordinary text.
         self._controls = {
             token.content: index for index, token in tokenizer.added_tokens_decoder.items() if token.content.strip()
         }
+        # Longest first, because a regular expression takes the first alternative that matches, and one control token
+        # may be the beginning of another. "(?!)" matches nothing.
         longest_first = sorted(self._controls, key=len, reverse=True)
         self._control = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
         self._takes_system = True
+        # The last chat and its ids: a task counts the tokens of a chat before it asks for the answer. Threads may
+        # overwrite each other's entry, but an entry is one tuple and is always consistent.
         self._last: tuple[list[ChatMessage], list[int]] | None = None
+        # Templates are programs. Two trials find a broken one now, and whether it accepts a system message.
         try:
             self._render([{"role": "user", "content": "x"}])
         except InvalidInput as error:
@@ -54,15 +60,15 @@ class ChatTokenizer:
 
     @property
     def eos_id(self) -> int | None:
-        """The id of the token that ends a turn, as the tokenizer has it."""
+        """The id of the token that ends a turn, None if the tokenizer names none."""
         index: int | None = self._tokenizer.eos_token_id
         return index
 
     def encode_chat(self, messages: Sequence[ChatMessage]) -> list[int]:
-        """The prompt that asks for the next answer.
+        """The token ids of the prompt that asks for the next answer.
 
-        Control tokens that stand in a message's content are encoded as the plain text they look like; all others are
-        the template's.
+        A control token in the content of a message is encoded as the plain text that it looks like. All control tokens
+        of the result come from the template.
 
         Raises:
             InvalidInput: the text holds half a surrogate pair, or the template refuses the messages.
@@ -71,8 +77,8 @@ class ChatTokenizer:
         last = self._last
         if last is not None and last[0] == asked:
             return list(last[1])
-        # Unguessable, so that no text can contain it. Brackets around each control word survive what templates do to
-        # a text, such as strip().
+        # Every control token of the text is put between two marks. The marks are random, so that no text can contain
+        # them. Marks survive what templates do to a text, such as strip().
         mark = secrets.token_hex(8)
         marked = [message | {"content": self._bracket(message["content"], mark)} for message in asked]
         rendered = self._render(marked)
@@ -81,21 +87,22 @@ class ChatTokenizer:
         return list(ids)
 
     def encode_text(self, text: str) -> list[int]:
-        """Plain text: a control token that stands in it is spelled out.
+        """The token ids of a plain text; a control token in it is encoded as the text that it looks like.
 
         Raises:
-            InvalidInput: it holds half a surrogate pair.
+            InvalidInput: the text holds half a surrogate pair.
         """
         mark = secrets.token_hex(8)
         return self._encode_marked(self._bracket(text, mark), mark)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Their text, control tokens left out."""
+        """The text of token ids, without control tokens."""
         text: str = self._backend.decode(list(ids), skip_special_tokens=True)
         return text
 
     def _encode_marked(self, text: str, mark: str) -> list[int]:
-        """Token ids; what stands between marks is text, whatever control token it looks like."""
+        """Encodes a text, and the pieces between two marks as plain text."""
+        # Splitting at a pattern with one group puts the text between marks at the odd places.
         pieces = re.split(f"\ue000{mark}(.*?){mark}\ue001", text, flags=re.DOTALL)
         return [
             token
@@ -104,6 +111,7 @@ class ChatTokenizer:
         ]
 
     def _bracket(self, text: str, mark: str) -> str:
+        """Puts marks around every control token in the text."""
         try:
             text.encode()
         except UnicodeEncodeError as error:
@@ -112,7 +120,7 @@ class ChatTokenizer:
 
     def _render(self, messages: list[ChatMessage]) -> str:
         if not self._takes_system and messages[0]["role"] == "system":
-            # As such models' authors advise: the instructions open the first message.
+            # As the authors of such models advise: the instructions come at the beginning of the first message.
             system, *rest = messages
             first = {**rest[0], "content": f"{system['content']}\n\n{rest[0]['content']}"} if rest else system
             messages = [first, *rest[1:]]
@@ -124,12 +132,12 @@ class ChatTokenizer:
     def _encode(self, text: str) -> list[int]:
         if not text:
             return []
-        # The batch form lets other threads run meanwhile: a long text takes a second.
+        # The batch method releases the GIL. A long text takes a second, and other threads run meanwhile.
         ids: list[int] = _guard(lambda: self._backend.encode_batch_fast([text], add_special_tokens=False))[0].ids
         return ids
 
     def _encode_as_text(self, control: str) -> list[int]:
-        """The pipeline of the backend without its matching of control tokens."""
+        """Runs the pipeline of the backend without its first stage, which matches control tokens."""
 
         def run() -> list[int]:
             text = self._backend.normalizer.normalize_str(control) if self._backend.normalizer else control
@@ -138,13 +146,16 @@ class ChatTokenizer:
             return [token.id for word in words for token in self._backend.model.tokenize(word)]
 
         ids = _guard(run)
-        if self._controls[control] in ids:  # a vocabulary that has it as a plain word too
+        if self._controls[control] in ids:  # the vocabulary also has it as a plain word
             raise InvalidInput(f"the text holds {control!r}, which this model cannot take as text")
         return ids
 
 
 def _guard(run: Callable[[], T]) -> T:
-    """Runs foreign code on foreign text; a panic in the tokenizer's Rust code is no Exception."""
+    """Runs a model's template or tokenizer on a user's text; every failure becomes InvalidInput.
+
+    A panic in the tokenizer's Rust code is a BaseException.
+    """
     try:
         return run()
     except (MemoryError, KeyboardInterrupt, SystemExit, GeneratorExit):

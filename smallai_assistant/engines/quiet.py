@@ -1,4 +1,4 @@
-"""Keeps the libraries' bars and remarks off the screen while a model loads: progress is reported by the engine."""
+"""Keeps progress bars and warnings of libraries off the screen while a model loads; the engine reports progress."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# What bitsandbytes says at its import, of kernels on a hub, and at every layer of every token, of int8 in float16.
+# Logger -> a part of the message to drop. bitsandbytes advertises kernels on a hub when it is imported. With int8, it
+# warns about a cast to float16 in every layer at every token.
 _REMARKS = {
     "bitsandbytes.backends.cpu.ops": "kernels-community",
     "bitsandbytes.autograd._functions": "inputs will be cast",
@@ -23,7 +24,7 @@ for _name in _REMARKS:
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """transformers draws bars and bitsandbytes warns: we report progress ourselves."""
+    """Silences the progress bars of transformers and the warnings of bitsandbytes in the block."""
     from transformers.utils import logging as transformers_logging
 
     noisy = logging.getLogger("bitsandbytes")

@@ -1,4 +1,4 @@
-"""Runs sentence-transformers folders: texts to vectors of length 1."""
+"""Runs models of sentence-transformers, which turn texts into vectors of length 1."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from smallai_assistant.models.files import check_model_folder
 if TYPE_CHECKING:
     from smallai_assistant.engines.base import FloatArray
 
-_BATCH = 64
+_BATCH = 64  # texts in one forward pass
 
 
 class SentenceTransformersEngine(Engine):
-    """Loads a folder with `modules.json`."""
+    """Loads local folders with `modules.json` and safetensors."""
 
     name = "sentence-transformers"
 
@@ -30,7 +30,7 @@ class SentenceTransformersEngine(Engine):
     def load(
         self, spec: ModelSpec, folder: Path, *, device: str, progress: Callable[[str, float], None]
     ) -> EmbeddingModel:
-        check_model_folder(folder)
+        check_model_folder(folder)  # before any library reads the files
         progress(f"loading {spec}", 0.1)
         with quiet_loading():
             from sentence_transformers import SentenceTransformer
@@ -41,6 +41,8 @@ class SentenceTransformersEngine(Engine):
 
 
 class _SentenceModel(EmbeddingModel):
+    """A SentenceTransformer on the model's thread."""
+
     def __init__(self, spec: ModelSpec, model: Any, *, device: str) -> None:
         super().__init__(spec, device=device, n_bytes=LoadedModel.measure([*model.parameters(), *model.buffers()]))
         self._model: Any = model.eval()
@@ -49,7 +51,7 @@ class _SentenceModel(EmbeddingModel):
     def embed(self, texts: Sequence[str]) -> FloatArray:
         import numpy as np
 
-        # The tokenizer is Rust and takes UTF-8 only: half a surrogate pair becomes a question mark.
+        # The tokenizer is written in Rust and takes UTF-8 only. Half a surrogate pair becomes a question mark.
         clean = [text.encode("utf-8", "replace").decode() for text in texts]
         if not clean:
             return np.zeros((0, self.n_dimensions), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Decoding that knows what was learned a moment ago: words that may be copied, answers that were wrong."""
+"""Steers decoding by fresh corrections: prefers tokens of right texts, and prevents wrong answers."""
 
 from __future__ import annotations
 
@@ -6,45 +6,52 @@ from collections.abc import Callable, Mapping, Sequence
 
 from smallai_assistant.engines.generation import Steering
 
-# A wrong answer may be begun again, so far: its first words are most often those of the right one too.
+# A wrong answer may be repeated up to here, because its first words are often also those of the right answer.
 _SHARED_TOKENS = 3
-_END_BIAS = 0.8  # of the bias, for ending once a text is copied in full: 63 and not 6300
+# The share of the bias that is added to the end of the answer after a text was copied in full. Without it the model
+# adds to numbers: "6300" instead of "63".
+_END_BIAS = 0.8
 
 
 class Steer:
     """The steering of one answer, in tokens.
 
     Args:
-        encode: plain text to token ids, without control tokens.
-        end_ids: tokens that end an answer.
+        encode: turns plain text into token ids, without control tokens.
+        end_ids: the tokens that end an answer.
     """
 
     def __init__(
         self, steering: Steering, encode: Callable[[str], list[int]], end_ids: frozenset[int] = frozenset()
     ) -> None:
         self._bias = steering.bias
-        # A word has another token after a space than at the beginning.
+        # A word has another token after a space than at the beginning of the answer, so both forms are kept.
         spaced = [f" {text.strip()}" for text in steering.copy]
         self._copies = [ids for text in (*spaced, *map(str.strip, steering.copy)) if (ids := encode(text))]
         self._avoided = [ids for text in steering.avoid if (ids := encode(text.strip()))]
         self._end_ids = end_ids
 
     def added(self, said: Sequence[int]) -> Mapping[int, float]:
-        """What to add to the scores of which tokens, given what is said."""
+        """The values to add to scores, by token.
+
+        Args:
+            said: the tokens of the answer so far.
+        """
         found = self._to_copy(list(said)) if self._bias and self._copies else {}
         for ids in self._avoided:
             n = len(said)
             if n >= min(_SHARED_TOKENS, len(ids) - 1) and list(said) == ids[:n]:
                 if n < len(ids):
                     found[ids[n]] = float("-inf")
-                else:  # the whole of it: at least it may not end here
+                else:  # the wrong answer is repeated in full, so at least the answer must not end here
                     found |= dict.fromkeys(self._end_ids, float("-inf"))
         return found
 
     def _to_copy(self, said: list[int]) -> dict[int, float]:
-        """Prefers the tokens that go on with a text to copy, or begin one; the end, right after one is complete."""
+        """Prefers tokens that continue or begin a text to copy, and the end of the answer after a complete one."""
         if any(said[-len(ids) :] == ids for ids in self._copies):
             return dict.fromkeys(self._end_ids, _END_BIAS * self._bias)
+        # A text was copied earlier in the answer: copying once is enough.
         if any(said[i : i + len(ids)] == ids for ids in self._copies for i in range(len(said) - len(ids) + 1)):
             return {}
         going_on = {ids[n] for ids in self._copies if (n := _n_begun(ids, said))}
@@ -52,5 +59,5 @@ class Steer:
 
 
 def _n_begun(ids: list[int], said: list[int]) -> int:
-    """How many tokens of the beginning of `ids` end `said`, not all of them."""
+    """The length of the longest proper prefix of `ids` that `said` ends with."""
     return next((n for n in range(min(len(ids) - 1, len(said)), 0, -1) if said[-n:] == ids[:n]), 0)

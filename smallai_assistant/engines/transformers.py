@@ -1,4 +1,4 @@
-"""Runs causal language models of transformers: bfloat16, or int8 and nf4 through bitsandbytes, on CUDA and CPU."""
+"""Runs causal language models of transformers on CUDA and CPU: in bfloat16, or in int8 and nf4 with bitsandbytes."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ from smallai_assistant.models.files import check_model_folder, read_safetensors_
 
 T = TypeVar("T")
 TASK = "text-generation"
-_DEFAULT_CONTEXT = 2048
-# Bytes a weight of a quantized matrix takes: nf4 has half a byte and a float32 scale for each 64, int8 one and a row's.
+_DEFAULT_CONTEXT = 2048  # for a config that names no limit
+# Bytes per weight of a quantized matrix. nf4 takes half a byte, and a float32 scale for every 64 weights. int8 takes a
+# byte, and a scale for every row.
 _WEIGHT_BYTES = {"nf4": 0.5 + 4 / 64, "int8": 1.01}
 
 
@@ -41,7 +42,7 @@ class TransformersEngine(Engine):
         try:
             architectures = json.loads((folder / "config.json").read_bytes()).get("architectures") or []
         except (ValueError, AttributeError):
-            return True  # the check that follows names what is wrong
+            return True  # `load` will check the config and say what is wrong with it
         return any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in architectures)
 
     def estimate_bytes(self, spec: ModelSpec, folder: Path) -> int:
@@ -49,12 +50,13 @@ class TransformersEngine(Engine):
         full = 4 if spec.dtype == "float32" else 2
         for path in folder.glob("*.safetensors"):
             for name, tensor in read_safetensors_header(path).items():
+                # bitsandbytes leaves embeddings and the output layer as they are.
                 is_matrix = len(tensor["shape"]) == 2 and "embed" not in name and "lm_head" not in name
                 n_bytes += prod(tensor["shape"]) * (_WEIGHT_BYTES.get(spec.quantization, full) if is_matrix else full)
         return int(n_bytes)
 
     def load(self, spec: ModelSpec, folder: Path, *, device: str, progress: Callable[[str, float], None]) -> TextModel:
-        check_model_folder(folder)
+        check_model_folder(folder)  # before any library reads the files
         progress(f"loading {spec}", 0.05)
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -73,11 +75,11 @@ class TransformersEngine(Engine):
                 output_loading_info=True,
                 **local,
             )
-            if missing := sorted(report["missing_keys"]):  # transformers would go on with random numbers there
+            if missing := sorted(report["missing_keys"]):  # transformers fills missing weights with random numbers
                 raise ModelInvalid(f"{spec}: {len(missing)} weights are missing, such as {missing[0]}")
         progress(f"loading {spec}", 0.9)
         model = TransformersTextModel(spec, module.eval().requires_grad_(False), tokenizer, device=device)
-        give_back_memory(device)
+        give_back_memory(device)  # quantizing needs the full weights for a moment
         return model
 
 
@@ -88,12 +90,13 @@ class TransformersTextModel(TextModel):
         super().__init__(spec, device=device, n_bytes=0)
         self.context_tokens = int(getattr(module.config, "max_position_embeddings", None) or _DEFAULT_CONTEXT)
         self._tokenizer = tokenizer
+        # Caches of earlier answers, by the weights that computed them: keys and values depend on the weights.
         self._prefixes: dict[AdapterPart | None, PrefixCaches] = {None: PrefixCaches()}
         self._module: Any = module
         self._adapters = LoraAdapters(module)
         end_ids = module.generation_config.eos_token_id
         known = end_ids if isinstance(end_ids, list) else [end_ids]
-        self._end_ids = frozenset(each for each in [*known, tokenizer.eos_id] if each is not None)
+        self._end_ids = frozenset(index for index in [*known, tokenizer.eos_id] if index is not None)
         try:
             self.call(self._warm_up)
         except BaseException:
@@ -132,7 +135,7 @@ class TransformersTextModel(TextModel):
         adapter: Adapter | None = None,
     ) -> list[str]:
         prompts = [self._tokenizer.encode_chat(chat) for chat in chats]
-        # On the CPU bitsandbytes unpacks every int8 matrix at every step of more than one row.
+        # On the CPU, bitsandbytes unpacks every int8 matrix at every step that has more than one row.
         batch = 1 if self.device == "cpu" and self.spec.quantization == "int8" else BATCH
         steps = complete(self._network(adapter), prompts, options, batch=batch)
         return _last(self._streamed(adapter, steps, in_background=True)) or []
@@ -155,23 +158,24 @@ class TransformersTextModel(TextModel):
 
     def release(self) -> None:
         self._prefixes.clear()
-        self._adapters = LoraAdapters(None)  # the old ones hold the module too
+        self._adapters = LoraAdapters(None)  # the old one refers to the module
         self._module = None
 
     def _network(self, adapter: Adapter | None, steering: Steering | None = None) -> Network:
+        part = None if adapter is None else adapter.part  # once per stream: `activate` runs at every step
         return Network(
             module=self._module,
             detokenize=self._tokenizer.decode,
             device=self.device,
             context_tokens=self.context_tokens,
             end_ids=self._end_ids,
-            prefixes=self._prefixes.setdefault(adapter.part if adapter is not None else None, PrefixCaches()),
-            activate=lambda: self._adapters.activate(adapter),
+            prefixes=self._prefixes.setdefault(part, PrefixCaches()),
+            activate=lambda: self._adapters.activate(part),
             steer=None if steering is None else Steer(steering, self._tokenizer.encode_text, self._end_ids),
         )
 
     def _streamed(self, adapter: Adapter | None, steps: Iterator[T], *, in_background: bool = False) -> Iterator[T]:
-        """The steps on the model's thread; the adapter is in use until they end."""
+        """Runs the steps on the model's thread. The adapter counts as used until they have ended."""
         if adapter is None:
             return self.stream(steps, in_background=in_background)
         self._adapters.begin(adapter)
@@ -187,7 +191,7 @@ class TransformersTextModel(TextModel):
             self._prefixes.pop(part, None)
 
     def _warm_up(self) -> None:
-        """bitsandbytes packs nf4 weights for the CPU at the first call: measure what stays, not what was loaded."""
+        """Runs one token, so that `n_bytes` measures what stays: bitsandbytes repacks nf4 weights at the first pass."""
         import torch
 
         with torch.inference_mode():
@@ -195,6 +199,7 @@ class TransformersTextModel(TextModel):
 
 
 def _last(steps: Iterator[T | None]) -> T | None:
+    """The last item; the ones before it only mark steps."""
     found = None
     for step in steps:
         found = step
@@ -202,7 +207,10 @@ def _last(steps: Iterator[T | None]) -> T | None:
 
 
 class _Ending(Iterator[T]):
-    """Calls `at_end` once after the last step, also where the stream is closed before its first."""
+    """Steps that call `at_end` once, after the last step or when they are closed.
+
+    A generator with `finally` would not do: closing one that was never started does not run its `finally`.
+    """
 
     def __init__(self, steps: Iterator[T], at_end: Callable[[], None]) -> None:
         self._steps = steps
@@ -216,7 +224,7 @@ class _Ending(Iterator[T]):
             raise
 
     def close(self) -> None:
-        """Ends it early."""
+        """Ends the steps early."""
         close = getattr(self._steps, "close", None)
         if close is not None:
             close()
@@ -240,12 +248,12 @@ def _quantization_config(spec: ModelSpec, dtype: Any) -> Any:
 
 @contextmanager
 def _model_errors(spec: ModelSpec) -> Iterator[None]:
-    """What a loader raises on bad files, as ours; memory errors pass, the runtime answers them."""
+    """Turns the errors of a loader into ModelInvalid. Memory errors pass, because the runtime retries them."""
     try:
         yield
     except (AssistantError, KeyboardInterrupt):
         raise
-    except BaseException as error:  # tokenizers panics outside of Exception
+    except BaseException as error:  # a panic in the Rust code of tokenizers is not an Exception
         if is_out_of_memory(error):
             raise
         raise ModelInvalid(f"{spec} cannot be loaded: {error}", hint="verify it, or get it again") from error

@@ -1,4 +1,4 @@
-"""Runs picture models of transformers: image classifiers, and CLIP or SigLIP for labels of the user's own."""
+"""Runs image models of transformers: classifiers, and CLIP or SigLIP for labels that the user names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from smallai_assistant.task import Training
+    from smallai_assistant.engines.training_run import TrainingRun
 
     FloatArray = npt.NDArray[np.float32]
     ImageArray = npt.NDArray[np.uint8]
@@ -28,17 +28,19 @@ if TYPE_CHECKING:
 CLASSIFY = "image-classification"
 MATCH = "zero-shot-image-classification"
 
-# Model type -> the prompt of its paper, and whether texts are padded to the full length, as SigLIP was trained.
+# Model type -> the prompt of its paper, and whether texts are padded to the full length, as they were in training.
 _PROMPTS = {
     "clip": ("a photo of a {}.", False),
     "metaclip_2": ("a photo of a {}.", False),
     "siglip": ("This is a photo of {}.", True),
     "siglip2": ("This is a photo of {}.", True),
 }
-_BATCH = 16
-# Bytes a weight takes, scales included; bitsandbytes leaves biases, norms and convolutions as they are.
+_BATCH = 16  # pictures or texts in one forward pass
+# Bytes per weight, including scales. They are above those of text models, because bitsandbytes leaves biases, norms and
+# convolutions as they are.
 _WEIGHT_BYTES = {"int8": 1.1, "nf4": 0.65}
-# Kept at full precision: what makes the scores, small and touchy, and with rows that 4-bit kernels cannot divide.
+# The layers that compute the scores stay at full precision: they are small and sensitive, and their rows have lengths
+# that the 4-bit kernels cannot divide into blocks.
 _NOT_QUANTIZED = [
     "classifier", "cls_classifier", "distillation_classifier", "head", "fc", "visual_projection", "text_projection"
 ]  # fmt: skip
@@ -73,7 +75,7 @@ class TransformersVisionEngine(Engine):
             model = self._classifier(spec, folder, device) if spec.task == CLASSIFY else _matcher(spec, folder, device)
         except (AssistantError, MemoryError, KeyboardInterrupt, SystemExit, torch.OutOfMemoryError):
             raise
-        except BaseException as error:  # a panic in the tokenizer's Rust code is no Exception
+        except BaseException as error:  # a panic in the tokenizer's Rust code is not an Exception
             raise ModelInvalid(f"{folder}: cannot be loaded: {error}", hint="check or pull the model again") from error
         progress(f"loading {spec.name}", 1.0)
         return model
@@ -116,7 +118,7 @@ def _network(auto_class: Any, spec: ModelSpec, folder: Path, device: str) -> Any
         output_loading_info=True,
         **options,
     )
-    if missing := sorted(report["missing_keys"]):  # transformers would go on with random numbers there
+    if missing := sorted(report["missing_keys"]):  # transformers fills missing weights with random numbers
         raise ModelInvalid(f"{folder}: {len(missing)} weights are missing, such as {missing[0]}")
     return network.eval().requires_grad_(False)
 
@@ -134,7 +136,7 @@ def _prepare(processor: Any, images: Sequence[ImageArray]) -> dict[str, Any]:
 
 
 def _on_model(network: Any, inputs: dict[str, Any], device: str) -> dict[str, Any]:
-    """`inputs` on the device, floats in the network's dtype; the tokens and masks stay integers."""
+    """Moves `inputs` to the device. Floats get the network's dtype; token ids and masks stay integers."""
     return {
         key: value.to(device, network.dtype) if value.is_floating_point() else value.to(device)
         for key, value in inputs.items()
@@ -144,11 +146,12 @@ def _on_model(network: Any, inputs: dict[str, Any], device: str) -> dict[str, An
 class TransformersImageModel(ImageModel):
     """An image classifier of transformers.
 
-    The embedding is what its backbone gives the classifier: the pooled output, else the first token, else the mean
-    over the picture. It can be made with LoRA weights; the class probabilities are always the bare model's.
+    The embedding is the input of the classifier head: the pooled output of the backbone, or its first token, or the
+    mean over the picture. It can be computed with LoRA weights. The class probabilities are always those of the bare
+    model.
 
     Attributes:
-        can_tune: whether `tune` finds layers to train: linear ones in the backbone.
+        can_tune: whether the backbone has linear layers that `tune` can train.
     """
 
     def __init__(self, spec: ModelSpec, network: Any, processor: Any, *, device: str) -> None:
@@ -161,7 +164,8 @@ class TransformersImageModel(ImageModel):
         self.can_tune = bool(linear_layers(network))
         names = network.config.id2label
         self.labels = tuple(str(names[index]) for index in sorted(names))
-        try:  # a trial tells a wrong processor now and not at the first picture
+        # A trial run finds a processor that does not fit the network now, and not at the user's first picture.
+        try:
             blank = [np.zeros((32, 32, 3), np.uint8)]
             self.n_dimensions = self.embed(blank).shape[1]
             n_scores = self.classify(blank).shape[1]
@@ -178,18 +182,18 @@ class TransformersImageModel(ImageModel):
         compute = partial(pooled, self._network)
         return self._run(images, compute, getattr(self, "n_dimensions", 0), adapter=adapter)
 
-    def tune(self, pictures: Sequence[ImageArray], classes: Sequence[int], training: Training) -> None:
+    def tune(self, pictures: Sequence[ImageArray], classes: Sequence[int], training: TrainingRun) -> None:
         """Trains LoRA weights of the backbone to tell the classes apart, and writes them into `training.folder`.
 
-        It works on a copy of the network, so that answers go on meanwhile.
+        It trains a copy of the network, so answers continue meanwhile.
 
         Args:
-            pictures: RGB, uint8, shape (height, width, 3).
-            classes: of each picture, 0 and up.
+            pictures: RGB, uint8, shape (height, width, 3); sizes may differ.
+            classes: the class index of each picture, 0 and up.
 
         Raises:
             TrainingFailed: the loss became NaN.
-            Cancelled: the training was stopped; its checkpoint stays in `training.work_folder`.
+            Cancelled: the training was stopped. Its checkpoint stays in `training.work_folder`.
         """
         from transformers import AutoModelForImageClassification
 
@@ -233,7 +237,7 @@ class TransformersImageModel(ImageModel):
     ) -> Any:
         import torch
 
-        self._adapters.activate(adapter)
+        self._adapters.activate(None if adapter is None else adapter.part)
         with torch.inference_mode():
             return compute(_on_model(self._network, inputs, self.device)).float().cpu().numpy()
 
@@ -245,17 +249,22 @@ class TransformersImageModel(ImageModel):
 
 
 def pooled(network: Any, inputs: dict[str, Any]) -> Any:
-    """What the backbone gives the classifier, shape (n, n_dimensions)."""
+    """The input of the classifier head, shape (n, n_dimensions)."""
     output = network.base_model(**inputs)
     given = getattr(output, "pooler_output", None)
     if given is not None:
         return given.flatten(1)
     hidden = output.last_hidden_state
+    # A transformer gives (n, n_tokens, n_dimensions), a convolutional network (n, n_channels, height, width).
     return hidden[:, 0] if hidden.ndim == 3 else hidden.mean((2, 3))
 
 
 class TransformersImageTextModel(ImageTextModel):
-    """CLIP or SigLIP: the cosine of picture and text, scaled as it was trained, as shares among the texts."""
+    """CLIP or SigLIP: a softmax, over the texts, of the scaled cosines of picture and text.
+
+    SigLIP was trained with a sigmoid for each pair. Its softmax is used as well, because users ask which of their
+    labels fits best.
+    """
 
     def __init__(self, spec: ModelSpec, network: Any, processors: tuple[Any, Any], *, device: str) -> None:
         import numpy as np
@@ -279,9 +288,9 @@ class TransformersImageTextModel(ImageTextModel):
         text_rows = [self.call(partial(self._embed_texts, batch)) for batch in _batches(prompts)]
         image_rows = [self.call(partial(self._embed_images, _prepare(self._processor, b))) for b in _batches(images)]
         cosines = np.concatenate(image_rows) @ np.concatenate(text_rows).T
-        # SigLIP adds a constant to all logits, which leaves the shares as they are.
+        # SigLIP adds a constant to all logits. A softmax does not change with it, so it is left out.
         logits = cosines * self.call(lambda: float(self._network.logit_scale.float().exp()))
-        shares = np.exp(logits - logits.max(1, keepdims=True))
+        shares = np.exp(logits - logits.max(1, keepdims=True))  # minus the maximum, so that exp does not overflow
         result: FloatArray = (shares / shares.sum(1, keepdims=True)).astype(np.float32)
         return result
 

@@ -48,7 +48,7 @@ class CycleOptions:
     trusted: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        # Written as one chain so that NaN is refused, too. The limit of four months catches milliseconds.
+        # NaN fails the chain, too. The limit of 115 days refuses infinity.
         if self.budget_s is not None and not 0 < self.budget_s < 1e7:
             raise InvalidInput(f"budget_s is {self.budget_s}", hint="give a positive number of seconds")
 
