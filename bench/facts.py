@@ -1,8 +1,9 @@
 """Thirty facts taught by correction, in real conversations: `python -m bench.facts [--small | --qwen] [--no-learn]`.
 
-Each invented fact is asked once, answered wrongly, and corrected. Then two wordings of the question that nobody taught
-are asked: before, at the next turn (fast memory), and after a learning cycle with the fast memory off (weights alone).
-An answer is right where it holds the taught words. The canary is `bench.canary`, before and after the cycle.
+Each invented fact is asked once, answered wrongly, and corrected. Two paraphrases of each question, which nobody
+taught, are asked three times: before the corrections, at the next turn (fast memory), and after a learning cycle with
+the fast memory off (weights alone). An answer is right if it contains the taught words. `bench.canary` is asked before
+and after the cycle.
 """
 
 from __future__ import annotations
@@ -20,15 +21,22 @@ from bench import canary
 from bench.canary import TASK, by_weights
 from smallai_assistant import Assistant, AssistantConfig, Example, ModelSpec
 from smallai_assistant.config import ModelsConfig, load_config
-from smallai_chat.evaluation import holds
-from smallai_chat.examples import Fact, Unrelated, watching
-from smallai_chat.reference_prompts import UNRELATED
+from smallai_chat.evaluation import contains_answer
+from smallai_chat.examples import Fact, LeakCheck, held_out_example
+from smallai_chat.reference_prompts import HELD_OUT_QUESTIONS
 
-N_TOKENS = 48
+N_TOKENS = 48  # of an answer: room for a sentence around the fact
 
 
 class Wanted(NamedTuple):
-    """A model and its figures."""
+    """A model and the figures that it must reach.
+
+    Attributes:
+        memory: minimum share of right answers at the next turn.
+        weights: minimum share of right answers from the weights alone.
+        before: maximum share of right answers before the corrections; more would mean that the facts are not new.
+        canary_drop: maximum loss of the canary, as a share.
+    """
 
     name: str
     quantization: str
@@ -44,7 +52,7 @@ QWEN = Wanted("qwen2.5-coder-0.5b-instruct", "nf4", memory=0.95)
 
 @contextmanager
 def opened(wanted: Wanted) -> Iterator[tuple[Assistant, ModelSpec]]:
-    """An assistant without a past on that model, and the model's spec."""
+    """Opens an assistant without feedback on that model. Yields it and the model's spec."""
     models = ModelsConfig(chat=wanted.name, chat_quantization=wanted.quantization)  # type: ignore[arg-type]
     spec = ModelSpec(wanted.name, task=TASK, quantization=wanted.quantization)  # type: ignore[arg-type]
     print(f"{wanted.name}, {wanted.quantization}", flush=True)
@@ -57,51 +65,52 @@ def opened(wanted: Wanted) -> Iterator[tuple[Assistant, ModelSpec]]:
 
 
 def facts() -> list[dict[str, Any]]:
-    """Question, answer and two paraphrases each."""
+    """Returns the facts: a question, its answer and two paraphrases each."""
     lines = Path(__file__).with_name("facts.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
 
 def paraphrases() -> list[tuple[str, str]]:
-    """Question and answer."""
+    """Returns all paraphrases, each with its answer."""
     return [(question, fact["answer"]) for fact in facts() for question in fact["paraphrases"]]
 
 
 def share_right(texts: Sequence[str]) -> float:
-    """Of the answers to `paraphrases()`, in order."""
+    """Returns the share of right ones among the answers to `paraphrases()`, which are in the same order."""
     rows = paraphrases()
-    return sum(holds(text, answer) for text, (_, answer) in zip(texts, rows, strict=True)) / len(rows)
+    return sum(contains_answer(text, answer) for text, (_, answer) in zip(texts, rows, strict=True)) / len(rows)
 
 
 def without_memory(assistant: Assistant) -> list[str]:
-    """What the champion's weights alone answer to the paraphrases."""
+    """Returns the champion's answers to the paraphrases, from its weights alone."""
     asked = [fact_example(question, answer) for question, answer in paraphrases()]
-    return [by_weight.answer for by_weight in by_weights(assistant, asked, assistant.adapters.champion(TASK))]
+    return [score.answer for score in by_weights(assistant, asked, assistant.adapters.champion(TASK))]
 
 
 def fact_example(question: str, answer: str) -> Example:
-    """A question that is right where the answer holds the taught one."""
-    return watching(question, answer, Fact(question, answer))
+    """Returns an example that is right if the generated text contains the answer."""
+    return held_out_example(question, answer, Fact(question, answer))
 
 
 def n_leaks(assistant: Assistant) -> int:
-    """How many everyday questions get a taught answer."""
+    """Returns how many of the held-out everyday questions get a taught answer."""
     taught = tuple(fact["answer"] for fact in facts())
-    asked = [watching(each, "", Unrelated(each, taught)) for each in UNRELATED]
+    asked = [held_out_example(question, "", LeakCheck(question, taught)) for question in HELD_OUT_QUESTIONS]
     found = by_weights(assistant, asked, assistant.adapters.champion(TASK))
-    for question, score in zip(UNRELATED, found, strict=True):
+    for question, score in zip(HELD_OUT_QUESTIONS, found, strict=True):
         if score.value < 1:
             print(f"      {question} | {' '.join(score.answer.split())[:90]!r}")
     return sum(score.value < 1 for score in found)
 
 
 def run(wanted: Wanted, *, learns: bool, n_canary: int) -> tuple[dict[str, Any], bool]:
-    """The figures, and whether all are met."""
+    """Returns the figures of a model, and whether all of them are met."""
     with opened(wanted) as (assistant, _):
         figures: dict[str, Any] = {"model": wanted.name}
         figures["before"] = share_right(without_memory(assistant))
         say("before", figures["before"], f"at most {wanted.before:.0%}")
         for fact in facts():
+            # Without the memory, so that every fact is answered and corrected independently of those before it.
             response = assistant.ask(fact["question"], task=TASK, options={"max_tokens": N_TOKENS, "use_memory": False})
             response.rate(correction=fact["answer"])
         begun = time.perf_counter()
@@ -118,7 +127,7 @@ def run(wanted: Wanted, *, learns: bool, n_canary: int) -> tuple[dict[str, Any],
             drop = figures["canary_drop"]
             say("canary drop", drop, f"at most {wanted.canary_drop:.0%}")
             canary.show(figures["canary"])
-            print(f"  taught answers to {len(UNRELATED)} unrelated questions: {figures['leaks']}", flush=True)
+            print(f"  taught answers to {len(HELD_OUT_QUESTIONS)} unrelated questions: {figures['leaks']}", flush=True)
     ok = figures["before"] <= wanted.before and figures["next_turn"] >= wanted.memory
     if learns:
         ok &= figures["weights"] >= wanted.weights and drop <= wanted.canary_drop
@@ -126,19 +135,20 @@ def run(wanted: Wanted, *, learns: bool, n_canary: int) -> tuple[dict[str, Any],
 
 
 def learned(assistant: Assistant, n_canary: int) -> dict[str, Any]:
-    """A cycle, and what the weights alone know after it."""
+    """Runs a learning cycle. Returns its outcome and what the weights alone know after it."""
     before = canary.ask(assistant, n_canary)
     seen: list[str] = []
 
     def tell(what: str, fraction: float) -> None:
-        if not seen or seen[-1] != what:
+        if not seen or seen[-1] != what:  # one line for each stage, not for each step
             seen.append(what)
             print(f"  {fraction:4.0%} {what}", flush=True)
 
     report = assistant.learn(TASK, on_progress=tell)
     print("  " + report.summary().replace("\n", "\n  "), flush=True)
     if not report.is_promoted:
-        assistant.promote(report.adapter_id, force=True)  # to measure it all the same; the outcome is reported
+        # A refused adapter is measured, too; the outcome is part of the figures.
+        assistant.promote(report.adapter_id, force=True)
     texts = without_memory(assistant)
     show_wrong(texts)
     after = canary.ask(assistant, n_canary)
@@ -154,19 +164,19 @@ def learned(assistant: Assistant, n_canary: int) -> dict[str, Any]:
 
 
 def say(what: str, value: float, wanted: str) -> None:
-    """A line of the table."""
+    """Prints one line of the table."""
     print(f"  {what:34} {value:6.1%}   ({wanted})", flush=True)
 
 
 def show_wrong(texts: Sequence[str]) -> None:
-    """The first wrong answers."""
-    wrong = [(q, a, t) for t, (q, a) in zip(texts, paraphrases(), strict=True) if not holds(t, a)]
+    """Prints the first five wrong answers."""
+    wrong = [(q, a, t) for t, (q, a) in zip(texts, paraphrases(), strict=True) if not contains_answer(t, a)]
     for question, answer, text in wrong[:5]:
         print(f"      {question} | {answer} | {' '.join(text.split())[:90]!r}")
 
 
 def main() -> None:
-    """Prints the table and a JSON line a model; exits 1 where a figure is missed."""
+    """Prints the table and a JSON line for each model. Exits with 1 if a figure is missed."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--small", action="store_true", help="SmolLM2-135M only")
     parser.add_argument("--qwen", action="store_true", help="Qwen 0.5B only")

@@ -1,8 +1,9 @@
-"""Style from thumbs only: sixty turns, short answers up and long ones down: `python -m bench.style [--qwen]`.
+"""Style learned from ratings alone: short answers are praised, long ones rejected: `python -m bench.style [--qwen]`.
 
-The model answers sixty questions; every second answer is stopped at its first sentence. Who wants short answers
-thumbs up what has at most 25 words and thumbs down the rest. After a learning cycle forty other questions are asked:
-compliance is the share of answers that end by themselves within 25 words. Nothing is corrected, no instruction changed.
+The model answers sixty questions. Every second answer is stopped after its first sentence, so that both lengths occur.
+A simulated user who likes short answers praises those of at most 25 words and rejects the others. After a learning
+cycle forty other questions are asked. Compliance is the share of answers that end within 25 words without being
+stopped. Nothing is corrected, and the instructions stay the same.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from smallai_assistant import Assistant, GenerationOptions, ModelSpec, TextModel
 from smallai_chat.evaluation import chat
 
 MAX_WORDS = 25
-MIN_GAIN, MAX_DROP = 0.25, 0.01
-N_TOKENS = 90
+MIN_GAIN, MAX_DROP = 0.25, 0.01  # of compliance, and of the canary; both as shares
+N_TOKENS = 90  # more than 25 words in any case, so that a long answer is not cut to a short one
 FIRST_SENTENCE = (". ", ".\n", "\n")
+# A hundred topics: the questions on the first sixty are rated, those on the last forty measure compliance.
 TOPICS = """
 photosynthesis;gravity;a volcano;the internet;a library;democracy;an earthquake;a piano;bread;rain;a vaccine;a bicycle
 glass;a rainbow;money;sleep;a computer;steel;an orchestra;a desert;a battery;cotton;a glacier;honey;an atom;a novel
@@ -35,19 +37,19 @@ N_TURNS, N_UNSEEN = 60, 40
 
 
 def questions() -> list[str]:
-    """A hundred questions; the first sixty are rated."""
-    topics = [each.strip() for line in TOPICS.strip().splitlines() for each in line.split(";")]
+    """Returns a hundred questions, of which the first sixty are rated."""
+    topics = [topic.strip() for line in TOPICS.strip().splitlines() for topic in line.split(";")]
     forms = ("What is {}?", "Tell me about {}.", "Can you explain {}?")
     return [forms[number % 3].format(topic) for number, topic in enumerate(topics)]
 
 
 def is_short(text: str) -> bool:
-    """Whether an answer has at most 25 words."""
+    """Whether an answer has at most 25 words, and is not empty."""
     return 0 < len(text.split()) <= MAX_WORDS
 
 
 def compliance(assistant: Assistant, spec: ModelSpec) -> float:
-    """The share of short answers to the unseen questions."""
+    """Returns the share of short answers to the questions that were not rated."""
     options = GenerationOptions(max_tokens=N_TOKENS, repetition_penalty=1.1)
     chats = [chat(question, SYSTEM) for question in questions()[N_TURNS : N_TURNS + N_UNSEEN]]
     with assistant.models.lease(spec, TextModel) as model:
@@ -58,10 +60,11 @@ def compliance(assistant: Assistant, spec: ModelSpec) -> float:
 
 
 def run(wanted: Wanted, *, n_canary: int) -> tuple[dict[str, Any], bool]:
-    """The figures, and whether all are met."""
+    """Returns the figures of a model, and whether all of them are met."""
     with opened(wanted) as (assistant, spec):
         n_up = 0
         for number, question in enumerate(questions()[:N_TURNS]):
+            # Left alone, a small model hardly ever answers briefly: there would be nothing to praise.
             stop = FIRST_SENTENCE if number % 2 else ()
             style = {"max_tokens": N_TOKENS, "use_memory": False, "stop": stop}
             response = assistant.ask(question, task=TASK, options=style)
@@ -74,7 +77,8 @@ def run(wanted: Wanted, *, n_canary: int) -> tuple[dict[str, Any], bool]:
         report = assistant.learn(TASK)
         print("  " + report.summary().replace("\n", "\n  "), flush=True)
         if not report.is_promoted:
-            assistant.promote(report.adapter_id, force=True)  # to measure it all the same; the outcome is reported
+            # A refused adapter is measured, too; the outcome is part of the figures.
+            assistant.promote(report.adapter_id, force=True)
         figures["after"] = compliance(assistant, spec)
         still_known = canary.ask(assistant, n_canary)
         figures["canary"] = canary.figures(known, still_known)
@@ -88,7 +92,7 @@ def run(wanted: Wanted, *, n_canary: int) -> tuple[dict[str, Any], bool]:
 
 
 def main() -> None:
-    """Prints the figures and a JSON line; exits 1 where one is missed."""
+    """Prints the figures and a JSON line. Exits with 1 if a figure is missed."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--qwen", action="store_true", help="Qwen 0.5B instead of SmolLM2-135M")
     parser.add_argument("--canary", type=int, default=1000, help="most questions of each set of the canary")

@@ -20,7 +20,7 @@ from bench.facts import N_TOKENS, QWEN, SMALL, Wanted, fact_example, facts, open
 from smallai_assistant import Adapter, Assistant, ModelSpec
 from smallai_assistant.types import now
 from smallai_chat import training as recipe
-from smallai_chat.dataset import row as row_of
+from smallai_chat.dataset import sft_row
 
 MIN_TRANSFER = -0.01
 SUBJECTS = {
@@ -73,7 +73,7 @@ def sequential(assistant: Assistant, spec: ModelSpec, folder: Path) -> list[list
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    model, tokenizer = recipe._load(assistant.models.folder_of(spec), spec, "cpu")
+    model, tokenizer = recipe.load_base(assistant.models.folder_of(spec), spec, "cpu")
     table = []
     for number, (name, rows) in enumerate(zip(SUBJECTS, subjects(), strict=True)):
         trainer = SFTTrainer(
@@ -84,9 +84,9 @@ def sequential(assistant: Assistant, spec: ModelSpec, folder: Path) -> list[list
                 completion_only_loss=True, save_strategy="no", report_to=[], disable_tqdm=True,
                 dataloader_pin_memory=False,
             ),
-            train_dataset=Dataset.from_list([row_of(row["question"], row["answer"], SYSTEM) for row in rows]),
+            train_dataset=Dataset.from_list([sft_row(row["question"], row["answer"], SYSTEM) for row in rows]),
             processing_class=tokenizer,
-            peft_config=None if hasattr(model, "peft_config") else recipe._lora(),
+            peft_config=None if hasattr(model, "peft_config") else recipe.lora_config(),
         )  # fmt: skip
         trainer.train()
         model = trainer.model

@@ -1,127 +1,161 @@
-"""Examples -> the rows that TRL trains on: facts, pairs, ratings, and what is to stay as the base says it."""
+"""Turns examples into the rows that the trainers read: SFT rows, DPO pairs, KTO rows and reference rows."""
 
 from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from smallai_assistant import Example, GenerationOptions, ModelSpec, TextModel, Training
-from smallai_chat.evaluation import Chat, chat
+from smallai_chat.evaluation import chat
 from smallai_chat.examples import near_misses, normalized
-from smallai_chat.reference_prompts import THINGS, everyday_questions
+from smallai_chat.reference_prompts import TOPICS, sample_reference_prompts
 from smallai_chat.scope import Scopes
 
-MAX_TOKENS = 1024  # of a row
-_MAX_PAIRS_OF_A_FACT = 2
-# What is kept: everyday questions, and for each correction the nearest of a pool that has near misses of each, too.
+MAX_TOKENS = 1024  # of a row; the rest is cut off
+# A fact has up to twelve wordings, all with the same two answers: a few pairs suffice, and DPO is slow.
+_MAX_PAIRS_PER_FACT = 2
+# Reference rows: everyday prompts, and for each fact the most similar questions of a pool (docs/decisions.md, 16, 17).
 N_EVERYDAY, N_NEAREST, N_POOL, N_NEAR_MISSES = 48, 3, 600, 8
-_EVERYDAY_TOKENS = 16  # a taught answer that spreads stands at the beginning
+# A taught answer that leaks stands at the beginning of an answer, so only the beginning is held to the base.
+_REFERENCE_TOKENS = 16
+# The share of facts that is trained without the system prompt, so that a fact is known under another prompt too.
+_SHARE_WITHOUT_PROMPT = 0.25
+_IGNORED = -100  # the label that PyTorch's losses skip
 
 Row = dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two answers to one question, of which a person prefers the first."""
+
+    question: str
+    chosen: str
+    rejected: str
+
+
 def sft_rows(facts: Sequence[Example], praised: Sequence[Example], system_prompt: str, *, seed: int) -> list[Row]:
-    """Prompt and completion of facts and praised answers; one fact in four is asked without the system prompt."""
-    rng = random.Random(seed)  # noqa: S311  (the same every time)
+    """Returns TRL's prompt-completion rows of facts and praised answers."""
+    rng = random.Random(seed)  # noqa: S311  (reproducible, not secret)
     rows = [
-        row(fact.payload.question, fact.payload.answer, system_prompt if rng.random() > 0.25 else "") for fact in facts
+        sft_row(
+            fact.payload.question,
+            fact.payload.answer,
+            system_prompt if rng.random() > _SHARE_WITHOUT_PROMPT else "",
+        )
+        for fact in facts
     ]
-    return rows + [row(each.payload.question, each.payload.answer, system_prompt) for each in praised]
+    return rows + [sft_row(example.payload.question, example.payload.answer, system_prompt) for example in praised]
+
+
+def sft_row(question: str, answer: str, system_prompt: str) -> Row:
+    """Returns TRL's prompt-completion row of a question and its answer."""
+    return {"prompt": chat(question, system_prompt), "completion": [{"role": "assistant", "content": answer}]}
 
 
 def correction_pairs(facts: Sequence[Example], system_prompt: str) -> list[Row]:
-    """TRL's columns of pairs: a correction and the answer it corrects."""
-    found: dict[tuple[str, str, str], None] = {}
-    n_of: Counter[tuple[str, ...]] = Counter()
+    """Returns TRL's preference rows of corrections: the correction is chosen, the answer it corrects is rejected."""
+    found: dict[Pair, None] = {}  # a dictionary and not a set: it keeps the order, and training must be reproducible
+    n_pairs: Counter[tuple[str, ...]] = Counter()
     for fact in facts:
-        if fact.payload.rejected and n_of[fact.feedback_ids] < _MAX_PAIRS_OF_A_FACT:
-            n_of[fact.feedback_ids] += 1
-            found[fact.payload.question, fact.payload.answer, fact.payload.rejected] = None
-    return _pairs(found, system_prompt)
+        if fact.payload.rejected and n_pairs[fact.feedback_ids] < _MAX_PAIRS_PER_FACT:
+            n_pairs[fact.feedback_ids] += 1
+            found[Pair(fact.payload.question, fact.payload.answer, fact.payload.rejected)] = None
+    return _preference_rows(found, system_prompt)
 
 
 def rating_pairs(rated: Sequence[Example], system_prompt: str) -> list[Row]:
-    """TRL's columns of pairs: a praised and a rejected answer to one question."""
-    answers: defaultdict[str, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))  # good and bad ones
-    for each in rated:
-        answers[each.payload.question][not each.payload.is_good].append(each.payload.answer)
+    """Returns TRL's preference rows of questions that have both a praised and a rejected answer."""
+    answers: defaultdict[str, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))  # praised, rejected
+    for example in rated:
+        answers[example.payload.question][not example.payload.is_good].append(example.payload.answer)
+    # The newest praised answer counts: people's taste may have changed.
     found = dict.fromkeys(
-        (question, good[-1], each) for question, (good, bad) in answers.items() if good for each in bad
+        Pair(question, praised[-1], answer)
+        for question, (praised, rejected) in answers.items()
+        if praised
+        for answer in rejected
     )
-    return _pairs(found, system_prompt)
+    return _preference_rows(found, system_prompt)
 
 
 def kto_rows(rated: Sequence[Example], system_prompt: str) -> list[Row]:
-    """TRL's columns of unpaired preferences."""
+    """Returns TRL's unpaired preference rows: `label` tells whether the answer was praised."""
     return [
-        {**row(each.payload.question, each.payload.answer, system_prompt), "label": each.payload.is_good}
-        for each in rated
+        {
+            **sft_row(example.payload.question, example.payload.answer, system_prompt),
+            "label": example.payload.is_good,
+        }
+        for example in rated
     ]
 
 
-def kept_rows(
+def reference_rows(
     facts: Sequence[Example], training: Training, spec: ModelSpec, scopes: Scopes, system_prompt: str
 ) -> list[Row]:
-    """Questions that were not taught, and how the base begins to answer: that is to stay so.
+    """Returns rows of questions that were not corrected, with the base's answers. Training holds the model to them.
 
-    Some are everyday ones, the others the nearest of many to what was taught: there an answer spreads first.
+    A part are everyday prompts. The others are those that are most similar to the corrected questions, out of a larger
+    pool, because taught answers leak there first.
+
+    Raises:
+        ModelError: the chat model or the embedding model is not available.
     """
     training.progress("asking the base what to keep", 0.0)
-    rng = random.Random(training.seed)  # noqa: S311  (the same every time)
-    taught = as_taught(facts)
-    pool = everyday_questions(N_EVERYDAY + N_POOL, rng)
-    for question in taught:
-        pool += near_misses(question, THINGS, N_NEAR_MISSES, rng)
-    told = {normalized(fact.prompt) for fact in facts}  # of these the base's answer is not to stay
-    pool = [fromkey for fromkey in dict.fromkeys(pool) if normalized(fromkey) not in told]
-    everyday, others = pool[:N_EVERYDAY], pool[N_EVERYDAY:]
-    nearness = scopes.of_questions(taught).nearness(scopes.vectors(others))
-    nearest = sorted(range(len(others)), key=lambda place: -nearness[place])[: N_NEAREST * len(taught)]
-    questions = everyday + [others[place] for place in nearest]
-    options = GenerationOptions(max_tokens=_EVERYDAY_TOKENS, repetition_penalty=1.1)
+    rng = random.Random(training.seed)  # noqa: S311  (reproducible, not secret)
+    corrected = corrected_questions(facts)
+    pool = sample_reference_prompts(N_EVERYDAY + N_POOL, rng)
+    for question in corrected:
+        pool += near_misses(question, TOPICS, N_NEAR_MISSES, rng)
+    # The base's answer to a corrected question is wrong in any wording and must not be kept.
+    learned = {normalized(fact.prompt) for fact in facts}
+    pool = [prompt for prompt in dict.fromkeys(pool) if normalized(prompt) not in learned]
+    everyday, candidates = pool[:N_EVERYDAY], pool[N_EVERYDAY:]
+    similarity = scopes.of_questions(corrected).similarity(scopes.vectors(candidates))
+    by_similarity = sorted(range(len(candidates)), key=lambda index: -similarity[index])
+    nearest = [candidates[index] for index in by_similarity[: N_NEAREST * len(corrected)]]
+    questions = everyday + nearest
+    options = GenerationOptions(max_tokens=_REFERENCE_TOKENS, repetition_penalty=1.1)
     with training.models.lease(spec, TextModel) as model:
         answers = model.complete([chat(question, system_prompt) for question in questions], options)
     return [
-        {**row(question, answer, system_prompt), "is_kept": True}
+        {**sft_row(question, answer, system_prompt), "is_reference": True}
         for question, answer in zip(questions, answers, strict=True)
         if answer
     ]
 
 
-def as_taught(facts: Sequence[Example]) -> list[str]:
-    """Each corrected question once, in its first wording."""
+def corrected_questions(facts: Sequence[Example]) -> list[str]:
+    """Returns each corrected question once, in the first of its wordings."""
+    # Later entries of a dictionary win, hence the detour from the end: the first wording of a feedback is kept.
     return list({fact.feedback_ids: fact.payload.question for fact in reversed(facts)}.values())[::-1]
 
 
-def tokenized(rows: Sequence[Row], tokenizer: Any) -> list[Row]:
-    """Token ids, and labels that are -100 but for the completion; what is kept was cut, and its end is left out."""
-    found = []
-    for each in rows:
-        prompt = tokenizer.apply_chat_template(each["prompt"], add_generation_prompt=True, return_dict=False)
-        ids = tokenizer.apply_chat_template([*each["prompt"], *each["completion"]], return_dict=False)
-        is_kept = each.get("is_kept", False)
-        if is_kept and tokenizer.eos_token_id in ids[len(prompt) :]:
+def tokenize(rows: Sequence[Row], tokenizer: Any) -> list[Row]:
+    """Returns `input_ids`, `labels` and `is_reference` of each row; only the completion has labels."""
+    tokenized = []
+    for row in rows:
+        prompt = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=False)
+        ids = tokenizer.apply_chat_template([*row["prompt"], *row["completion"]], return_dict=False)
+        is_reference = row.get("is_reference", False)
+        # A reference answer was cut after a few tokens. An end token after the cut would teach the model to stop early.
+        if is_reference and tokenizer.eos_token_id in ids[len(prompt) :]:
             ids = ids[: len(ids) - ids[::-1].index(tokenizer.eos_token_id) - 1]
-        labels = [-100] * len(prompt) + ids[len(prompt) :]
-        found.append({"input_ids": ids[:MAX_TOKENS], "labels": labels[:MAX_TOKENS], "is_kept": is_kept})
-    return found
+        labels = [_IGNORED] * len(prompt) + ids[len(prompt) :]
+        tokenized.append({"input_ids": ids[:MAX_TOKENS], "labels": labels[:MAX_TOKENS], "is_reference": is_reference})
+    return tokenized
 
 
-def _pairs(found: Iterable[tuple[str, str, str]], system_prompt: str) -> list[Row]:
+def _preference_rows(pairs: Iterable[Pair], system_prompt: str) -> list[Row]:
     return [
         {
-            "prompt": chat(question, system_prompt),
-            "chosen": [{"role": "assistant", "content": good}],
-            "rejected": [{"role": "assistant", "content": bad}],
+            "prompt": chat(pair.question, system_prompt),
+            "chosen": [{"role": "assistant", "content": pair.chosen}],
+            "rejected": [{"role": "assistant", "content": pair.rejected}],
         }
-        for question, good, bad in found
-        if good != bad
+        for pair in pairs
+        if pair.chosen != pair.rejected
     ]
-
-
-def row(question: str, answer: str, system_prompt: str) -> Row:
-    """TRL's columns of a question and its answer."""
-    prompt: Chat = chat(question, system_prompt)
-    return {"prompt": prompt, "completion": [{"role": "assistant", "content": answer}]}

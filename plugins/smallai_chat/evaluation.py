@@ -1,4 +1,4 @@
-"""How well a model answers examples: facts by what it says, ratings and choices by what it finds likely."""
+"""Scores a model on examples: facts by the generated text, ratings and choices by the likelihood of given answers."""
 
 from __future__ import annotations
 
@@ -8,66 +8,81 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from smallai_assistant import Adapter, Example, GenerationOptions, Score, TextModel
-from smallai_chat.examples import Choice, Fact, Plain, Rated, Unrelated, normalized
+from smallai_chat.examples import Choice, Fact, LeakCheck, PlainAnswer, Rated, normalized
 
 T = TypeVar("T")
 Chat = list[dict[str, str]]
 
+# A model may write a sentence around the answer. The answer's own length is added to this.
 _ANSWER_TOKENS = 32
-_UNRELATED_TOKENS = 20  # a taught answer that spreads stands at the beginning
-_PENALTY = 1.1
-_WORTH_OF_A_NAT = 0.1  # the point that the gate allows is 0.1 nats a token: perplexity up by a tenth
-_RATED_SHARPNESS = 4.0  # a rated answer that became likelier by a quarter of a nat a token scores 0.73
+# A taught answer that leaks into another question stands at the beginning, so the generation can be short.
+_LEAK_TOKENS = 20
+# The default of `ChatOptions`, so that an evaluation decodes as service does.
+_REPETITION_PENALTY = 1.1
+# Converts nats a token into score. The gate allows a loss of 0.01, which is 0.1 nats: perplexity rises by a tenth.
+_SCORE_PER_NAT = 0.1
+# Steepness of a rated answer's score: an answer that gained a quarter of a nat a token scores 0.73.
+_RATED_STEEPNESS = 4.0
+# English text has about four characters a token. Lengths in characters need no tokenizer.
+_CHARS_PER_TOKEN = 4
+# exp() overflows beyond 709; a sigmoid has long saturated at 50.
+_MAX_EXPONENT = 50.0
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A model, and who answers.
+class RoutedModel:
+    """A model under evaluation and the weights that answer each question.
 
     Attributes:
-        adapter: what is judged; None for the bare base.
-        answering: who answers a question, where that is not `adapter`; None for the base.
+        adapter: the adapter under evaluation; None for the bare base.
+        routes: the weights of questions that `adapter` does not answer; None for the base.
     """
 
     model: TextModel
     adapter: Adapter | None
     system_prompt: str
-    answering: Mapping[str, Adapter | None]
+    routes: Mapping[str, Adapter | None]
 
     def adapter_for(self, question: str) -> Adapter | None:
-        """Who answers; None for the base."""
-        return self.answering.get(question, self.adapter)
+        """Returns the weights that answer the question; None for the base."""
+        return self.routes.get(question, self.adapter)
 
     def complete(self, questions: Sequence[str], options: GenerationOptions) -> list[str]:
-        """An answer to each question."""
+        """Returns a generated answer to each question."""
 
-        def ask(places: list[int], adapter: Adapter | None) -> list[str]:
-            chats = [chat(questions[place], self.system_prompt) for place in places]
+        def run(indices: list[int], adapter: Adapter | None) -> list[str]:
+            chats = [chat(questions[index], self.system_prompt) for index in indices]
             return self.model.complete(chats, options, adapter=adapter)
 
-        return self._by_adapter(questions, ask)
+        return self._by_adapter(questions, run)
 
     def log_likelihoods(self, pairs: Sequence[tuple[str, str]], *, with_end: bool = False) -> list[float]:
-        """Of the answer to each question, in nats."""
+        """Returns the log likelihood, in nats, of the answer in each pair of question and answer.
 
-        def ask(places: list[int], adapter: Adapter | None) -> list[float]:
-            chats = [(chat(pairs[place][0], self.system_prompt), pairs[place][1]) for place in places]
+        Args:
+            with_end: whether the end-of-turn token counts as part of the answer.
+        """
+
+        def run(indices: list[int], adapter: Adapter | None) -> list[float]:
+            chats = [(chat(pairs[index][0], self.system_prompt), pairs[index][1]) for index in indices]
             return self.model.log_likelihoods(chats, adapter=adapter, with_end=with_end)
 
-        return self._by_adapter([question for question, _ in pairs], ask)
+        return self._by_adapter([question for question, _ in pairs], run)
 
-    def _by_adapter(self, questions: Sequence[str], ask: Callable[[list[int], Adapter | None], list[T]]) -> list[T]:
-        places: dict[str, list[int]] = {}
-        adapters: dict[str, Adapter | None] = {}
-        for place, each in enumerate(questions):
-            adapter = self.adapter_for(each)
-            key = adapter.id if adapter is not None else ""
+    def _by_adapter(self, questions: Sequence[str], run: Callable[[list[int], Adapter | None], list[T]]) -> list[T]:
+        """Calls `run` once for each set of weights, so that batches stay large; results are in the questions' order."""
+        # The key includes the part: two parts of one adapter are different weights under the same id.
+        indices_of: dict[tuple[str, str] | None, list[int]] = {}
+        adapters: dict[tuple[str, str] | None, Adapter | None] = {}
+        for index, question in enumerate(questions):
+            adapter = self.adapter_for(question)
+            key = (adapter.id, adapter.part_name) if adapter is not None else None
             adapters[key] = adapter
-            places.setdefault(key, []).append(place)
-        found: dict[int, T] = {}
-        for key, its in places.items():
-            found |= dict(zip(its, ask(its, adapters[key]), strict=True))
-        return [found[place] for place in range(len(questions))]
+            indices_of.setdefault(key, []).append(index)
+        results: dict[int, T] = {}
+        for key, indices in indices_of.items():
+            results |= dict(zip(indices, run(indices, adapters[key]), strict=True))
+        return [results[index] for index in range(len(questions))]
 
 
 def evaluate(
@@ -76,107 +91,124 @@ def evaluate(
     adapter: Adapter | None,
     *,
     system_prompt: str,
-    answering: Mapping[str, Adapter | None] | None = None,
+    routes: Mapping[str, Adapter | None] | None = None,
 ) -> list[Score]:
-    """One score an example.
+    """Scores a model on examples; the payload's type decides how.
 
-    A fact scores 1 where the answer holds the right one, else 0. A rated answer scores by how much likelier the adapter
-    makes it than the bare base does, against what it does to the others: 0.5 where good and bad ones are treated alike,
-    more for a good one that gained more or a bad one that gained less. A choice scores the share that its right answer
-    has of the probability of all, by the mean over tokens. An everyday question scores 1 unless a taught answer turns
-    up in it. A plain answer scores 0.5 where it is as likely as by the bare base, and a point less for each 0.1 nats a
-    token that it lost: where the mean loses that, perplexity is a tenth higher.
+    - `Fact`: 1 if the generated text contains the right answer, else 0.
+    - `Rated`: how much likelier the adapter makes the answer than the base does, relative to the other rated answers.
+      0.5 if praised and rejected answers moved alike; more if a praised one gained more or a rejected one gained less.
+    - `Choice`: the right answer's share of the probability of all choices, by the mean log probability of their tokens.
+    - `LeakCheck`: 1 unless the generated text contains a taught answer.
+    - `PlainAnswer`: 0.5 if the answer is as likely as under the base, less 0.01 for every 0.1 nats a token it lost. A
+      loss of 0.1 nats in the mean raises perplexity by a tenth.
 
     Args:
-        answering: who answers a question, where that is not `adapter`; None for the base.
+        adapter: the adapter under evaluation; None for the bare base.
+        routes: the weights of questions that `adapter` does not answer; None for the base.
+
+    Returns:
+        One score in [0, 1] for each example, in order.
     """
-    asked = Asked(model, adapter, system_prompt, answering or {})
-    found: dict[int, Score] = {}
-    for kind, score in _JUDGES:
-        places = [place for place, each in enumerate(examples) if isinstance(each.payload, kind)]
-        if places:
-            scores = score([examples[place].payload for place in places], asked)
-            found |= dict(zip(places, scores, strict=True))
-    return [found.get(place, Score(0.0)) for place in range(len(examples))]
+    routed = RoutedModel(model, adapter, system_prompt, routes or {})
+    scores: dict[int, Score] = {}
+    for payload_type, score in _SCORERS:
+        indices = [index for index, example in enumerate(examples) if isinstance(example.payload, payload_type)]
+        if indices:
+            scores |= dict(zip(indices, score([examples[index].payload for index in indices], routed), strict=True))
+    return [scores.get(index, Score(0.0)) for index in range(len(examples))]
 
 
 def chat(question: str, system_prompt: str) -> Chat:
-    """The question as it is asked without history."""
+    """Returns the messages of a question without history."""
     system: Chat = [{"role": "system", "content": system_prompt}] if system_prompt else []
     return [*system, {"role": "user", "content": question}]
 
 
-def holds(text: str, answer: str) -> bool:
-    """Whether the answer stands in the text, in whatever case and punctuation."""
+def contains_answer(text: str, answer: str) -> bool:
+    """Whether the text contains the words of the answer in order, ignoring case and punctuation."""
     wanted = normalized(answer)
+    # Spaces on both sides match whole words: "417" is not in "4170".
     return bool(wanted) and f" {wanted} " in f" {normalized(text)} "
 
 
-def _facts(facts: Sequence[Fact], asked: Asked) -> list[Score]:
+def _score_facts(facts: Sequence[Fact], routed: RoutedModel) -> list[Score]:
     longest = max(len(fact.answer) for fact in facts)
-    options = GenerationOptions(max_tokens=_ANSWER_TOKENS + longest // 3, repetition_penalty=_PENALTY)
-    texts = asked.complete([fact.question for fact in facts], options)
-    return [Score(float(holds(text, each.answer)), text) for text, each in zip(texts, facts, strict=True)]
+    # A third of the characters leaves slack: prose has four characters a token, names and numbers fewer.
+    options = GenerationOptions(max_tokens=_ANSWER_TOKENS + longest // 3, repetition_penalty=_REPETITION_PENALTY)
+    texts = routed.complete([fact.question for fact in facts], options)
+    return [Score(float(contains_answer(text, fact.answer)), text) for text, fact in zip(texts, facts, strict=True)]
 
 
-def _unrelated(everyday: Sequence[Unrelated], asked: Asked) -> list[Score]:
-    options = GenerationOptions(max_tokens=_UNRELATED_TOKENS, repetition_penalty=_PENALTY)
-    texts = asked.complete([each.question for each in everyday], options)
+def _score_leak_checks(checks: Sequence[LeakCheck], routed: RoutedModel) -> list[Score]:
+    options = GenerationOptions(max_tokens=_LEAK_TOKENS, repetition_penalty=_REPETITION_PENALTY)
+    texts = routed.complete([check.question for check in checks], options)
     return [
-        Score(float(not any(holds(text, answer) for answer in each.taught)), text)
-        for text, each in zip(texts, everyday, strict=True)
+        Score(float(not any(contains_answer(text, answer) for answer in check.taught)), text)
+        for text, check in zip(texts, checks, strict=True)
     ]
 
 
-def _rated(rated: Sequence[Rated], asked: Asked) -> list[Score]:
-    if asked.adapter is None:
+def _score_rated(rated: Sequence[Rated], routed: RoutedModel) -> list[Score]:
+    if routed.adapter is None:
         return [Score(0.5, "") for _ in rated]
-    gains = _gains(rated, asked)
-    # The reference point of KTO: training on ratings makes good answers less likely too, as long as bad ones fall more.
-    kinds = [[gain for each, gain in zip(rated, gains, strict=True) if each.is_good is kind] for kind in (True, False)]
-    middle = sum(sum(kind) / len(kind) for kind in kinds) / 2 if all(kinds) else 0.0
+    gains = _gains(rated, routed)
+    # KTO's reference point. Training on ratings may make praised answers less likely too, as long as rejected ones lose
+    # more; so a gain is measured from the middle between the mean gains of the two kinds.
+    gains_by_kind = [
+        [gain for answer, gain in zip(rated, gains, strict=True) if answer.is_good is is_good]
+        for is_good in (True, False)
+    ]
+    reference = sum(sum(kind) / len(kind) for kind in gains_by_kind) / 2 if all(gains_by_kind) else 0.0
     scores = []
-    for each, gain in zip(rated, gains, strict=True):
-        likelier = 1 / (1 + math.exp(-max(-50.0, min(50.0, _RATED_SHARPNESS * (gain - middle)))))
-        scores.append(Score(likelier if each.is_good else 1 - likelier, f"{gain:+.2f} nats a token"))
+    for answer, gain in zip(rated, gains, strict=True):
+        exponent = max(-_MAX_EXPONENT, min(_MAX_EXPONENT, _RATED_STEEPNESS * (gain - reference)))
+        likelier = 1 / (1 + math.exp(-exponent))
+        scores.append(Score(likelier if answer.is_good else 1 - likelier, f"{gain:+.2f} nats a token"))
     return scores
 
 
-def _plain(plain: Sequence[Plain], asked: Asked) -> list[Score]:
-    if asked.adapter is None:
+def _score_plain_answers(plain: Sequence[PlainAnswer], routed: RoutedModel) -> list[Score]:
+    if routed.adapter is None:
         return [Score(0.5, "") for _ in plain]
-    gains = _gains(plain, asked)
-    return [Score(min(1.0, max(0.0, 0.5 + _WORTH_OF_A_NAT * gain)), f"{gain:+.2f} nats a token") for gain in gains]
+    gains = _gains(plain, routed)
+    return [Score(min(1.0, max(0.0, 0.5 + _SCORE_PER_NAT * gain)), f"{gain:+.2f} nats a token") for gain in gains]
 
 
-def _gains(answered: Sequence[Rated | Plain], asked: Asked) -> list[float]:
-    """How much likelier the adapter makes each answer than the bare base does, its end included, in nats a token."""
-    pairs = [(each.question, each.answer) for each in answered if asked.adapter_for(each.question) is not None]
-    before = Asked(asked.model, None, asked.system_prompt, {}).log_likelihoods(pairs, with_end=True)
-    after = asked.log_likelihoods(pairs, with_end=True)
-    gains = {  # a token has about four characters
-        pair: (new - old) / max(1, len(pair[1]) // 4) for pair, old, new in zip(pairs, before, after, strict=True)
+def _gains(answered: Sequence[Rated | PlainAnswer], routed: RoutedModel) -> list[float]:
+    """Returns each answer's gain in log likelihood over the base, its end included, in nats a token."""
+    # The base's answer to a question outside the scope cannot have changed: gain 0, without running the model.
+    pairs = [(item.question, item.answer) for item in answered if routed.adapter_for(item.question) is not None]
+    before = RoutedModel(routed.model, None, routed.system_prompt, {}).log_likelihoods(pairs, with_end=True)
+    after = routed.log_likelihoods(pairs, with_end=True)
+    gains = {
+        pair: (new - old) / max(1, len(pair[1]) // _CHARS_PER_TOKEN)
+        for pair, old, new in zip(pairs, before, after, strict=True)
     }
-    return [gains.get((each.question, each.answer), 0.0) for each in answered]
+    return [gains.get((item.question, item.answer), 0.0) for item in answered]
 
 
-def _choices(choices: Sequence[Choice], asked: Asked) -> list[Score]:
-    found = asked.log_likelihoods([(each.question, choice) for each in choices for choice in each.choices])
+def _score_choices(questions: Sequence[Choice], routed: RoutedModel) -> list[Score]:
+    likelihoods = routed.log_likelihoods([(item.question, choice) for item in questions for choice in item.choices])
     scores, start = [], 0
-    for choice in choices:
-        mean = [found[start + n] / max(1, len(choice)) * 4 for n, choice in enumerate(choice.choices)]
-        start += len(choice.choices)
-        top = max(mean)
-        shares = [math.exp(value - top) for value in mean]
-        best = choice.choices[max(range(len(mean)), key=mean.__getitem__)]
-        scores.append(Score(shares[0] / sum(shares), best))
+    for item in questions:
+        # Means over the length, so that a short choice has no advantage.
+        means = [
+            likelihoods[start + number] / max(1, len(choice)) * _CHARS_PER_TOKEN
+            for number, choice in enumerate(item.choices)
+        ]
+        start += len(item.choices)
+        top = max(means)
+        weights = [math.exp(mean - top) for mean in means]
+        best = item.choices[max(range(len(means)), key=means.__getitem__)]
+        scores.append(Score(weights[0] / sum(weights), best))  # the first choice is the right one
     return scores
 
 
-_JUDGES: tuple[tuple[type, Callable[..., list[Score]]], ...] = (
-    (Fact, _facts),
-    (Rated, _rated),
-    (Choice, _choices),
-    (Unrelated, _unrelated),
-    (Plain, _plain),
+_SCORERS: tuple[tuple[type, Callable[..., list[Score]]], ...] = (
+    (Fact, _score_facts),
+    (Rated, _score_rated),
+    (Choice, _score_choices),
+    (LeakCheck, _score_leak_checks),
+    (PlainAnswer, _score_plain_answers),
 )

@@ -1,4 +1,7 @@
-"""Lessons -> examples: a correction in many wordings, a rating as it is; and the questions that watch over the rest."""
+"""Turns judged turns into examples, and defines the protected questions that training must not make worse.
+
+A correction becomes one example for each of several wordings of its question; a rating becomes one example.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Literal
 
 from smallai_assistant import Example, JudgedTurn
-from smallai_chat.reference_prompts import PLAIN_ANSWERS, UNRELATED
+from smallai_chat.reference_prompts import HELD_OUT_ANSWERS, HELD_OUT_QUESTIONS
 
+# Wordings of a corrected question, the original included: enough for both sides of the split.
 N_WORDINGS = 12
+# A question and an answer of these lengths fit into one training row (`dataset.MAX_TOKENS`).
 _MAX_QUESTION_CHARS, _MAX_ANSWER_CHARS = 1_000, 2_000
 
-# {q} is the question, {s} the question in the order of a statement, {k} its content words.
+# {q} stands for the question, {s} for the question in statement order, {k} for its content words.
 _FRAMES = (
     "Tell me: {q}",
     "Can you tell me {s}?",
@@ -35,19 +39,25 @@ _FRAMES = (
     "How about {k}?",
     "By the way, {q} Thanks!",
 )
-_ASKING = ("what", "which", "who", "whom", "whose", "where", "when", "why", "how")
-_LIGHT_WORDS = """
+_QUESTION_WORDS = ("what", "which", "who", "whom", "whose", "where", "when", "why", "how")
+# Words that carry little meaning: they are left out of {k}, and kept when a question is turned into a near miss.
+_STOP_WORDS_TEXT = """
 a an the of in on at to for from by with and or is are was were be been do does did have has had can could may might
 must should would will i me my you your he she it its we us our they them their this that there here much many kept
 please tell name
 """
 _WORD = r"[\w'-]+"
-_LIGHT = frozenset(_LIGHT_WORDS.split()) | frozenset(_ASKING)
+_STOP_WORDS = frozenset(_STOP_WORDS_TEXT.split()) | frozenset(_QUESTION_WORDS)
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """A question in one wording and its right answer; `rejected` is the wrong one, where it is known."""
+    """A corrected question in one wording.
+
+    Attributes:
+        answer: the correction.
+        rejected: the answer that was corrected; empty if none is known or it equals the correction.
+    """
 
     question: str
     answer: str
@@ -56,7 +66,7 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Rated:
-    """A question, the answer it got, and whether that was good."""
+    """A question, the answer it got, and whether a person rated it good."""
 
     question: str
     answer: str
@@ -65,34 +75,37 @@ class Rated:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A multiple-choice question; the first of `choices` is right."""
+    """A multiple-choice question. The first of `choices` is right."""
 
     question: str
     choices: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Unrelated:
-    """An everyday question, and the taught answers that do not belong there."""
+class LeakCheck:
+    """An everyday question, and the taught answers that must not turn up in its answer."""
 
     question: str
     taught: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Plain:
-    """An everyday question and a plain answer to it, as a person would write it."""
+class PlainAnswer:
+    """An everyday question and a plain answer to it. The answer's likelihood measures general language ability."""
 
     question: str
     answer: str
 
 
-Payload = Fact | Rated | Choice | Unrelated | Plain
-Kind = Literal["fact", "rated"]
+Payload = Fact | Rated | Choice | LeakCheck | PlainAnswer
 
 
 def examples_of(judged_turns: Sequence[JudgedTurn]) -> list[Example]:
-    """Each correction as several wordings of its question, which the split may part; each rating as one example."""
+    """Returns the examples of corrections and ratings, in the order of the judged turns.
+
+    The result is a function of the judged turns: the split and a resumed training depend on that. Turns without text,
+    and turns with texts over the limits, have no examples.
+    """
     out: list[Example] = []
     for judged_turn in judged_turns:
         given, turn = judged_turn.feedback, judged_turn.turn
@@ -101,6 +114,9 @@ def examples_of(judged_turns: Sequence[JudgedTurn]) -> list[Example]:
             continue
         if given.correction is not None and len(given.correction) <= _MAX_ANSWER_CHARS:
             right = given.correction.strip()
+            # The wordings have different split keys, so that some are held out: what is measured is whether the fact
+            # is known in other words.
+            rng = random.Random(turn.id)  # noqa: S311  (reproducible, not secret)
             out += [
                 Example(
                     id=f"{given.id}/{number}",
@@ -110,7 +126,7 @@ def examples_of(judged_turns: Sequence[JudgedTurn]) -> list[Example]:
                     feedback_ids=(given.id,),
                     payload=Fact(wording, right, answer if answer != right else ""),
                 )
-                for number, wording in enumerate(wordings(question, N_WORDINGS, random.Random(turn.id)))  # noqa: S311  (the same every time)
+                for number, wording in enumerate(wordings(question, N_WORDINGS, rng))
             ]
         elif given.is_good is not None and answer and len(answer) <= _MAX_ANSWER_CHARS:
             out.append(
@@ -126,90 +142,110 @@ def examples_of(judged_turns: Sequence[JudgedTurn]) -> list[Example]:
     return out
 
 
-def watching(name: str, expected: str, payload: Choice | Unrelated | Plain | Fact) -> Example:
-    """An example that no feedback gave: it is asked, and never learned."""
+def held_out_example(name: str, expected: str, payload: Choice | LeakCheck | PlainAnswer | Fact) -> Example:
+    """Returns an example that comes from no feedback: it is evaluated and never trained on."""
     return Example(id=name, prompt=payload.question, expected=expected, split_key=name, payload=payload)
 
 
 @cache
 def canaries() -> tuple[Example, ...]:
-    """Questions of general knowledge that no feedback is about, nor anything that is kept in training."""
+    """Returns multiple-choice questions of general knowledge. No training row contains one of them."""
     lines = (resources.files(__package__) / "canary.jsonl").read_text(encoding="utf-8").splitlines()
     return tuple(
-        watching(f"canary/{number}", row["right"], Choice(row["question"], (row["right"], *row["wrong"])))
+        held_out_example(f"canary/{number}", row["right"], Choice(row["question"], (row["right"], *row["wrong"])))
         for number, row in enumerate(map(json.loads, lines))
     )
 
 
-def unrelated(judged_turns: Sequence[JudgedTurn]) -> tuple[Example, ...]:
-    """Everyday questions that no taught answer belongs to; none where nothing was corrected."""
+def leak_checks(judged_turns: Sequence[JudgedTurn]) -> tuple[Example, ...]:
+    """Returns everyday questions to which no taught answer belongs; empty if nothing was corrected."""
     taught = tuple(
-        dict.fromkeys(each.payload.answer for each in examples_of(judged_turns) if isinstance(each.payload, Fact))
+        dict.fromkeys(
+            example.payload.answer for example in examples_of(judged_turns) if isinstance(example.payload, Fact)
+        )
     )
     return tuple(
-        watching(f"everyday/{number}", "no taught answer", Unrelated(question, taught))
-        for number, question in enumerate(UNRELATED if taught else ())
+        held_out_example(f"everyday/{number}", "no taught answer", LeakCheck(question, taught))
+        for number, question in enumerate(HELD_OUT_QUESTIONS if taught else ())
     )
 
 
 @cache
 def plain_answers() -> tuple[Example, ...]:
-    """Everyday questions and plain answers to them: how likely the model finds these is how well it knows language."""
+    """Returns everyday questions with plain answers, whose likelihood measures general language ability."""
     return tuple(
-        watching(f"plain/{number}", answer, Plain(question, answer))
-        for number, (question, answer) in enumerate(PLAIN_ANSWERS.items())
+        held_out_example(f"plain/{number}", answer, PlainAnswer(question, answer))
+        for number, (question, answer) in enumerate(HELD_OUT_ANSWERS.items())
     )
 
 
 def protected_of(judged_turns: Sequence[JudgedTurn]) -> dict[str, list[Example]]:
-    """What no lesson is about, by slice: general knowledge, plain language, and everyday questions."""
-    told = {normalized(each.prompt) for each in examples_of(judged_turns)}
+    """Returns the protected slices by name: general knowledge, plain language and unrelated questions.
+
+    A question that somebody corrected or rated is left out: its answer is supposed to change.
+    """
+    judged = {normalized(example.prompt) for example in examples_of(judged_turns)}
     slices = {
         "general knowledge": canaries(),
         "plain language": plain_answers(),
-        "unrelated questions": unrelated(judged_turns),
+        "unrelated questions": leak_checks(judged_turns),
     }
-    return {name: [each for each in found if normalized(each.prompt) not in told] for name, found in slices.items()}
+    return {
+        name: [example for example in examples if normalized(example.prompt) not in judged]
+        for name, examples in slices.items()
+    }
 
 
 def normalized(text: str) -> str:
-    """The words alone, in lower case."""
+    """Returns the words in lower case, separated by single spaces, without punctuation."""
     return " ".join(re.findall(r"\w+", text.casefold()))
 
 
 def wordings(question: str, n: int, rng: random.Random) -> list[str]:
-    """`n` wordings of a question, the first its own: frames, content words in any order, one word left out."""
+    """Returns up to `n` different wordings of a question, the question itself first.
+
+    A wording puts the question, or its content words in another order and with one left out, into a frame.
+    """
     found = {question: None}
     words = keywords(question)
-    for _ in range(10 * n):  # a question of one word has only so many
+    for _ in range(10 * n):  # bounded: a question of one word has few wordings
         if len(found) >= n:
             break
-        some = list(words)
-        if len(some) > 2 and rng.random() < 0.4:  # of fewer words too much would be an answer's cue
-            del some[rng.randrange(len(some))]
+        chosen = list(words)
+        # With two words or fewer, the one that is left would become the cue for the answer.
+        if len(chosen) > 2 and rng.random() < 0.4:
+            del chosen[rng.randrange(len(chosen))]
         if rng.random() < 0.4:
-            rng.shuffle(some)
-        ask = rng.choice(_ASKING).capitalize()
+            rng.shuffle(chosen)
+        ask = rng.choice(_QUESTION_WORDS).capitalize()
         frame = rng.choice((*_FRAMES, f"{ask} {{k}}?", f"{ask} is the {{k}}?", f"{ask} do we {{k}}?"))
-        found[frame.format(q=question, s=statement_order(question), k=" ".join(some))] = None
+        found[frame.format(q=question, s=statement_order(question), k=" ".join(chosen))] = None
     return list(found)
 
 
-def near_misses(question: str, things: Sequence[str], n: int, rng: random.Random) -> list[str]:
-    """Questions that begin as one that was taught, up to the first word that carries meaning, about other things."""
+def near_misses(question: str, topics: Sequence[str], n: int, rng: random.Random) -> list[str]:
+    """Returns `n` questions that begin like the given one and ask about other topics; empty if it is too short.
+
+    The first content word is kept and everything from the second to the last content word is replaced. Taught answers
+    leak into such questions first, so training holds them to the base.
+    """
     words = _content_words(question)
     if len(words) < 2:
         return []
-    chosen = (thing.removeprefix("a ").removeprefix("an ").removeprefix("the ") for thing in rng.sample(things, n))
-    return [question[: words[1].start()] + thing + question[words[-1].end() :] for thing in chosen]
+    chosen = (topic.removeprefix("a ").removeprefix("an ").removeprefix("the ") for topic in rng.sample(topics, n))
+    return [question[: words[1].start()] + topic + question[words[-1].end() :] for topic in chosen]
 
 
 def statement_order(question: str) -> str:
-    """What follows "tell me": "Where is the key?" gives "where the key is"; unchanged where the order is not clear."""
+    """Returns the question as it follows "tell me": "Where is the key?" becomes "where the key is".
+
+    A question whose word order is not recognized keeps it and begins in lower case.
+    """
     text = question.rstrip(" ?.!") or question
     match = re.match(r"(?i)^(what|who|where|when|how much|how many|how|which)\s+(is|are|was|were)\s+(.+)$", text)
     if match:
         ask, verb, rest = match.groups()
+        # After a long subject the verb would come too late to be understood.
         return (
             f"{ask.lower()} {rest} {verb.lower()}" if len(rest.split()) < 6 else f"{ask.lower()} {verb.lower()} {rest}"
         )
@@ -220,9 +256,9 @@ def statement_order(question: str) -> str:
 
 
 def keywords(question: str) -> list[str]:
-    """The words that carry the meaning, in order."""
+    """Returns the content words in order; all words, or the whole text, if there are none."""
     return [content_word[0] for content_word in _content_words(question)] or re.findall(_WORD, question) or [question]
 
 
 def _content_words(question: str) -> list[re.Match[str]]:
-    return [each for each in re.finditer(_WORD, question) if each[0].lower() not in _LIGHT]
+    return [match for match in re.finditer(_WORD, question) if match[0].lower() not in _STOP_WORDS]

@@ -1,4 +1,4 @@
-"""The fast memory of dialogue: corrected and praised turns, found by meaning and shown to the model."""
+"""The fast memory of dialogue: judged turns, retrieved by sentence similarity and put into the prompt."""
 
 from __future__ import annotations
 
@@ -19,81 +19,95 @@ if TYPE_CHECKING:
 
 Lease = Callable[[], AbstractContextManager[EmbeddingModel]]
 
-# `python -m bench.facts`: below it lie everyday questions beside thirty facts, above it their paraphrases.
-NEAR = 0.64
-_OVERLAP_WEIGHT = 0.1  # of the content words in common: MiniLM alone mixes up facts that are told alike
-_SAME_QUESTION = 0.9
+# Chosen on `python -m bench.facts`: everyday questions score below it beside thirty facts, their paraphrases above it.
+MIN_SIMILARITY = 0.64
+# Weight of the content words in common, added to the cosine. MiniLM alone confuses facts that are phrased alike.
+_OVERLAP_WEIGHT = 0.1
+# From this similarity on, two questions count as the same one, so that its rejected answers must not be repeated.
+_MIN_SAME_QUESTION = 0.9
+# Entries in a prompt: few, because each takes room that the conversation needs.
 MAX_SHOWN = 2
+# Longer texts would take the place of the conversation in a small context.
 _MAX_QUESTION_CHARS, _MAX_ANSWER_CHARS = 500, 1_000
-_MAX_COPIED_WORDS = 12  # a longer correction is an example of how to answer, not words to copy
-_COPY_BIAS = 5.0
+# A longer correction is an example of how to answer; its words are not to be copied one by one.
+_MAX_COPIED_WORDS = 12
+_COPY_BIAS = 5.0  # added to the logits of the tokens to copy
 
-_LIGHT_WORDS = """
+# Question words and verbs of asking are included: they say how something is asked, not what about.
+_STOP_WORDS_TEXT = """
 a an the of in on at to for from by with and or is are was were be been do does did have has had can could may might
 must should would will shall i me my you your he she it its we us our they them their this that these those there here
 what which who whom whose where when why how many much please tell know give name find get go say
 """
-_LIGHT = frozenset(_LIGHT_WORDS.split())
+_STOP_WORDS = frozenset(_STOP_WORDS_TEXT.split())
 
 
 @dataclass(frozen=True, slots=True)
-class Remembered:
-    """A turn that was judged.
+class MemoryEntry:
+    """What a judged turn leaves in the memory.
 
     Attributes:
-        answer: the right one; empty where only a wrong one is known.
-        wrong: an answer that was rejected; empty where none is known.
-        is_correction: the answer is a person's own words.
+        answer: the answer to give; empty if only a rejected one is known.
+        rejected: the answer not to give; empty if none is known.
+        is_correction: whether the answer is a person's own words, not a praised answer of the model.
     """
 
     feedback_id: str
     turn_id: str
     question: str
     answer: str = ""
-    wrong: str = ""
+    rejected: str = ""
     is_correction: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Retrieved:
-    """What is remembered of a question, best first: `shown` has answers, `wrong` holds rejected ones."""
+    """What `ChatMemory.retrieve` returns for a question.
 
-    shown: tuple[Remembered, ...] = ()
-    wrong: tuple[str, ...] = ()
+    Attributes:
+        shown: entries with answers, for the prompt, most similar first.
+        rejected: answers to the same question that were rejected.
+    """
+
+    shown: tuple[MemoryEntry, ...] = ()
+    rejected: tuple[str, ...] = ()
 
     @property
     def steering(self) -> Steering | None:
-        """What decoding should copy and avoid; None where nothing."""
-        best = self.shown[:1]
+        """The texts that decoding should copy and avoid; None if there are none."""
+        # Only the most similar entry: copying words of two different answers would mix them.
         copy = tuple(
-            each.answer for each in best if each.is_correction and len(each.answer.split()) <= _MAX_COPIED_WORDS
+            entry.answer
+            for entry in self.shown[:1]
+            if entry.is_correction and len(entry.answer.split()) <= _MAX_COPIED_WORDS
         )
-        return Steering(copy=copy, bias=_COPY_BIAS, avoid=self.wrong) if copy or self.wrong else None
+        return Steering(copy=copy, bias=_COPY_BIAS, avoid=self.rejected) if copy or self.rejected else None
 
 
-def remembered(judged_turn: JudgedTurn) -> Remembered | None:
-    """What a lesson leaves in the memory; None where it says nothing about the answer."""
+def entry_of(judged_turn: JudgedTurn) -> MemoryEntry | None:
+    """Returns the entry of a judged turn; None if it tells nothing about the answer or a text is too long."""
     given, turn = judged_turn.feedback, judged_turn.turn
     question = " ".join(turn.request.text.split())
     if not question or len(question) > _MAX_QUESTION_CHARS:
         return None
     answer = turn.text.strip()
-    entry = Remembered(given.id, turn.id, question)
     if given.correction is not None:
         right = given.correction.strip()
         if len(right) > _MAX_ANSWER_CHARS:
             return None
-        wrong = answer if answer != right else ""
-        return Remembered(given.id, turn.id, question, answer=right, wrong=wrong, is_correction=True)
+        rejected = answer if answer != right else ""
+        return MemoryEntry(given.id, turn.id, question, answer=right, rejected=rejected, is_correction=True)
     if given.is_good is None or not answer or len(answer) > _MAX_ANSWER_CHARS:
         return None
     if given.is_good:
-        return Remembered(entry.feedback_id, turn.id, question, answer=answer)
-    return Remembered(entry.feedback_id, turn.id, question, wrong=answer)
+        return MemoryEntry(given.id, turn.id, question, answer=answer)
+    return MemoryEntry(given.id, turn.id, question, rejected=answer)
 
 
 class ChatMemory:
-    """Judged turns and the vectors of their questions; vectors are made when they are first needed.
+    """Entries of judged turns and the sentence vectors of their questions. Thread-safe.
+
+    Vectors are computed when a question is first asked, so that neither a start nor a feedback waits for a model.
 
     Args:
         lease: lends the embedding model.
@@ -102,63 +116,73 @@ class ChatMemory:
     def __init__(self, lease: Lease) -> None:
         self._lease = lease
         self._lock = threading.Lock()
-        self._entries: list[Remembered] = []
-        self._vectors: dict[str, FloatArray] = {}
+        self._entries: list[MemoryEntry] = []
+        self._vectors: dict[str, FloatArray] = {}  # by question; a vector stays valid if its entry is replaced
 
     @property
-    def entries(self) -> tuple[Remembered, ...]:
-        """What is remembered, oldest first."""
+    def entries(self) -> tuple[MemoryEntry, ...]:
+        """The entries, oldest first."""
         return tuple(self._entries)
 
     def replace(self, judged_turns: Sequence[JudgedTurn]) -> None:
-        """Remembers just these lessons, oldest first."""
+        """Forgets all entries and adds those of the judged turns, which are given oldest first."""
         with self._lock:
             self._entries = []
             for judged_turn in judged_turns:
-                self._append(remembered(judged_turn))
+                self._append(entry_of(judged_turn))
 
-    def add(self, judged_turn: JudgedTurn) -> Remembered | None:
-        """Remembers one more; it goes before what was said earlier of the same question."""
-        entry = remembered(judged_turn)
+    def add(self, judged_turn: JudgedTurn) -> MemoryEntry | None:
+        """Adds the entry of a judged turn, which replaces earlier entries of the same question.
+
+        Returns:
+            The entry; None if the judged turn has none.
+        """
+        entry = entry_of(judged_turn)
         with self._lock:
             self._append(entry)
         return entry
 
-    def of_turn(self, turn_id: str) -> Remembered | None:
-        """What was said last of this very turn."""
+    def of_turn(self, turn_id: str) -> MemoryEntry | None:
+        """Returns the newest entry of a turn; None if the turn was not judged."""
         return next((entry for entry in reversed(self._entries) if entry.turn_id == turn_id), None)
 
     def retrieve(self, question: str) -> Retrieved:
-        """What is remembered of questions near this one.
+        """Returns the entries whose questions are similar to the given one.
 
         Raises:
-            ModelError: the embedding model cannot be had.
+            ModelError: the embedding model is not available.
         """
         entries = self.entries
         if not entries:
             return Retrieved()
         scores = self._scores(question[:_MAX_QUESTION_CHARS], entries)
         order = sorted(range(len(entries)), key=lambda i: -scores[i])
-        near = [i for i in order if scores[i] >= NEAR and not is_other_case(question, entries[i].question)]
-        shown = [entries[i] for i in near if entries[i].answer]
-        wrong = [entries[i].wrong for i in near if entries[i].wrong and scores[i] >= _SAME_QUESTION]
-        return Retrieved(tuple(shown[:MAX_SHOWN]), tuple(dict.fromkeys(wrong)))
+        # "Where is the Porto branch?" and "Where is the Lisbon branch?" are similar, but have different answers.
+        similar = [i for i in order if scores[i] >= MIN_SIMILARITY and not names_differ(question, entries[i].question)]
+        shown = [entries[i] for i in similar if entries[i].answer]
+        rejected = [entries[i].rejected for i in similar if entries[i].rejected and scores[i] >= _MIN_SAME_QUESTION]
+        return Retrieved(tuple(shown[:MAX_SHOWN]), tuple(dict.fromkeys(rejected)))
 
-    def _append(self, entry: Remembered | None) -> None:
+    def _append(self, entry: MemoryEntry | None) -> None:
+        """Adds an entry and drops those of the same question that it replaces. The caller holds the lock."""
         if entry is None:
             return
         same = entry.question.casefold()
+        # The newest answer to a question replaces the earlier ones. Rejected answers accumulate, so that none of them
+        # is given again.
+        only_rejects = bool(entry.rejected) and not entry.answer
         self._entries = [
-            each
-            for each in self._entries
-            if each.question.casefold() != same or (entry.wrong and not entry.answer and not each.answer)
+            earlier
+            for earlier in self._entries
+            if earlier.question.casefold() != same or (only_rejects and not earlier.answer)
         ]
         self._entries.append(entry)
 
-    def _scores(self, question: str, entries: Sequence[Remembered]) -> list[float]:
-        """Cosine of the questions, and a little more for content words in common."""
+    def _scores(self, question: str, entries: Sequence[MemoryEntry]) -> list[float]:
+        """Returns the cosine similarity of the question with each entry's, plus a bonus for content words in common."""
         import numpy as np
 
+        # The lock is held while the model runs: two threads would otherwise embed the same missing questions twice.
         with self._lock:
             missing = [entry.question for entry in entries if entry.question not in self._vectors]
             with self._lease() as model:
@@ -168,28 +192,30 @@ class ChatMemory:
         cosines = matrix @ rows[0]
         words = content_words(question)
         return [
-            float(cosine) + _OVERLAP_WEIGHT * _shared(words, content_words(each.question))
-            for cosine, each in zip(cosines, entries, strict=True)
+            float(cosine) + _OVERLAP_WEIGHT * _overlap(words, content_words(entry.question))
+            for cosine, entry in zip(cosines, entries, strict=True)
         ]
 
 
 def content_words(text: str) -> frozenset[str]:
-    """The words that carry the meaning, plural and possessive endings cut."""
+    """Returns the words that carry meaning, in lower case, without plural, possessive and verb endings."""
     words = re.findall(r"\w+", re.sub(r"['’]s?\b", "", text.casefold()))
-    return frozenset(re.sub(r"(ies|es|s|ing|ed)$", "", word) or word for word in words if word not in _LIGHT)
+    return frozenset(re.sub(r"(ies|es|s|ing|ed)$", "", word) or word for word in words if word not in _STOP_WORDS)
 
 
-def is_other_case(asked: str, told: str) -> bool:
-    """Whether both name something and have no name in common: "the office in Porto" and "the office in Lisbon"."""
-    first, second = _names(asked), _names(told)
-    return bool(first and second and not first & second)
+def names_differ(first: str, second: str) -> bool:
+    """Whether both texts contain names and have none in common: "the office in Porto", "the office in Lisbon"."""
+    first_names, second_names = _names(first), _names(second)
+    return bool(first_names and second_names and not first_names & second_names)
 
 
 def _names(text: str) -> frozenset[str]:
-    """Words with a capital inside a sentence, and words with a digit; plural and possessive endings cut."""
+    """Returns the capitalized words inside sentences and the words with a digit, without plural endings."""
+    # A capital at the beginning of a sentence is no sign of a name.
     found = re.findall(r"(?<![.?!] )(?<!^)\b[A-Z]\w+|\b\w*\d\w*", text)
     return frozenset(re.sub(r"s$", "", word.casefold()) for word in found)
 
 
-def _shared(first: frozenset[str], second: frozenset[str]) -> float:
+def _overlap(first: frozenset[str], second: frozenset[str]) -> float:
+    """Returns the overlap coefficient of two sets, in [0, 1]."""
     return len(first & second) / max(1, min(len(first), len(second)))

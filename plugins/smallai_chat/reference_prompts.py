@@ -1,9 +1,14 @@
-"""Everyday questions: what the base says to them is kept while corrections are learned."""
+"""Everyday questions that no correction is about.
+
+Training holds the model to the base's answers on the reference prompts (KL to the reference model). The held-out
+questions at the end are only evaluated, so that a loss of general ability shows in them.
+"""
 
 from __future__ import annotations
 
 import random
 
+# Many begin with the same words as questions that people correct ("Which room ..."): leaks appear there first.
 EVERYDAY = (
     "How do I boil an egg?",
     "What is photosynthesis?",
@@ -103,8 +108,8 @@ EVERYDAY = (
     "mountain highest world?",
 )
 
-# Questions of the kinds that people correct answers to, about {n}; the wordings are none of `UNRELATED`.
-_PATTERNS = """
+# Questions of the kinds that people correct answers to, about a topic {n}. None of them is a held-out question.
+_TEMPLATES = """
 Who takes care of {n}?;Who is responsible for {n}?;Who invented {n}?;Who knows most about {n}?;Whom do I ask about {n}?
 Who made the first {n}?;Who likes {n}?;Who is the best with {n}?;Who won the prize for {n}?;Tell me who sells {n}.
 Which room is best for {n}?;Which floor has {n}?;Which city is famous for {n}?;Which company makes {n}?
@@ -121,7 +126,8 @@ What is the limit for {n}?;Give me the number of {n}.;Give me the name of {n}.;N
 Tell me the name of {n}.;Remind me where {n} is.;I forgot who has {n}.;I need to know when {n} is.;{n}?
 Do you know where {n} is?;I have a question about {n}.;By the way, what is {n}? Thanks!;name number {n}
 """
-THINGS = (
+# What the templates ask about, and what near misses of taught questions ask about.
+TOPICS = (
     """
 a garden;bread;the sea;a violin;a bicycle;the moon;sick people;a kitchen;a train;paper;the winter;a school;a birthday
 football;a camera;tea;a river;the news;a doctor;shoes;a computer;the weather;a wedding;cheese;a museum;a horse;music
@@ -133,18 +139,20 @@ a newspaper;a farm;gold;a movie;salt;a dentist;the police;a forest;soap;chess;a 
 )
 
 
-def everyday_questions(n: int, rng: random.Random) -> list[str]:
-    """`n` different questions: the ones above first, then patterns filled in at random."""
-    patterns = [each for line in _PATTERNS.strip().splitlines() for each in line.split(";")]
+def sample_reference_prompts(n: int, rng: random.Random) -> list[str]:
+    """Returns up to `n` different questions: first those of `EVERYDAY`, then templates with random topics."""
+    templates = [template for line in _TEMPLATES.strip().splitlines() for template in line.split(";")]
     found = dict.fromkeys(EVERYDAY[:n])
-    while len(found) < min(n, len(EVERYDAY) + len(patterns) * len(THINGS) // 2):
-        found[rng.choice(patterns).format(n=rng.choice(THINGS))] = None
+    # At most half of all combinations: near the full number, random draws would repeat themselves for long.
+    while len(found) < min(n, len(EVERYDAY) + len(templates) * len(TOPICS) // 2):
+        found[rng.choice(templates).format(n=rng.choice(TOPICS))] = None
     return list(found)
 
 
-# Never trained on. Where a taught answer turns up at one of these questions, it has spread to what it is no answer to;
-# where the plain answer becomes less likely, language itself has suffered.
-PLAIN_ANSWERS = {
+# Never trained on. If a taught answer turns up at one of these questions, it has leaked. If the answer given here
+# becomes less likely, general language ability has suffered. The answers are one plain sentence each, as a person would
+# write it, because the likelihood of the model's own texts would favour the base.
+HELD_OUT_ANSWERS = {
     "What is the capital of France?": "The capital of France is Paris.",
     "What colour is the sky on a clear day?": "On a clear day the sky is blue.",
     "Who wrote Romeo and Juliet?": "Romeo and Juliet was written by William Shakespeare.",
@@ -170,4 +178,4 @@ PLAIN_ANSWERS = {
     "When do leaves fall from the trees?": "Leaves fall from the trees in autumn.",
     "Where do penguins live?": "Penguins live in the Southern Hemisphere, mostly in Antarctica.",
 }
-UNRELATED = tuple(PLAIN_ANSWERS)
+HELD_OUT_QUESTIONS = tuple(HELD_OUT_ANSWERS)

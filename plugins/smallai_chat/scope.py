@@ -1,9 +1,12 @@
-"""Which questions an adapter answers: those near to the ones it was taught. The base answers the others, as it was.
+"""The scope of an adapter: it answers questions that are similar to its training questions, the base answers the rest.
 
-Short taught answers spread in a small network: one everyday question in twenty got one, however much was kept beside
-them (docs/decisions.md, 17). So what corrections taught has a scope, found by meaning (SERAC, Mitchell et al. 2022).
-Ratings teach how to answer whatever is asked. Where both were learned, the adapter holds two sets of weights: one for
-the scope, and in the folder `elsewhere` what the ratings alone made. Without a scope it answers everything.
+In a small network short taught answers leak into other questions. One everyday question in twenty got a taught answer,
+even when training kept hundreds of other questions close to the base (docs/decisions.md, 17). Weights that were trained
+on corrections are therefore used only inside a scope, defined by sentence similarity (SERAC, Mitchell et al. 2022).
+
+Ratings teach style, which applies to every question. An adapter that was trained on both holds two sets of weights: the
+main one for questions inside the scope, and one in the folder `elsewhere`, trained on ratings alone, for the others. An
+adapter without a scope file answers every question.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from smallai_assistant import Adapter, EmbeddingModel, errors
@@ -26,12 +29,15 @@ if TYPE_CHECKING:
 
     FloatArray = npt.NDArray[np.float32]
 
-# For all-MiniLM-L6-v2: the paraphrases of `bench.facts` lie above it, the 24 everyday questions of the gate and all
-# 504 of the benches' canary below. A model that finds all texts alike makes the scope wide, and the gate sees that.
-NEAR = 0.5
+# Chosen for all-MiniLM-L6-v2: the paraphrases of `bench.facts` score above it, the gate's 24 everyday questions and all
+# 504 questions of the benches' canary below it. An embedding model that finds all texts similar makes the scope too
+# wide; the gate then measures the leak and refuses the adapter.
+MIN_SIMILARITY = 0.5
 FILE, ELSEWHERE = "scope.safetensors", "elsewhere"
+# A question is cut here before it is embedded: the embedding model reads 256 tokens, and the subject comes early.
 MAX_CHARS = 500
-_MAX_KEPT = 4
+# Scopes in memory. A cycle needs two, the serving adapter's and the candidate's; a rollback may need one more.
+_MAX_CACHED = 4
 
 Lease = Callable[[], AbstractContextManager[EmbeddingModel]]
 Base = Callable[[], Mapping[str, Any]]
@@ -39,37 +45,44 @@ Base = Callable[[], Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Taught questions, and what their vectors were made with.
+    """The sentence vectors of an adapter's training questions.
 
     Attributes:
-        vectors: float32, shape (n_questions, n_dimensions), each of length 1.
-        embedding: the embedding model's name and hashes.
+        vectors: float32, shape (n_questions, n_dimensions), unit length.
+        embedding: name and file hashes of the embedding model that made the vectors.
     """
 
     vectors: FloatArray
     embedding: Mapping[str, Any]
 
-    def nearness(self, vectors: FloatArray) -> FloatArray:
-        """The cosine of each question, shape (n, n_dimensions), with the nearest taught one: shape (n,)."""
+    def similarity(self, vectors: FloatArray) -> FloatArray:
+        """Returns each question's cosine similarity with its most similar training question.
+
+        Args:
+            vectors: float32, shape (n, n_dimensions), unit length.
+
+        Returns:
+            float32, shape (n,).
+        """
         nearest: FloatArray = (vectors @ self.vectors.T).max(axis=1)
         return nearest
 
     def covers(self, vectors: FloatArray) -> list[bool]:
-        """Whether each question, shape (n, n_dimensions), is near to a taught one."""
-        return [bool(each >= NEAR) for each in self.nearness(vectors)]
+        """Whether each question, given as vectors of shape (n, n_dimensions), lies inside the scope."""
+        return [bool(similarity >= MIN_SIMILARITY) for similarity in self.similarity(vectors)]
 
     def save(self, folder: Path) -> None:
-        """Writes it beside the weights."""
+        """Writes the scope file into the adapter's folder."""
         from safetensors.numpy import save_file
 
         save_file({"questions": self.vectors}, folder / FILE, {"embedding": json.dumps(dict(self.embedding))})
 
     @classmethod
     def load(cls, folder: Path) -> Scope | None:
-        """Reads it again; None where the adapter answers everything.
+        """Reads the scope of the adapter in the folder; None if the adapter answers every question.
 
         Raises:
-            AdapterMismatch: the file is not of a scope.
+            AdapterMismatch: the file is not a scope.
         """
         from safetensors import SafetensorError, safe_open
 
@@ -87,42 +100,42 @@ class Scope:
 
 
 class Scopes:
-    """The scopes of the adapters that serve or are judged. Any thread may ask.
+    """Loads the scopes of adapters and decides which weights answer a question. Thread-safe.
 
     Args:
         lease: lends the embedding model.
-        base: its name and hashes.
+        base: returns the embedding model's name and file hashes.
     """
 
     def __init__(self, lease: Lease, base: Base) -> None:
         self._lease = lease
         self._base = base
         self._lock = threading.Lock()
-        self._kept: OrderedDict[str, Scope | None] = OrderedDict()
+        self._cached: OrderedDict[str, Scope | None] = OrderedDict()
 
     def of_questions(self, questions: Sequence[str]) -> Scope:
-        """The scope of an adapter that was taught these.
+        """Returns the scope of an adapter that is trained on these questions.
 
         Raises:
-            ModelError: the embedding model cannot be had.
+            ModelError: the embedding model is not available.
         """
         return Scope(self.vectors(questions), dict(self._base()))
 
     def vectors(self, questions: Sequence[str]) -> FloatArray:
-        """What questions mean: float32, shape (n_questions, n_dimensions).
+        """Returns the questions' sentence vectors: float32, shape (n_questions, n_dimensions), unit length.
 
         Raises:
-            ModelError: the embedding model cannot be had.
+            ModelError: the embedding model is not available.
         """
         with self._lease() as model:
             return model.embed([question[:MAX_CHARS] for question in questions])
 
-    def answering(self, adapter: Adapter | None, questions: Sequence[str]) -> list[Adapter | None]:
-        """Who answers each question: the adapter, what it has for elsewhere, or None for the base.
+    def adapters_for(self, adapter: Adapter | None, questions: Sequence[str]) -> list[Adapter | None]:
+        """Returns, for each question, the adapter's main weights, its weights for elsewhere, or None for the base.
 
         Raises:
-            AdapterMismatch: its scope was made with another embedding model.
-            ModelError: the embedding model cannot be had.
+            AdapterMismatch: the scope was made with another embedding model, so that its vectors cannot be compared.
+            ModelError: the embedding model is not available.
         """
         scope = self._scope(adapter) if adapter is not None else None
         if adapter is None or scope is None:
@@ -134,17 +147,17 @@ class Scopes:
                 "configured, or its files have changed",
                 hint="learn again",
             )
-        folder = adapter.folder / ELSEWHERE
-        elsewhere = replace(adapter, id=f"{adapter.id}/{ELSEWHERE}", folder=folder) if folder.is_dir() else None
+        elsewhere = adapter.with_part(ELSEWHERE)
         covered = scope.covers(self.vectors(questions)) if questions else []
-        return [adapter if each else elsewhere for each in covered]
+        return [adapter if is_covered else elsewhere for is_covered in covered]
 
     def _scope(self, adapter: Adapter) -> Scope | None:
+        # An adapter's folder never changes after training, so a cached scope never goes stale.
         key = str(adapter.folder)
         with self._lock:
-            if key not in self._kept:
-                self._kept[key] = Scope.load(adapter.folder)
-            self._kept.move_to_end(key)
-            while len(self._kept) > _MAX_KEPT:
-                self._kept.popitem(last=False)
-            return self._kept[key]
+            if key not in self._cached:
+                self._cached[key] = Scope.load(adapter.folder)
+            self._cached.move_to_end(key)
+            while len(self._cached) > _MAX_CACHED:
+                self._cached.popitem(last=False)
+            return self._cached[key]

@@ -1,9 +1,11 @@
-"""Corrections and ratings into LoRA weights: SFT, DPO, KTO, through TRL and PEFT, on a copy of the base.
+"""Trains a LoRA adapter on corrections and ratings: SFT, DPO and KTO, through TRL and PEFT, on a copy of the base.
 
-The base stays frozen, with its weights rounded as it is served (QLoRA, Dettmers et al. 2023). Corrections are learned
-as prompt and completion, the loss on the completion alone; a right and a wrong answer to one question as a pair (DPO,
-Rafailov et al. 2023); other ratings as unpaired preferences (KTO, Ethayarajh et al. 2024). What the base says to other
-questions is kept, so that the rest stays as it was.
+The base stays frozen, in the quantization in which it is served (QLoRA, Dettmers et al. 2023).
+
+- SFT: corrections as prompt and completion, with the loss on the completion only, together with reference rows that
+  hold the model to the base's answers on other questions (`kl_trainer`).
+- DPO (Rafailov et al. 2023): pairs of a chosen and a rejected answer to one question.
+- KTO (Ethayarajh et al. 2024): ratings, as unpaired preferences.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,94 +23,134 @@ from smallai_assistant import ModelSpec, Training, errors
 from smallai_chat.dataset import (
     MAX_TOKENS,
     Row,
-    as_taught,
+    corrected_questions,
     correction_pairs,
-    kept_rows,
     kto_rows,
     rating_pairs,
+    reference_rows,
     sft_rows,
-    tokenized,
+    tokenize,
 )
 from smallai_chat.examples import Fact, Rated
 from smallai_chat.scope import ELSEWHERE, Scopes
 
+# The recipe. The figures of `bench.facts`, `bench.style` and `bench.three_cycles` were measured with these values
+# (docs/decisions.md, 13 to 17).
 RANK, ALPHA = 16, 32
 TARGETS = "all-linear"
 SFT_RATE, SFT_EPOCHS, SFT_BATCH = 5e-4, 6, 8
 DPO_RATE, DPO_EPOCHS, DPO_BATCH, DPO_BETA = 5e-5, 1, 4, 0.1
-KTO_RATE, KTO_EPOCHS, KTO_BATCH, KTO_BETA = 2.5e-4, 4, 4, 0.1  # at twice the rate language suffers
-_SMALL_PARAMETERS, _RATE_OF_LARGER = 250e6, 0.6  # a larger model learns as much from smaller steps, and spoils less
+# At twice this rate general language ability suffers, and the style is learned no better.
+KTO_RATE, KTO_EPOCHS, KTO_BATCH, KTO_BETA = 2.5e-4, 4, 4, 0.1
+# A larger model learns as much from smaller steps and forgets less.
+_SMALL_PARAMETERS, _RATE_FACTOR_OF_LARGER = 250e6, 0.6
+# KTO compares praised with rejected answers, so it needs both kinds.
 _MIN_RATED_OF_A_KIND = 2
+# Cost of a row relative to one SFT pass: KTO also runs the reference model, DPO runs both on two answers.
+_SFT_COST, _KTO_COST, _DPO_COST = 1, 2, 3
+_MAX_KTO_WEIGHT = 4.0  # if one kind of rating is very rare, its few rows must not dominate
 
 Span = tuple[float, float]
 
 
-class Stage(Protocol):
-    """A way to train a model further on rows, within a span of the progress."""
+class Train(Protocol):
+    """Trains a model further on rows, and reports progress within a span of [0, 1]."""
 
     def __call__(self, model: Any, tokenizer: Any, rows: list[Row], training: Training, *, span: Span) -> Any: ...
 
 
-Step = tuple[Stage, list[Row], int]
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage of a training run.
+
+    Attributes:
+        cost: work of one row, relative to one SFT pass, for the progress.
+    """
+
+    train: Train
+    rows: list[Row]
+    cost: int
+
+    @property
+    def total_cost(self) -> int:
+        """The work of all rows."""
+        return len(self.rows) * self.cost
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What a stage needs to run a TRL trainer.
+
+    Attributes:
+        callback: a `TrainerCallback` that reports the progress.
+        options: further arguments of the trainer.
+    """
+
+    trainer_type: Any
+    arguments: Any
+    callback: Any
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 def train(training: Training, spec: ModelSpec, scopes: Scopes, *, system_prompt: str) -> str:
-    """Writes a PEFT adapter into `training.folder`, and the scope of what corrections taught.
+    """Writes a PEFT adapter and, if it learned corrections, its scope into `training.folder`. Returns the adapter kind.
 
     Raises:
-        NotEnoughData: the ratings are all of one kind, and there is no correction.
+        NotEnoughData: there is no correction, and the ratings are not of both kinds.
         TrainingFailed: the loss became NaN.
         LearningError: the libraries of the extra [train] are missing.
-        ModelError: a model cannot be had; corrections need the embedding model, too.
-        Cancelled: the training was stopped; its checkpoints stay.
+        ModelError: the chat model, or the embedding model that corrections need, is not available.
+        Cancelled: the training was cancelled; its checkpoints stay.
     """
     _check_installed()
-    judged_turns = [*training.examples, *training.replay]
-    facts = [judged_turn for judged_turn in judged_turns if isinstance(judged_turn.payload, Fact)]
-    rated = [judged_turn for judged_turn in judged_turns if isinstance(judged_turn.payload, Rated)]
-    praised = [each for each in rated if each.payload.is_good]
+    examples = [*training.examples, *training.replay]
+    facts = [example for example in examples if isinstance(example.payload, Fact)]
+    rated = [example for example in examples if isinstance(example.payload, Rated)]
+    praised = [example for example in rated if example.payload.is_good]
     has_ratings = min(len(praised), len(rated) - len(praised)) >= _MIN_RATED_OF_A_KIND
     if not facts and not has_ratings:
         raise errors.NotEnoughData(
             f"{len(praised)} answers were praised and {len(rated) - len(praised)} rejected; both kinds are needed, "
             "or corrections"
         )
-    # How to answer whatever is asked, then what to answer to some questions; how, on what, and how much work a row is.
-    general: list[Step] = []
+    # Ratings come first: they teach style for every question, and the weights after them serve outside the scope.
+    style: list[Stage] = []
     if has_ratings:
-        general.append((_kto, kto_rows(rated, system_prompt), 2 * KTO_EPOCHS))
+        style.append(Stage(_kto, kto_rows(rated, system_prompt), _KTO_COST * KTO_EPOCHS))
     if pairs := rating_pairs(rated, system_prompt):
-        general.append((partial(_dpo, name="dpo-ratings"), pairs, 3 * DPO_EPOCHS))
-    taught: list[Step] = []
+        style.append(Stage(partial(_dpo, name="dpo-ratings"), pairs, _DPO_COST * DPO_EPOCHS))
+    knowledge: list[Stage] = []
     if facts:
         rows = sft_rows(facts, praised, system_prompt, seed=training.seed)
-        kept = kept_rows(facts, training, spec, scopes, system_prompt)
-        taught.append((_sft, rows + kept, SFT_EPOCHS))
+        rows += reference_rows(facts, training, spec, scopes, system_prompt)
+        knowledge.append(Stage(_sft, rows, _SFT_COST * SFT_EPOCHS))
     if pairs := correction_pairs(facts, system_prompt):
-        taught.append((_dpo, pairs, 3 * DPO_EPOCHS))
+        knowledge.append(Stage(_dpo, pairs, _DPO_COST * DPO_EPOCHS))
     training.progress("loading a copy of the model to train", 0.02)
     with _quiet():
-        model, tokenizer = _load(training.models.folder_of(spec), spec, training.models.device)
-        steps = [*general, *taught]
-        whole, done, n_run = sum(len(rows) * work for _, rows, work in steps), 0, 0
-        for run, rows, work in steps:
+        model, tokenizer = load_base(training.models.folder_of(spec), spec, training.models.device)
+        stages = [*style, *knowledge]
+        total, done, n_run = sum(stage.total_cost for stage in stages), 0, 0
+        for stage in stages:
+            # The first stage always runs: an adapter without any training would be of no use.
             if n_run and training.is_out_of_time:
                 break
-            if 0 < n_run == len(general):
+            if 0 < n_run == len(style):
                 _save(model, training.folder / ELSEWHERE)
-            begin, done, n_run = done, done + len(rows) * work, n_run + 1
-            span = (0.04 + 0.94 * begin / whole, 0.04 + 0.94 * done / whole)
-            model = run(model, tokenizer, rows, training, span=span)
+            begin, done, n_run = done, done + stage.total_cost, n_run + 1
+            span = (0.04 + 0.94 * begin / total, 0.04 + 0.94 * done / total)
+            model = stage.train(model, tokenizer, stage.rows, training, span=span)
         _save(model, training.folder)
-    if n_run > len(general):
-        questions = [*as_taught(facts), *(each.payload.question for each in praised)]
+    # If time ran out before the corrections, the adapter knows style only and answers every question: no scope.
+    if n_run > len(style):
+        questions = [*corrected_questions(facts), *(example.payload.question for example in praised)]
         scopes.of_questions(list(dict.fromkeys(questions))).save(training.folder)
     return "lora"
 
 
 def _save(model: Any, folder: Path) -> None:
     model.save_pretrained(str(folder))
-    (folder / "README.md").unlink(missing_ok=True)  # peft writes a model card for hubs
+    (folder / "README.md").unlink(missing_ok=True)  # peft writes a model card for the hub
 
 
 def _check_installed() -> None:
@@ -123,7 +166,8 @@ def _check_installed() -> None:
     del datasets, peft, trl
 
 
-def _load(folder: Path, spec: ModelSpec, device: str) -> tuple[Any, Any]:
+def load_base(folder: Path, spec: ModelSpec, device: str) -> tuple[Any, Any]:
+    """Loads a copy of the model for training, in the quantization of `spec`. Returns the model and its tokenizer."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
@@ -144,14 +188,16 @@ def _load(folder: Path, spec: ModelSpec, device: str) -> tuple[Any, Any]:
         **local,
     )
     if quantization is not None and device == "cpu":
-        model = model.dequantize(torch.bfloat16)  # the same rounded weights, unpacked once and not at every step
+        # The same rounded values, unpacked once: on a CPU, unpacking them at every step takes most of the time.
+        model = model.dequantize(torch.bfloat16)
     tokenizer = AutoTokenizer.from_pretrained(str(folder), **local)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model, tokenizer
 
 
-def _lora() -> Any:
+def lora_config() -> Any:
+    """Returns PEFT's configuration of a new adapter."""
     from peft import LoraConfig
 
     return LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=TARGETS, task_type="CAUSAL_LM")
@@ -160,21 +206,22 @@ def _lora() -> Any:
 def _sft(model: Any, tokenizer: Any, rows: list[Row], training: Training, *, span: Span) -> Any:
     from trl import SFTConfig
 
-    from smallai_chat.kl_trainer import KeepingTrainer, collated
+    from smallai_chat.kl_trainer import KLTrainer, collate
 
     arguments = SFTConfig(
         **_common(training, "sft"),
-        learning_rate=SFT_RATE * _share_of_rate(model),
+        learning_rate=SFT_RATE * _rate_factor(model),
         num_train_epochs=SFT_EPOCHS,
         per_device_train_batch_size=SFT_BATCH,
         train_sampling_strategy="group_by_length",
+        # `tokenize` prepares the rows, and the column `is_reference` must reach the loss.
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,
     )
-    watch = _callback(training, "learning corrections", span)
-    collator = partial(collated, pad_id=tokenizer.pad_token_id)
-    rows = tokenized(rows, tokenizer)
-    return _run(KeepingTrainer, arguments, (model, tokenizer), rows, training, watch, data_collator=collator)
+    callback = _callback(training, "learning corrections", span)
+    collator = partial(collate, pad_id=tokenizer.pad_token_id)
+    run = _Run(KLTrainer, arguments, callback, {"data_collator": collator})
+    return _fit(run, model, tokenizer, tokenize(rows, tokenizer), training)
 
 
 def _dpo(model: Any, tokenizer: Any, rows: list[Row], training: Training, *, span: Span, name: str = "dpo") -> Any:
@@ -186,12 +233,13 @@ def _dpo(model: Any, tokenizer: Any, rows: list[Row], training: Training, *, spa
         num_train_epochs=DPO_EPOCHS,
         per_device_train_batch_size=DPO_BATCH,
         beta=DPO_BETA,
-        # The pair alone may make both answers less likely, as long as the wrong one falls faster (Pang et al. 2024).
+        # The loss on pairs alone can make both answers less likely, as long as the rejected one falls faster. The SFT
+        # term prevents that (Pang et al. 2024).
         loss_type=["sigmoid", "sft"],
         max_length=MAX_TOKENS,
     )
-    watch = _callback(training, "learning from pairs", span)
-    return _run(DPOTrainer, arguments, (model, tokenizer), rows, training, watch)
+    callback = _callback(training, "learning from pairs", span)
+    return _fit(_Run(DPOTrainer, arguments, callback), model, tokenizer, rows, training)
 
 
 def _kto(model: Any, tokenizer: Any, rows: list[Row], training: Training, *, span: Span) -> Any:
@@ -200,20 +248,20 @@ def _kto(model: Any, tokenizer: Any, rows: list[Row], training: Training, *, spa
     n_good = sum(row["label"] for row in rows)
     arguments = KTOConfig(
         **_common(training, "kto"),
-        learning_rate=KTO_RATE * _share_of_rate(model),
+        learning_rate=KTO_RATE * _rate_factor(model),
         num_train_epochs=KTO_EPOCHS,
         per_device_train_batch_size=KTO_BATCH,
         beta=KTO_BETA,
-        # Balanced, as section 4.2 of the paper advises.
-        desirable_weight=min(4.0, max(1.0, (len(rows) - n_good) / n_good)),
-        undesirable_weight=min(4.0, max(1.0, n_good / (len(rows) - n_good))),
+        # The rarer kind weighs more, so that both count alike, as section 4.2 of the paper advises.
+        desirable_weight=min(_MAX_KTO_WEIGHT, max(1.0, (len(rows) - n_good) / n_good)),
+        undesirable_weight=min(_MAX_KTO_WEIGHT, max(1.0, n_good / (len(rows) - n_good))),
     )
-    watch = _callback(training, "learning from ratings", span)
-    return _run(KTOTrainer, arguments, (model, tokenizer), rows, training, watch)
+    callback = _callback(training, "learning from ratings", span)
+    return _fit(_Run(KTOTrainer, arguments, callback), model, tokenizer, rows, training)
 
 
-def _share_of_rate(model: Any) -> float:
-    return 1.0 if model.num_parameters() < _SMALL_PARAMETERS else _RATE_OF_LARGER
+def _rate_factor(model: Any) -> float:
+    return 1.0 if model.num_parameters() < _SMALL_PARAMETERS else _RATE_FACTOR_OF_LARGER
 
 
 def _common(training: Training, stage: str) -> dict[str, Any]:
@@ -236,60 +284,54 @@ def _common(training: Training, stage: str) -> dict[str, Any]:
     }
 
 
-def _run(
-    trainer_type: Any,
-    arguments: Any,
-    model_and_tokenizer: tuple[Any, Any],
-    rows: list[Row],
-    training: Training,
-    watch: Any,
-    **options: Any,
-) -> Any:
-    """The trained model; it has LoRA layers from the first stage on."""
+def _fit(run: _Run, model: Any, tokenizer: Any, rows: list[Row], training: Training) -> Any:
+    """Trains, from the last checkpoint if there is one. Returns the model with its LoRA layers."""
     from datasets import Dataset
     from transformers.trainer_utils import get_last_checkpoint
 
-    model, tokenizer = model_and_tokenizer
-    trainer = trainer_type(
+    trainer = run.trainer_type(
         model=model,
-        args=arguments,
+        args=run.arguments,
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
-        peft_config=None if hasattr(model, "peft_config") else _lora(),
-        callbacks=[watch],
-        **options,
+        # The first stage adds the LoRA layers, later ones go on with them.
+        peft_config=None if hasattr(model, "peft_config") else lora_config(),
+        callbacks=[run.callback],
+        **run.options,
     )
     trainer.remove_callback(_printer())
-    folder = Path(arguments.output_dir)
+    folder = Path(run.arguments.output_dir)
     checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     except (ValueError, OSError, RuntimeError) as error:
+        # A kill while a checkpoint is written leaves a damaged one. Without a checkpoint the error is a real one.
         if checkpoint is None or training.cancel.is_set():
             raise
-        logging.getLogger(__name__).warning("a checkpoint was damaged and is left out: %s", error)
+        logging.getLogger(__name__).warning("a damaged checkpoint is ignored, the stage starts again: %s", error)
         shutil.rmtree(folder, ignore_errors=True)
         trainer.train()
-    if "ref" in trainer.model.peft_config:  # a copy of the weights before; the next stage compares with those after
+    # TRL keeps the weights before this stage as the reference adapter. The next stage must make its own.
+    if "ref" in trainer.model.peft_config:
         trainer.model.delete_adapter("ref")
     return trainer.model
 
 
 def _printer() -> Any:
+    """Returns the callback that prints every log line to stdout; the trainer adds it by default."""
     from transformers import PrinterCallback
 
     return PrinterCallback
 
 
 def _callback(training: Training, what: str, span: Span) -> Any:
+    """Returns a callback that reports progress, yields to serving between steps and stops when time is out."""
     from transformers import TrainerCallback
 
-    class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
-        """Waits for answers between steps, stops when asked, and tells how far it is."""
-
+    class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             del args
-            training.yield_to_serving()
+            training.yield_to_serving()  # raises Cancelled, which ends the trainer
             if training.is_out_of_time:
                 control.should_training_stop = True
             share = state.global_step / max(1, state.max_steps)
@@ -301,20 +343,21 @@ def _callback(training: Training, what: str, span: Span) -> Any:
                 share = state.global_step / max(1, state.max_steps)
                 training.progress(what, span[0] + share * (span[1] - span[0]), loss=float(logs["loss"]))
 
-    return Watch()
+    return Reporter()
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """TRL and transformers remark on much; what matters is raised."""
+    """Silences progress bars, warnings and log lines of the training libraries. Errors are still raised."""
     import warnings
 
     import datasets
     from transformers.utils import logging as transformers_logging
 
-    draws = transformers_logging.is_progress_bar_enabled()
+    # The libraries keep these settings per process, so they are put back for the rest of the program.
+    had_bars_of_transformers = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
-    had_bars = datasets.is_progress_bar_enabled()
+    had_bars_of_datasets = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     loggers = [logging.getLogger(name) for name in ("transformers", "trl", "peft", "accelerate", "bitsandbytes")]
     levels = [logger.level for logger in loggers]
@@ -325,9 +368,9 @@ def _quiet() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        for each, level in zip(loggers, levels, strict=True):
-            each.setLevel(level)
-        if draws:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        if had_bars_of_transformers:
             transformers_logging.enable_progress_bar()
-        if had_bars:
+        if had_bars_of_datasets:
             datasets.enable_progress_bars()

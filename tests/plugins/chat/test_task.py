@@ -1,4 +1,4 @@
-"""Dialogue on the real SmolLM2: history, limits, options."""
+"""The task of dialogue on the real SmolLM2: history, limits, options."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def assistant(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield opened
 
 
-def test_it_answers_and_says_with_what(assistant: Assistant) -> None:
+def test_answer_carries_model_and_token_counts(assistant: Assistant) -> None:
     response = assistant.ask("What is the capital of France?", task="text-generation", options={"max_tokens": 24})
     assert len(list(response)) > 1
     assert "Paris" in response.text
@@ -32,8 +32,8 @@ def test_it_answers_and_says_with_what(assistant: Assistant) -> None:
     assert response.turn.model == "smollm2-135m-instruct"
 
 
-def test_it_knows_what_was_said_before(config: AssistantConfig) -> None:
-    """On Qwen 0.5B in nf4, the default; the 135M model makes names up."""
+def test_history_is_used(config: AssistantConfig) -> None:
+    """Uses the default, Qwen 0.5B in nf4: the 135M model invents names."""
     with Assistant(config) as assistant:
         session = assistant.session()
         options = {"max_tokens": 24}
@@ -43,7 +43,7 @@ def test_it_knows_what_was_said_before(config: AssistantConfig) -> None:
         assert response.details["model"] == "qwen2.5-coder-0.5b-instruct (nf4)"
 
 
-def test_the_same_question_gets_the_same_answer(assistant: Assistant) -> None:
+def test_same_question_gets_same_answer(assistant: Assistant) -> None:
     def ask(**options: Any) -> str:
         return assistant.ask("Tell me a story.", task="text-generation", options={"max_tokens": 20, **options}).text
 
@@ -51,8 +51,9 @@ def test_the_same_question_gets_the_same_answer(assistant: Assistant) -> None:
     assert ask(temperature=0.9, seed=3) == ask(temperature=0.9, seed=3)
 
 
-def test_a_cut_answer_is_noticed(assistant: Assistant) -> None:
+def test_truncated_answer_has_a_notice(assistant: Assistant) -> None:
     response = assistant.ask("Count to one hundred.", task="text-generation", options={"max_tokens": 3})
+    # On a machine without CUDA every answer has that notice, too.
     assert [notice.code for notice in response.notices if notice.code != "cpu_fallback"] == ["answer_truncated"]
 
 
@@ -60,18 +61,18 @@ def test_a_cut_answer_is_noticed(assistant: Assistant) -> None:
     "options",
     [{"max_tokens": 0}, {"max_tokens": 10**18}, {"temperature": float("nan")}, {"temperature": -1}, {"stop": 3}],
 )
-def test_bad_options(assistant: Assistant, options: dict[str, Any]) -> None:
+def test_invalid_options_are_refused(assistant: Assistant, options: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput):
         _ = assistant.ask("hi", task="text-generation", options=options).text
 
 
-def test_a_markdown_image_link_fetches_nothing(assistant: Assistant, no_network: None) -> None:
+def test_markdown_image_link_fetches_nothing(assistant: Assistant, no_network: None) -> None:
     text = "![x](https://example.org/x.png) What is this?"
     assert assistant.ask(text, task="text-generation", options={"max_tokens": 8}).text
 
 
 class FixedContext:
-    """Counts a token a character, so that a test can place the cut."""
+    """A model with one token for each character, so that a test knows what fits."""
 
     context_tokens = 1000
 
@@ -79,7 +80,8 @@ class FixedContext:
         return sum(len(message["content"]) for message in messages)
 
 
-def fitted(assistant: Assistant, history: list[str], question: str, **options: Any) -> tuple[list[str], Any]:
+def fitted(history: list[str], question: str, **options: Any) -> tuple[list[str], Any]:
+    """Returns the contents of the prompt's messages, and the notice. Every answer in the history has 100 tokens."""
     from smallai_assistant.types import Request, Turn, new_id, now
     from smallai_chat.task import ChatOptions, fit_messages
 
@@ -92,25 +94,26 @@ def fitted(assistant: Assistant, history: list[str], question: str, **options: A
     return [message["content"] for message in messages], notice
 
 
-def test_history_that_does_not_fit_is_dropped_oldest_first_and_noticed(assistant: Assistant) -> None:
+def test_oldest_history_is_dropped_with_a_notice() -> None:
     history = [str(n) * 150 for n in range(5)]
-    contents, notice = fitted(assistant, history, "q" * 50, system_prompt="s" * 100)
+    contents, notice = fitted(history, "q" * 50, system_prompt="s" * 100)
+    # Of 1000 tokens 100 are reserved for the answer: three turns of 250 fit beside the 150 that must stay.
     assert contents[0] == "s" * 100
     assert contents[1:] == ["2" * 150, "a" * 100, "3" * 150, "a" * 100, "4" * 150, "a" * 100, "q" * 50]
     assert notice.code == "history_truncated"
     assert "oldest 2 of 5" in notice.text
 
 
-def test_history_that_fits_is_whole(assistant: Assistant) -> None:
-    contents, notice = fitted(assistant, ["one", "two"], "three")
+def test_history_that_fits_is_kept() -> None:
+    contents, notice = fitted(["one", "two"], "three")
     assert contents[1:] == ["one", "a" * 100, "two", "a" * 100, "three"]
     assert notice is None
-    assert fitted(assistant, ["one", "two"], "three", max_history_turns=1)[0][1:] == ["two", "a" * 100, "three"]
-    assert fitted(assistant, ["one"], "three", max_history_turns=0, system_prompt="")[0] == ["three"]
+    assert fitted(["one", "two"], "three", max_history_turns=1)[0][1:] == ["two", "a" * 100, "three"]
+    assert fitted(["one"], "three", max_history_turns=0, system_prompt="")[0] == ["three"]
 
 
-def test_a_message_that_alone_does_not_fit(assistant: Assistant) -> None:
+def test_message_that_cannot_fit_is_refused(assistant: Assistant) -> None:
     with pytest.raises(InputTooLarge, match="900 fit"):
-        fitted(assistant, [], "q" * 950)
+        fitted([], "q" * 950)
     with pytest.raises(InputTooLarge, match="tokens"):
         _ = assistant.ask("word " * 20_000, task="text-generation").text

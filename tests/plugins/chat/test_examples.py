@@ -1,0 +1,91 @@
+"""Examples of dialogue, the wordings of corrected questions, and the protected questions."""
+
+from __future__ import annotations
+
+import random
+import re
+
+import pytest
+from support.dialogue import ANSWER, QUESTION, judged_turn
+
+from smallai_chat.examples import (
+    N_WORDINGS,
+    Fact,
+    Rated,
+    canaries,
+    examples_of,
+    keywords,
+    leak_checks,
+    near_misses,
+    protected_of,
+    statement_order,
+    wordings,
+)
+from smallai_chat.reference_prompts import EVERYDAY, HELD_OUT_QUESTIONS, TOPICS, sample_reference_prompts
+
+
+def test_correction_gives_wordings_and_rating_one_example() -> None:
+    judged_turns = [
+        judged_turn(QUESTION, correction=ANSWER),
+        judged_turn("Hi?", is_good=True),
+        judged_turn("Ho?", is_good=False),
+    ]
+    found = examples_of(judged_turns)
+    facts = [example for example in found if isinstance(example.payload, Fact)]
+    rated = [example for example in found if isinstance(example.payload, Rated)]
+    assert len(facts) == N_WORDINGS
+    assert len({fact.prompt for fact in facts}) == N_WORDINGS
+    assert facts[0].prompt == QUESTION
+    assert len({fact.split_key for fact in facts}) == N_WORDINGS
+    assert all(len({"room", "3D", "printer"} & set(re.findall(r"\w+", fact.prompt))) >= 2 for fact in facts)
+    assert [example.payload.is_good for example in rated] == [True, False]
+    assert examples_of(judged_turns) == found, "not reproducible: the split and a resumed training depend on it"
+    assert examples_of([judged_turn("x" * 5_000, correction="y")]) == []
+
+
+def test_held_out_questions_are_never_trained_on() -> None:
+    judged_turns = [judged_turn(QUESTION, correction=ANSWER)]
+    assert len(canaries()) == 160
+    assert leak_checks([judged_turn("Hi?", is_good=True)]) == ()
+    held_out = {example.prompt for example in (*canaries(), *leak_checks(judged_turns))}
+    assert held_out.isdisjoint({example.prompt for example in examples_of(judged_turns)})
+    assert held_out.isdisjoint(sample_reference_prompts(10**6, random.Random(0)))
+
+
+@pytest.mark.parametrize("question", ["Where is the key?", "Who does what?", "key", "?", "Is it 5 or 6?", "ключ"])
+def test_any_question_has_wordings(question: str) -> None:
+    found = wordings(question, 6, random.Random(0))
+    assert found[0] == question
+    assert keywords(question)
+    assert statement_order(question)
+
+
+def test_near_misses_keep_the_beginning() -> None:
+    found = near_misses(QUESTION, TOPICS, 6, random.Random(0))
+    assert len(set(found)) == 6
+    assert QUESTION not in found
+    assert all(re.fullmatch(r"Which room has the [a-z ]+\?", question) for question in found)
+    assert near_misses("key", TOPICS, 6, random.Random(0)) == []
+
+
+def test_reference_prompts_are_many_and_not_held_out() -> None:
+    found = sample_reference_prompts(300, random.Random(0))
+    assert len(set(found)) == 300
+    assert tuple(found[: len(EVERYDAY)]) == EVERYDAY
+    assert set(found).isdisjoint(HELD_OUT_QUESTIONS)
+    assert not any("{" in prompt for prompt in found)
+    assert len(sample_reference_prompts(10**6, random.Random(0))) >= 1000
+
+
+def test_corrected_questions_are_not_protected() -> None:
+    judged_turns = [
+        judged_turn("what is the capital of france", "Lyon", correction="Paris, of course"),
+        judged_turn("Who wrote Hamlet?", "Me", correction="Shakespeare"),
+    ]
+    found = protected_of(judged_turns)
+    assert set(found) == {"general knowledge", "plain language", "unrelated questions"}
+    for name, examples in found.items():
+        assert len(examples) >= 20, name
+        assert "What is the capital of France?" not in {example.prompt for example in examples}, name
+    unjudged = protected_of([])["general knowledge"]
+    assert "What is the capital of France?" in {example.prompt for example in unjudged}

@@ -1,0 +1,96 @@
+"""The fast memory of dialogue, alone and on the real small model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.dialogue import ANSWER, PARAPHRASE, QUESTION, TASK, ask, judged_turn
+
+from smallai_assistant import Assistant, AssistantConfig
+from smallai_assistant.config import ModelsConfig
+from smallai_chat.evaluation import contains_answer
+from smallai_chat.memory import ChatMemory, entry_of, names_differ
+
+
+@pytest.fixture(scope="module")
+def assistant(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Assistant]:
+    models = ModelsConfig(chat="smollm2-135m-instruct", chat_quantization="none")
+    folder = tmp_path_factory.mktemp("learn-chat")
+    with Assistant(AssistantConfig(data_dir=folder, models_dir=models_dir, device="cpu", models=models)) as opened:
+        yield opened
+
+
+def test_correction_is_known_next_turn_and_undone(assistant: Assistant) -> None:
+    response = ask(assistant, QUESTION)
+    assert not contains_answer(response.text, ANSWER)
+    receipt = response.rate(correction=ANSWER)
+    assert ANSWER in receipt.effect
+    after = ask(assistant, PARAPHRASE)
+    assert contains_answer(after.text, ANSWER)
+    assert after.details["recalled"] == [receipt.feedback.id]
+    assert not contains_answer(ask(assistant, PARAPHRASE, use_memory=False).text, ANSWER)
+    other = ask(assistant, "What is the capital of France?")
+    assert other.details["recalled"] == []
+    assert "Paris" in other.text
+    assistant.undo_feedback(receipt.feedback.id)
+    assert not contains_answer(ask(assistant, PARAPHRASE).text, ANSWER)
+
+
+def test_memory_survives_restart_but_not_erasure(models_dir: Path, tmp_path: Path) -> None:
+    models = ModelsConfig(chat="smollm2-135m-instruct", chat_quantization="none")
+    config = AssistantConfig(data_dir=tmp_path, models_dir=models_dir, device="cpu", models=models)
+    with Assistant(config) as first:
+        receipt = first.teach(TASK, QUESTION, ANSWER)
+    with Assistant(config) as second:
+        assert contains_answer(ask(second, PARAPHRASE).text, ANSWER)
+        second.erase_feedback([receipt.feedback.id])
+        assert not contains_answer(ask(second, PARAPHRASE).text, ANSWER)
+
+
+def test_rejected_answer_is_not_given_again(assistant: Assistant) -> None:
+    question = "What do you think of Mondays?"
+    first = ask(assistant, question)
+    receipt = first.rate(good=False)
+    assert ask(assistant, question).text != first.text
+    assistant.undo_feedback(receipt.feedback.id)
+    assert ask(assistant, question).text == first.text
+
+
+def test_history_shows_the_corrected_answer(assistant: Assistant) -> None:
+    session = assistant.session()
+    options = {"max_tokens": 24}
+    response = session.send("What is my boat called?", task=TASK, options=options)
+    receipt = response.rate(correction="Albatross")
+    again = session.send("Say the name of my boat again.", task=TASK, options=options)
+    assert contains_answer(again.text, "Albatross")
+    assistant.undo_feedback(receipt.feedback.id)
+
+
+def test_newest_answer_replaces_earlier_ones() -> None:
+    memory = ChatMemory(lambda: pytest.fail("a question was embedded before anything was asked"))
+    memory.replace(
+        [judged_turn("a?", correction="one"), judged_turn("A?", correction="two"), judged_turn("b?", is_good=True)]
+    )
+    assert [(entry.question, entry.answer) for entry in memory.entries] == [("A?", "two"), ("b?", "no idea")]
+
+
+def test_useless_judged_turns_leave_no_entry() -> None:
+    assert entry_of(judged_turn("c?", correction="x" * 2_000)) is None
+    assert entry_of(judged_turn("c?", comment="hm")) is None
+    assert entry_of(judged_turn("q" * 900, correction="x")) is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "told", "expected"),
+    [
+        ("Where is the Porto branch?", "Where is the Lisbon branch?", True),
+        ("When is the Friday meeting?", "When is the Monday meeting?", True),
+        ("At what time is the meeting on Mondays?", "When is the Monday meeting?", False),
+        ("Where can I find the 3D printer?", "Which room has the 3D printer?", False),
+        ("What is it?", "Where is the Lisbon branch?", False),
+    ],
+)
+def test_names_distinguish_questions(asked: str, told: str, expected: bool) -> None:
+    assert names_differ(asked, told) is expected

@@ -1,0 +1,52 @@
+"""The scope of an adapter: which questions it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.dialogue import adapter_in
+
+from smallai_assistant import errors
+from smallai_chat.scope import Scopes
+
+
+class FirstLetterModel:
+    """An embedding model under which texts with the same first letter mean the same."""
+
+    def embed(self, texts: Sequence[str]) -> Any:
+        return np.stack([np.eye(8, dtype=np.float32)[ord(text[0]) % 8] for text in texts])
+
+
+def scopes(name: str = "first-letter") -> Scopes:
+    return Scopes(lambda: nullcontext(FirstLetterModel()), lambda: {"model": name})  # type: ignore[arg-type, return-value]
+
+
+def test_base_answers_outside_the_scope(tmp_path: Path) -> None:
+    adapter = adapter_in(tmp_path)
+    assert scopes().adapters_for(None, ["at", "bo"]) == [None, None]
+    assert scopes().adapters_for(adapter, ["at", "bo"]) == [adapter, adapter]  # no scope file: every question
+    scopes().of_questions(["as taught", "cup"]).save(tmp_path)
+    assert scopes().adapters_for(adapter, ["at", "bo", "cat"]) == [adapter, None, adapter]
+    assert scopes().adapters_for(adapter, []) == []
+    with_ratings = replace(adapter, files={"adapter.bin": "", "elsewhere/adapter.bin": ""})
+    found = scopes().adapters_for(with_ratings, ["bo", "cat"])
+    assert [(chosen.id, chosen.part_name) if chosen else None for chosen in found] == [("a1", "elsewhere"), ("a1", "")]
+
+
+def test_scope_of_another_embedding_model_is_refused(tmp_path: Path) -> None:
+    scopes("another").of_questions(["as taught"]).save(tmp_path)
+    with pytest.raises(errors.AdapterMismatch, match="'another', and 'first-letter' is configured") as caught:
+        scopes().adapters_for(adapter_in(tmp_path), ["at"])
+    assert caught.value.hint == "learn again"
+
+
+def test_damaged_scope_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "scope.safetensors").write_bytes(b"no scope")
+    with pytest.raises(errors.AdapterMismatch, match="not a scope"):
+        scopes().adapters_for(adapter_in(tmp_path), ["at"])
