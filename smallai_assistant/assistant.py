@@ -19,9 +19,10 @@ from smallai_assistant.engines.transformers_vision import TransformersVisionEngi
 from smallai_assistant.errors import Cancelled, ConfigError, InvalidInput
 from smallai_assistant.feedback import Adapter, Feedback, Receipt
 from smallai_assistant.learning.adapter_store import AdapterStore
-from smallai_assistant.learning.feedback_service import Erased, FeedbackService, ServingAdapters
+from smallai_assistant.learning.feedback_service import Erased, FeedbackService, LearningStores
 from smallai_assistant.learning.learner import CycleOptions, Learner, LearningJob
 from smallai_assistant.learning.report import CycleReport
+from smallai_assistant.learning.serving_adapters import ServingAdapters
 from smallai_assistant.models.catalog import Catalog
 from smallai_assistant.plugin_manager import PluginManager
 from smallai_assistant.runtime import ModelRuntime, ProgressCallback
@@ -100,12 +101,13 @@ class Assistant:
         )
         options = self._task_options()
         self._set_up_tasks(options)
-        self._feedback_service = FeedbackService(self._plugins, self.store, self.feedback, self.adapters)
+        stores = LearningStores(turns=self.store, feedback=self.feedback, adapters=self.adapters)
+        self._feedback_service = FeedbackService(self._plugins, stores)
         self._feedback_service.rebuild_all()
         self._learner = Learner(
             self._plugins,
             self.models,
-            stores=(self.feedback, self.adapters),
+            stores=stores,
             feedback_service=self._feedback_service,
             folder=self.config.data_dir / "learning",
         )

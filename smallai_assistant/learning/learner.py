@@ -1,7 +1,7 @@
 """One learning cycle, top to bottom: feedback -> examples -> train -> evaluate -> gate -> promote -> swap.
 
-Nothing that serves is touched before the gate has spoken. A kill leaves the old champion serving, and the next cycle
-over the same feedback goes on from the last checkpoint.
+What serves is not touched before the gate has approved. After a kill the old champion serves, and the next cycle over
+the same feedback continues from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from pathlib import Path
 from smallai_assistant.errors import AssistantError, Busy, Cancelled, TrainingFailed
 from smallai_assistant.feedback import Adapter, AdapterStatus, Example, Score
 from smallai_assistant.filesystem import exclusive
-from smallai_assistant.learning.adapter_store import AdapterStore
 from smallai_assistant.learning.evaluation import Reason, ReasonKind
-from smallai_assistant.learning.feedback_service import FeedbackService
-from smallai_assistant.learning.preparation import EARLIER, TARGET, Cycle, asked, prepare
+from smallai_assistant.learning.feedback_service import FeedbackService, LearningStores
+from smallai_assistant.learning.preparation import EARLIER, TARGET, Cycle, call_task, prepare
 from smallai_assistant.learning.preparation import CycleOptions as CycleOptions
 from smallai_assistant.learning.promotion import Promoter
 from smallai_assistant.learning.report import CycleReport, report_of
 from smallai_assistant.plugin_manager import PluginManager
 from smallai_assistant.runtime import ModelRuntime
-from smallai_assistant.storage.feedback_store import FeedbackStore
 from smallai_assistant.task import LearningTask, Training
 
 log = logging.getLogger(__name__)
 
 OnProgress = Callable[[str, float], None]
-_MAX_RETIRED_AT_ONCE = 200  # each is asked once more, so that the fast memory need not hold it
+# Each retired row costs one more answer of the candidate. Older rows stay in the fast memory until a later cycle.
+_MAX_RETIRED_AT_ONCE = 200
+# `close` waits this long for a cycle to reach its next step; a step of training takes a few seconds.
 _CLOSE_PATIENCE_S = 10.0
 
 
 class Learner:
-    """Runs cycles; one at a time for a data directory.
+    """Runs learning cycles, one at a time for a data directory.
 
     Args:
-        folder: checkpoints of cycles that were stopped.
+        folder: the folder for checkpoints of stopped cycles.
     """
 
     def __init__(
@@ -50,14 +50,15 @@ class Learner:
         plugins: PluginManager,
         models: ModelRuntime,
         *,
-        stores: tuple[FeedbackStore, AdapterStore],
+        stores: LearningStores,
         feedback_service: FeedbackService,
         folder: Path,
     ) -> None:
         self._plugins = plugins
         self._models = models
-        self._feedback, self._adapters = stores
-        self._promoter = Promoter(plugins, models, adapters=self._adapters, feedback_service=feedback_service)
+        self._feedback, self._adapters = stores.feedback, stores.adapters
+        self._feedback_service = feedback_service
+        self._promoter = Promoter(plugins, models, adapters=stores.adapters, feedback_service=feedback_service)
         self._folder = folder
         self._stop = threading.Event()
         self._idle = threading.Event()
@@ -73,17 +74,23 @@ class Learner:
     ) -> CycleReport:
         """Runs a cycle and returns its report, whether the gate approved or not.
 
+        Args:
+            name: of the task.
+            cancel: set it to stop the cycle.
+            on_progress: called with what the cycle does now and the fraction done in [0, 1].
+
         Raises:
             InvalidInput: the task does not exist or does not learn.
-            NotEnoughData: there is too little feedback to learn from or to judge by.
-            EvalContaminated: something to be trained on is asked in the evaluation.
+            NotEnoughData: there is too little feedback to learn from or to evaluate with.
+            EvalContaminated: a training example is also in the evaluation.
             TrainingFailed: the loss became NaN, or the new adapter did not answer and was taken back.
             PluginError: a method of the task raised.
-            Cancelled: `cancel` was set; the next cycle goes on from the last checkpoint.
+            Cancelled: `cancel` was set; the next cycle continues from the last checkpoint.
             Busy: another cycle runs.
         """
         tell, stop = on_progress or (lambda *_: None), cancel or threading.Event()
-        task = self._promoter.task(name)
+        task = self._feedback_service.learning_task(name)
+        # A file lock, because another process may share the data directory.
         with exclusive(self._folder / ".lock", timeout_s=0.0, other="another learning cycle runs"):
             self._idle.clear()
             self._stop = stop
@@ -93,29 +100,30 @@ class Learner:
                 self._idle.set()
 
     def close(self) -> None:
-        """Stops the cycle that runs, and waits a little for its end."""
+        """Stops the running cycle and waits up to 10 seconds for its end."""
         self._stop.set()
         self._idle.wait(_CLOSE_PATIENCE_S)
 
     def drop_checkpoints(self) -> None:
-        """Deletes what stopped cycles left, for it may hold what was erased; a cycle that runs sees that itself."""
+        """Deletes the checkpoints of stopped cycles, because they may hold what was erased.
+
+        A running cycle keeps its own: it checks for erased rows before it ends.
+        """
         try:
             with exclusive(self._folder / ".lock", timeout_s=0.0, other="a learning cycle runs"):
                 _drop_folders(self._folder)
         except Busy:
-            log.info("checkpoints stay: a learning cycle runs, and looks for what was erased before it ends")
+            log.info("checkpoints stay: a learning cycle runs, and checks for erased rows before it ends")
 
     def promote(self, adapter_id: str, *, force: bool = False, reason: str = "promoted by hand") -> Adapter:
-        """Makes an adapter the champion and lets the running process serve it; see `Promoter.promote`."""
+        """Makes an adapter the champion; see `Promoter.promote`."""
         adapter = self._adapters.get(adapter_id)
-        judged_turns = self._feedback.judged_turns(adapter.task)
-        self._promoter.promote(
-            adapter, [judged_turn.turn.request for judged_turn in judged_turns], reason=reason, force=force
-        )
+        probes = [judged_turn.turn.request for judged_turn in self._feedback.judged_turns(adapter.task)]
+        self._promoter.promote(adapter, probes, reason=reason, force=force)
         return self._adapters.get(adapter_id)
 
     def rollback(self, name: str, *, to: str | None = None) -> Adapter | None:
-        """Lets the version before the champion serve again. Returns it, None for the bare base."""
+        """Lets an earlier version serve again. Returns it; None for the bare base."""
         return self._promoter.rollback(name, to=to)
 
     def _run(self, task: LearningTask, options: CycleOptions, stop: threading.Event, tell: OnProgress) -> CycleReport:
@@ -123,19 +131,22 @@ class Learner:
         self._remove_unjudged(task.name)
         tell("screening the feedback", 0.0)
         cycle = prepare(task, self._feedback.judged_turns(task.name), options, self._folder)
-        tell("asking what serves now", 0.05)
+        tell("evaluating what serves now", 0.05)
         cycle.before = self._scores(cycle, cycle.slices, cycle.baseline, stop)
+        # A plugin reports its own fraction, which may be anything.
         candidate = self._train(cycle, stop, lambda what, share: tell(what, 0.1 + 0.7 * min(1.0, max(0.0, share))))
         try:
-            tell("asking the candidate", 0.8)
+            tell("evaluating the candidate", 0.8)
             after = self._scores(cycle, cycle.slices, candidate, stop)
             report = self._decide(cycle, candidate, report_of(cycle, candidate, after))
             if report.is_approved:
-                tell("asking what it now knows", 0.9)
+                tell("evaluating what it learned", 0.9)
                 report = replace(report, retired_ids=self._retired(cycle, candidate, after, stop))
-            self._check_not_erased(cycle, candidate, report)  # last: what it now knows takes time to ask
+            # Last, because the evaluation takes time in which a row may be erased.
+            self._check_not_erased(cycle, candidate, report)
         except BaseException:
-            self._adapters.remove(candidate.id)  # nobody has judged it; the checkpoints stay
+            # Nobody has judged the candidate. Its checkpoints stay, so that the next cycle need not train again.
+            self._adapters.remove(candidate.id)
             raise
         report = replace(report, seconds=time.monotonic() - begun)
         status: AdapterStatus = "approved" if report.is_approved else "refused"
@@ -148,23 +159,27 @@ class Learner:
         return report
 
     def _remove_unjudged(self, name: str) -> None:
-        """What a kill between training and judging left; nobody asked for it, and it never served."""
-        served = {each["adapter_id"] for each in self._adapters.log(name)}
-        for each in self._adapters.versions(name):
-            if each.status == "candidate" and each.id not in served:
-                log.info("%s was never judged, and is removed", each.id)
-                self._adapters.remove(each.id)
+        """Removes candidates that a kill left between training and the gate's decision.
+
+        A candidate that has served stays: somebody promoted it by force.
+        """
+        served = {entry["adapter_id"] for entry in self._adapters.log(name)}
+        for version in self._adapters.versions(name):
+            if version.status == "candidate" and version.id not in served:
+                log.info("%s was never judged and is removed", version.id)
+                self._adapters.remove(version.id)
 
     def _check_not_erased(self, cycle: Cycle, candidate: Adapter, report: CycleReport) -> None:
-        """An erasure while the cycle runs ends it: no weights that know the row come to serve, no report quotes it.
+        """Ends the cycle if a row that it uses was erased meanwhile: weights must not serve it, nor a report quote it.
 
         Raises:
             TrainingFailed: a row was erased.
         """
         active = {judged_turn.feedback.id for judged_turn in self._feedback.judged_turns(cycle.task.name)}
         quoted = {feedback_id for change in report.changes for feedback_id in change.feedback_ids}
-        gone = [each for each in {*candidate.feedback_ids, *report.held_out_ids, *quoted} if each not in active]
-        if erased := [each for each in gone if self._feedback.get(each).state == "erased"]:
+        used = {*candidate.feedback_ids, *report.held_out_ids, *quoted}
+        # A row that was only undone may stay in the weights; only an erased one must go.
+        if erased := [row_id for row_id in used - active if self._feedback.get(row_id).state == "erased"]:
             shutil.rmtree(cycle.checkpoints, ignore_errors=True)
             raise TrainingFailed(
                 f"{len(erased)} of the rows it learned from or was judged by were erased while the cycle ran",
@@ -172,9 +187,15 @@ class Learner:
             )
 
     def _train(self, cycle: Cycle, stop: threading.Event, tell: OnProgress) -> Adapter:
+        """Lets the task train a candidate and registers it.
+
+        Raises:
+            TrainingFailed: the loss became NaN, or the task raised.
+        """
         task, options = cycle.task, cycle.options
         cycle.checkpoints.mkdir(parents=True, exist_ok=True)
-        _drop_folders(cycle.checkpoints.parent, but=cycle.checkpoints)  # of cycles over other feedback: of no use
+        # Checkpoints of other keys are of cycles over other feedback: no later cycle can use them.
+        _drop_folders(cycle.checkpoints.parent, but=cycle.checkpoints)
 
         def told(what: str, share: float) -> None:
             _check_losses(training.losses[-1:], task.name)
@@ -197,6 +218,7 @@ class Learner:
             )
             try:
                 kind = task.train(training)
+                # A task may append losses itself, without `progress`.
                 _check_losses(training.losses, task.name)
             except TrainingFailed:
                 shutil.rmtree(cycle.checkpoints, ignore_errors=True)  # they may hold NaN, too
@@ -206,23 +228,27 @@ class Learner:
             except Exception as error:
                 log.exception("training of %s", task.name)
                 raise TrainingFailed(f"the training of {task.name} failed: {type(error).__name__}: {error}") from error
-            learned = {each for example in [*cycle.training, *cycle.replay] for each in example.feedback_ids}
-            order = [
-                judged_turn.feedback.id
-                for judged_turn in cycle.screened.judged_turns
-                if judged_turn.feedback.id in learned
-            ]
-            return self._adapters.add(folder, task=task.name, kind=kind, base=cycle.base, feedback_ids=order)
+            learned = {row_id for example in [*cycle.training, *cycle.replay] for row_id in example.feedback_ids}
+            ids = _in_order(cycle, learned)
+            return self._adapters.add(folder, task=task.name, kind=kind, base=cycle.base, feedback_ids=ids)
 
     def _scores(
         self, cycle: Cycle, slices: Mapping[str, Sequence[Example]], adapter: Adapter | None, stop: threading.Event
     ) -> dict[str, list[Score]]:
+        """Lets the task score every slice with an adapter, or with the bare base.
+
+        Raises:
+            TrainingFailed: the task did not give one value in [0, 1] for every example.
+            PluginError: the task raised.
+            Cancelled: `stop` was set between two slices.
+        """
         task, found = cycle.task, {}
         for name, examples in slices.items():
             self._models.wait_until_idle(cancel=stop)
             if stop.is_set():
                 raise Cancelled("the cycle was stopped", hint="start it again: it goes on from the last checkpoint")
-            scores = asked(task, "evaluate", partial(task.evaluate, examples, adapter, self._models))
+            scores = call_task(task, "evaluate", partial(task.evaluate, examples, adapter, self._models))
+            # Written so that NaN fails, too.
             if len(scores) != len(examples) or not all(0.0 <= score.value <= 1.0 for score in scores):
                 values = [score.value for score in scores]
                 raise TrainingFailed(
@@ -233,7 +259,7 @@ class Learner:
         return found
 
     def _decide(self, cycle: Cycle, candidate: Adapter, report: CycleReport) -> CycleReport:
-        """The gate's word, unless a plugin overrules it."""
+        """Returns the report with the gate's decision, or with that of a plugin that overrules it."""
         judged = replace(candidate, report=report.to_json())
         overruled = self._plugins.approve_adapter(judged, cycle.baseline)
         if overruled is None:
@@ -245,23 +271,21 @@ class Learner:
     def _retired(
         self, cycle: Cycle, candidate: Adapter, after: Mapping[str, list[Score]], stop: threading.Event
     ) -> tuple[str, ...]:
-        """The feedback that the candidate answers by itself: right in all that is asked of it."""
+        """Finds the feedback that the candidate answers by itself: all examples made from it score 1."""
         newest = [*cycle.replay, *cycle.training][-_MAX_RETIRED_AT_ONCE:]
         scores = self._scores(cycle, {"what it learned": newest}, candidate, stop)["what it learned"]
         pairs = list(zip(newest, scores, strict=True))
-        for name in (TARGET, EARLIER):
+        for name in (TARGET, EARLIER):  # scored already
             pairs += zip(cycle.slices.get(name, ()), after.get(name, ()), strict=True)
-        right: dict[str, bool] = {}
+        is_right: dict[str, bool] = {}
         for example, score in pairs:
-            for feedback_id in example.feedback_ids:
-                right[feedback_id] = right.get(feedback_id, True) and score.value >= 1.0
-        return tuple(
-            judged_turn.feedback.id
-            for judged_turn in cycle.screened.judged_turns
-            if right.get(judged_turn.feedback.id, False)
-        )
+            for row_id in example.feedback_ids:
+                is_right[row_id] = is_right.get(row_id, True) and score.value >= 1.0
+        return _in_order(cycle, {row_id for row_id, right in is_right.items() if right})
 
     def _promote(self, cycle: Cycle, candidate: Adapter, report: CycleReport) -> CycleReport:
+        """Promotes the candidate, unless somebody moved the champion while the cycle ran."""
+        # The candidate was compared with the champion of the beginning; nobody knows whether it beats the new one.
         if self._adapters.champion_id(cycle.task.name) != cycle.champion_id:
             return replace(report, reasons=(Reason(ReasonKind.CHAMPION_CHANGED), *report.reasons))
         probes = [judged_turn.turn.request for judged_turn in cycle.screened.judged_turns]
@@ -272,10 +296,11 @@ class Learner:
 
 
 class LearningJob:
-    """A cycle in the background; chat goes on meanwhile.
+    """A learning cycle on a background thread; chat continues meanwhile.
 
     Attributes:
-        what, fraction: how far it is.
+        what: what the cycle does now, for people.
+        fraction: the share that is done, in [0, 1].
     """
 
     def __init__(self, learner: Learner, name: str, options: CycleOptions) -> None:
@@ -290,19 +315,19 @@ class LearningJob:
 
     @property
     def is_running(self) -> bool:
-        """Whether it has not ended."""
+        """Whether the cycle has not ended."""
         return self._thread.is_alive()
 
     def cancel(self) -> None:
-        """Asks it to stop at the next step; checkpoints stay."""
+        """Asks the cycle to stop at the next step; its checkpoints stay."""
         self._cancel.set()
 
     def result(self, timeout_s: float | None = None) -> CycleReport:
         """Waits for the report.
 
         Raises:
-            Busy: it still runs after `timeout_s`.
-            AssistantError: what ended the cycle; see `Assistant.learn`.
+            Busy: the cycle still runs after `timeout_s`.
+            AssistantError: the error that ended the cycle; see `Assistant.learn`.
         """
         self._thread.join(timeout_s)
         if self._thread.is_alive():
@@ -315,11 +340,17 @@ class LearningJob:
     def _work(self, learner: Learner, name: str, options: CycleOptions) -> None:
         try:
             self._report = learner.learn(name, options, cancel=self._cancel, on_progress=self._tell)
-        except BaseException as error:  # re-raised where somebody waits for it
+        except BaseException as error:  # `result` raises it on the thread that waits
             self._error = error
 
     def _tell(self, what: str, fraction: float) -> None:
         self.what, self.fraction = what, fraction
+
+
+def _in_order(cycle: Cycle, row_ids: set[str]) -> tuple[str, ...]:
+    """Returns the ids in the order of the feedback, oldest first."""
+    ids = (judged_turn.feedback.id for judged_turn in cycle.screened.judged_turns)
+    return tuple(row_id for row_id in ids if row_id in row_ids)
 
 
 def _drop_folders(folder: Path, *, but: Path | None = None) -> None:

@@ -172,8 +172,8 @@ def _check_enough(cycle: Cycle, target: Sequence[Example]) -> None:
     if len(cycle.training) < least or len(target) < least:
         n_aside = len(screened.quarantined)
         raise NotEnoughData(
-            f"{task.name}: {len(screened.judged_turns)} judged turns give {len(cycle.training)} new examples to learn "
-            f"from and {len(target)} to evaluate with; {least} of each are needed"
+            f"{task.name}: {len(screened.judged_turns)} rows of feedback give {len(cycle.training)} new examples to "
+            f"learn from and {len(target)} to evaluate with; {least} of each are needed"
             + (f" ({n_aside} sources are set aside)" if n_aside else "")
         )
 

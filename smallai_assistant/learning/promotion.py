@@ -1,4 +1,4 @@
-"""Moving the champion while answers are made: promote, try, take back where it does not answer, roll back."""
+"""Moving the champion while answers are made: promote, try it, take it back if it does not answer, roll back."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from smallai_assistant.config import nearest
 from smallai_assistant.errors import AssistantError, InvalidInput, TrainingFailed
 from smallai_assistant.feedback import Adapter
 from smallai_assistant.learning.adapter_store import AdapterStore, check_base
@@ -21,13 +20,19 @@ from smallai_assistant.types import Message, Request
 
 log = logging.getLogger(__name__)
 
-_MAX_PROBES = 3  # of which the first that can be used decides
+# The first probe that can be used decides; the others are spares for messages whose picture or recording is gone.
+_MAX_PROBES = 3
+# Parts of the answer to a probe that are read. Weights that do not fit fail at the first token.
 _PROBE_PARTS = 4
-_PROBE_PATIENCE_S = 120.0  # a large model may have to be loaded first
+# A large model may have to be loaded before it answers.
+_PROBE_PATIENCE_S = 120.0
 
 
 class Promoter:
-    """Moves the champion of a task. Answers that run end on the version they began with, new ones take the new one."""
+    """Moves the champion of a task.
+
+    Running answers end with the version they began with; new answers take the new version.
+    """
 
     def __init__(
         self, plugins: PluginManager, models: ModelRuntime, *, adapters: AdapterStore, feedback_service: FeedbackService
@@ -37,31 +42,21 @@ class Promoter:
         self._adapters = adapters
         self._feedback_service = feedback_service
 
-    def task(self, name: str) -> LearningTask:
-        """The task of that name.
-
-        Raises:
-            InvalidInput: there is none, or it does not learn.
-        """
-        task = self._plugins.tasks.get(name)
-        if task is None:
-            raise InvalidInput(f"there is no task {name!r}", hint=nearest(name, self._plugins.tasks))
-        if not isinstance(task, LearningTask):
-            raise InvalidInput(f"the task {name!r} does not learn")
-        return task
-
     def promote(
         self, adapter: Adapter, probes: Sequence[Message], *, reason: str = "promoted by hand", force: bool = False
     ) -> None:
-        """Makes an adapter the champion and asks it the first probes; where it does not answer, it is taken back.
+        """Makes an adapter the champion and lets it answer a probe; if it does not answer, it is taken back.
+
+        Args:
+            probes: real messages of the task; only their answers' first parts are made, and nothing is stored.
 
         Raises:
             GateRejected: the gate did not approve it and `force` is not set.
             AdapterMismatch: it was made for another base than the task has now.
-            IntegrityError: a file of it is missing or changed.
+            IntegrityError: one of its files is missing or has changed.
             TrainingFailed: it did not answer; the one before serves again.
         """
-        task = self.task(adapter.task)
+        task = self._feedback_service.learning_task(adapter.task)
         check_base(adapter, base_of(task))
         previous = self._adapters.promote(adapter.id, reason=reason, force=force)
         try:
@@ -70,39 +65,53 @@ class Promoter:
             self._take_back(adapter, previous, error)
         if previous is not None and previous.id != adapter.id:
             self._models.retire_adapter(previous.id)
+        # The new champion answers other rows by itself than the previous one did.
         self._feedback_service.rebuild(task.name)
         self._plugins.notify_adapter_promoted(adapter, previous)
 
     def rollback(self, name: str, *, to: str | None = None) -> Adapter | None:
-        """Lets an earlier version serve; see `AdapterStore.rollback`. Returns it, None for the bare base."""
+        """Lets an earlier version serve; see `AdapterStore.rollback`. Returns it; None for the bare base."""
         before = self._adapters.champion_id(name)
         now = self._adapters.rollback(name, to=to)
-        self._dropped(name, before if now is None or now.id != before else None)
+        self._retire(name, before if now is None or now.id != before else None)
         self._plugins.notify_adapter_promoted(now, self._known(before))
         return now
 
     def _take_back(self, adapter: Adapter, previous: Adapter | None, error: AssistantError) -> None:
+        """Refuses an adapter that did not answer, and lets the version before it serve.
+
+        Raises:
+            TrainingFailed: always; it names what serves now.
+        """
         why = f"it did not answer: {error.message}"
         self._adapters.judge(adapter.id, "refused", did_not_answer(adapter.report, error.message))
-        is_same = previous is not None and previous.id == adapter.id
-        to = self._adapters.previous_id(adapter.task) if is_same else previous.id if previous is not None else None
+        if previous is not None and previous.id == adapter.id:
+            # It served before it was promoted again, so "the one before" is further back.
+            to = self._adapters.previous_id(adapter.task)
+        else:
+            to = previous.id if previous is not None else None
         now = self._adapters.rollback(adapter.task, to=to or "none", reason=why)
-        self._dropped(adapter.task, adapter.id)
+        self._retire(adapter.task, adapter.id)
         raise TrainingFailed(
             f"the adapter {adapter.id} did not answer; {now.id if now else 'the bare base'} serves again: "
             f"{error.message}"
         ) from error
 
-    def _dropped(self, name: str, adapter_id: str | None) -> None:
+    def _retire(self, name: str, adapter_id: str | None) -> None:
+        """Drops an adapter from the loaded models and rebuilds the fast memory, which takes over what it knew."""
         if adapter_id is not None:
             self._models.retire_adapter(adapter_id)
         self._feedback_service.rebuild(name)
 
     def _answers(self, task: LearningTask, message: Message) -> bool:
-        """Asks for the beginning of a real answer, which is not stored.
+        """Lets the champion begin a real answer.
 
-        Returns False where the message cannot be used, such as one whose picture is gone: that says nothing of the
-        adapter.
+        Returns:
+            False if the message cannot be used, such as one whose picture is gone: that says nothing of the adapter.
+
+        Raises:
+            TrainingFailed: it does not answer in time, or it raises an error that is not ours.
+            AssistantError: the error that it raises.
         """
         request = Request(message, (), task.context.options, session_id="probe", cancel=threading.Event())
         errors: list[BaseException] = []
@@ -117,10 +126,12 @@ class Promoter:
             except BaseException as error:
                 errors.append(error)
             finally:
+                # A plugin may return any iterator, also one without `close`.
                 close = getattr(stream, "close", None)
                 if close is not None:
                     close()
 
+        # A thread can be left behind: a plugin that hangs must not keep the promotion from being taken back.
         thread = threading.Thread(target=answer, name="probe", daemon=True)
         thread.start()
         thread.join(_PROBE_PATIENCE_S)
@@ -139,5 +150,5 @@ class Promoter:
     def _known(self, adapter_id: str | None) -> Adapter | None:
         try:
             return None if adapter_id is None else self._adapters.get(adapter_id)
-        except AssistantError:  # a damaged one may be left behind
+        except AssistantError:  # a rollback may leave a damaged version behind
             return None

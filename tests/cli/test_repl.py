@@ -323,7 +323,7 @@ def test_learn_goes_on_in_the_background(talk: Talk, tmp_path: Path) -> None:
 def test_a_cycle_that_fails_is_told_and_the_talk_goes_on(talk: Talk, learner: Assistant) -> None:
     done = talk(learner, "one", "/learn", "two", words=("--task", "echo"))
     assert done.out.splitlines() == ["one", "echo learns in the background; go on talking", "two"]
-    assert done.err.startswith("error: echo: 0 lessons")
+    assert done.err.startswith("error: echo: 0 rows of feedback")
     done = talk(learner, "/learn echo", words=("--json",))
     assert json.loads(done.out)["error"]["code"] == "not_enough_data"
 

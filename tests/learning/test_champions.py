@@ -16,7 +16,7 @@ from support.adapters import TASK, add, flip_a_bit
 from smallai_assistant import InvalidInput
 from smallai_assistant.errors import GateRejected, IntegrityError
 from smallai_assistant.learning.adapter_store import AdapterStore
-from smallai_assistant.learning.feedback_service import ServingAdapters
+from smallai_assistant.learning.serving_adapters import ServingAdapters
 from smallai_assistant.storage.database import Database
 
 

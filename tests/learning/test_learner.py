@@ -152,7 +152,7 @@ def test_the_next_cycle_learns_the_news_again_with_the_old_and_asks_both(opened:
     assert report["n_replay"] == len(old)
     assert [(each["name"], each["kind"]) for each in report["slices"]] == [
         ("new feedback", "target"),
-        ("earlier lessons", "protected"),
+        ("earlier feedback", "protected"),
         ("numbers", "protected"),
     ]
     assert report["slices"][1]["before"] == report["slices"][1]["after"] == 1.0
@@ -462,7 +462,7 @@ def test_it_does_not_promote_over_a_change_made_meanwhile(opened: Assistant, tas
     first = learned(opened, DRINKS)
     teach(opened, PLANTS)
     report = opened.learn(
-        NAME, on_progress=lambda what, _: opened.rollback(NAME) if what == "asking the candidate" else None
+        NAME, on_progress=lambda what, _: opened.rollback(NAME) if what == "evaluating the candidate" else None
     )
     assert report.outcome == "approved"
     assert report.reasons[0].kind is ReasonKind.CHAMPION_CHANGED
@@ -505,7 +505,7 @@ def test_a_cycle_that_is_stopped_while_it_asks_leaves_no_candidate(opened: Assis
     stop = threading.Event()
     with pytest.raises(errors.Cancelled):
         opened.learn(
-            NAME, cancel=stop, on_progress=lambda what, _: stop.set() if what == "asking the candidate" else None
+            NAME, cancel=stop, on_progress=lambda what, _: stop.set() if what == "evaluating the candidate" else None
         )
     assert opened.adapters.versions(NAME) == []
     assert opened.learn(NAME).is_promoted
@@ -736,7 +736,7 @@ def test_an_erasure_deletes_the_checkpoints_of_stopped_cycles(opened: Assistant,
     assert not list((tmp_path / "data/learning").rglob("checkpoint.json"))
 
 
-@pytest.mark.parametrize("when", ["step 5", "asking the candidate"])
+@pytest.mark.parametrize("when", ["step 5", "evaluating the candidate"])
 @pytest.mark.parametrize("is_judge", [False, True], ids=["learned from", "judged by"])
 def test_a_cycle_that_knows_a_row_that_is_erased_meanwhile_ends(
     opened: Assistant, tmp_path: Path, when: str, is_judge: bool
@@ -851,9 +851,3 @@ def test_a_probe_that_cannot_be_used_says_nothing_of_the_adapter(opened: Assista
     report = opened.learn(NAME)
     assert report.is_promoted
     assert report.adapter_id != first
-
-
-def test_the_promoter_knows_its_tasks(opened: Assistant) -> None:
-    promoter: Promoter = opened._learner._promoter
-    task: Task = promoter.task(NAME)
-    assert task is opened.tasks[NAME]
