@@ -1,6 +1,6 @@
-"""The conformance kit: tries a plugin in a throw-away assistant and says what is wrong with it and what to do.
+"""The conformance kit for plugin authors: it runs a plugin in a temporary assistant and reports what is wrong.
 
-`assert_conforms(module)` is a test of one line; `python -m smallai_assistant.testing MODULE` prints a list.
+`assert_conforms(module)` is a test in one line. `python -m smallai_assistant.testing MODULE` prints the list of checks.
 """
 
 from __future__ import annotations
@@ -23,17 +23,21 @@ def check_plugin(
     data_dir: Path | None = None,
     train: bool = False,
 ) -> PluginReport:
-    """Runs every check on a plugin, in an assistant without other plugins; models and device are the user's.
+    """Runs all checks on a plugin, in an assistant without other plugins, with the user's models and device.
+
+    A task that needs a model that was not pulled is skipped; that is not a failure.
 
     Args:
-        plugin: its module, the module's name, or an object that has the hooks.
-        examples: by task, a message it takes; a task without one gets a made-up text, picture or silence.
-        corrections: by task that learns, messages and what the answer should have been.
-        data_dir: where that assistant works, such as a folder with items; None takes an empty one. What was taught
-            is erased at the end; the turns stay.
-        train: also train an adapter from the corrections, let it serve and take it back.
+        plugin: its module, the name of its module, or an object with the hooks.
+        examples: task name -> a message that the task takes. A task without an example gets a made-up text, a small
+            picture, or a second of silence.
+        corrections: name of a LearningTask -> pairs of a message and the right answer.
+        data_dir: the data folder of the assistant, for example one with items; None takes an empty temporary folder.
+            What the kit taught is erased at the end; the turns stay.
+        train: whether to also train an adapter from the corrections, let it serve, and roll it back.
 
-    A task that needs a model that is not pulled is skipped, not failed.
+    Returns:
+        The findings, one per check.
     """
     name = plugin if isinstance(plugin, str) else getattr(plugin, "__name__", type(plugin).__name__)
     kit = Kit(examples or {}, corrections or {}, train=train)
@@ -50,7 +54,7 @@ def assert_conforms(
     data_dir: Path | None = None,
     train: bool = False,
 ) -> None:
-    """`check_plugin`, for tests: where a check failed it raises AssertionError with the whole list."""
+    """Runs `check_plugin` and raises AssertionError, with the whole list, if a check failed. For tests."""
     report = check_plugin(plugin, examples=examples, corrections=corrections, data_dir=data_dir, train=train)
     if not report.is_ok:
         raise AssertionError(f"the plugin does not conform\n{report}")

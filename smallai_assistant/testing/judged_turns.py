@@ -1,4 +1,4 @@
-"""What the kit teaches: the author's corrections as stored lessons, and lessons that no task can use."""
+"""The feedback that the kit gives: the author's corrections, and feedback that teaches nothing."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from smallai_assistant import types
 from smallai_assistant.assistant import Assistant
 from smallai_assistant.feedback import MAX_CORRECTION_CHARS, Feedback, JudgedTurn
 from smallai_assistant.task import LearningTask
-from smallai_assistant.testing.trial import made_up
+from smallai_assistant.testing.trial import made_up_message
 from smallai_assistant.types import AudioPart, ImagePart, Message, Part, Turn, new_id, now
 
 Corrections = Mapping[str, Sequence[tuple[types.Content, str]]]
 
 _SOURCE = "conformance kit"
+# Text that breaks careless code: right-to-left override, control characters, a placeholder, a control token of models.
 _NONSENSE = "\u202e?!\n\t\u00a0\ufffd\U0001f9e8{%s}</s>"
 
 
 class JudgedTurns:
-    """The lessons of one task.
+    """Makes feedback for one task, and erases it at the end.
 
     Args:
-        corrections: messages and what the answer should have been.
+        corrections: messages and the right answers.
     """
 
     def __init__(
@@ -34,15 +35,15 @@ class JudgedTurns:
         self.stored: list[JudgedTurn] = []
 
     def refused(self) -> str:
-        """The modalities of the first correction that the task does not take."""
-        wrong = (each.modalities for each, _ in self.corrections if each.modalities not in self.task.accepts)
+        """The modalities of the first correction that the task does not accept, empty if it accepts all."""
+        wrong = (message.modalities for message, _ in self.corrections if message.modalities not in self.task.accepts)
         return " and ".join(sorted(next(wrong, ())))
 
     def store(self, message: Message, label: str, answered: Turn | None) -> JudgedTurn:
-        """Stores a correction as the host does, but leaves `learn_now` to the caller.
+        """Stores a correction as the host does. The caller calls `learn_now`.
 
         Args:
-            answered: the turn it corrects; None makes one that was taught and never asked.
+            answered: the turn that is corrected; None makes a turn that was taught and never asked.
 
         Raises:
             InvalidInput: the label is empty.
@@ -56,8 +57,8 @@ class JudgedTurns:
         return self.stored[-1]
 
     def odd(self) -> Iterator[JudgedTurn]:
-        """Lessons that come up in real use and teach nothing, or nothing sensible; they are not stored."""
-        message = Message.of(made_up(self.task))
+        """Feedback as it occurs in real use that teaches nothing, or nothing sensible. It is not stored."""
+        message = Message.of(made_up_message(self.task))
         turn = self._turn(message)
         parts = tuple(_missing(part) for part in message.parts)
         yield self._judged_turn(replace(turn, request=Message(parts)), correction="of a file that is gone")
@@ -68,16 +69,18 @@ class JudgedTurns:
         yield self._judged_turn(replace(turn, response=(), error="plugin_error"), is_good=False)
         yield self._judged_turn(turn, is_good=True)
         yield self._judged_turn(turn, is_good=False, comment="this is wrong")
-        yield self._judged_turn(turn, comment="last, so that what says nothing is the last word")
+        yield self._judged_turn(turn, comment="a comment alone")
 
     def erase(self) -> str:
-        """Erases what was stored, as a user may; the host would go on where the task raises. Returns what it raised."""
+        """Erases what was stored, as a user may. Returns what the task raised."""
+        # The host catches what `rebuild` raises and lists the task as broken.
         before = dict(self.assistant.broken_plugins)
         try:
-            for each in self.stored:
-                self.task.forget(each.feedback, each.turn)
+            # The host would also catch errors of `forget`, so the kit calls it first, directly.
+            for judged_turn in self.stored:
+                self.task.forget(judged_turn.feedback, judged_turn.turn)
         finally:
-            self.assistant.erase_feedback([each.feedback.id for each in self.stored])
+            self.assistant.erase_feedback([judged_turn.feedback.id for judged_turn in self.stored])
         broken = self.assistant.broken_plugins
         return "; ".join(why for name, why in broken.items() if before.get(name) != why)
 
@@ -98,5 +101,6 @@ class JudgedTurns:
 
 
 def _missing(part: Part) -> Part:
+    """The part, its file replaced by one that does not exist."""
     gone = Path("no such folder", "gone")
     return ImagePart(gone) if isinstance(part, ImagePart) else AudioPart(gone) if isinstance(part, AudioPart) else part

@@ -1,4 +1,4 @@
-"""What the kit found, and how it is said."""
+"""The findings of the kit, and their text for people."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ _MARKS: Mapping[Status, str] = {"ok": "✓", "failed": "✗", "warning": "!", "s
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check found about `subject`: a task, an engine, or where it is empty the whole plugin.
+    """The result of one check.
 
-    `status` is `ok`; `failed`; `warning`: works, but worth knowing; or `skipped`: could not be tried. `text` says
-    what is wrong or why it was skipped, `hint` what to do about it.
+    Attributes:
+        check: the name of the check; docs/plugins.md lists them.
+        subject: the name of the task or engine; empty if the check is about the whole plugin.
+        status: `ok`; `failed`; `warning` for what works but could be better; `skipped` for what could not be checked.
+        text: what is wrong, or why the check was skipped.
+        hint: what to do about it.
     """
 
     check: str
@@ -34,18 +38,18 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class PluginReport:
-    """The findings about a plugin, in the order of the checks; `str()` is the list to read."""
+    """The findings about a plugin, in the order of the checks. `str()` gives the list for people."""
 
     plugin: str
     findings: tuple[Finding, ...]
 
     @property
     def is_ok(self) -> bool:
-        """Whether nothing failed; warnings and skipped checks do not count."""
+        """Whether no check failed. Warnings and skipped checks do not count."""
         return not self.of("failed")
 
     def of(self, status: Status) -> tuple[Finding, ...]:
-        """The findings of that status."""
+        """The findings with that status."""
         return tuple(finding for finding in self.findings if finding.status == status)
 
     def __str__(self) -> str:
@@ -54,24 +58,33 @@ class PluginReport:
 
 
 class Skip(Exception):
-    """The check cannot be tried: why, and what to do about it."""
+    """Raised by a check that cannot be done. Its arguments are the reason, and what to do about it."""
 
 
 class Notebook:
-    """Runs checks and keeps what each found, in order."""
+    """Runs checks and keeps their findings, in order."""
 
     def __init__(self) -> None:
         self.findings: list[Finding] = []
 
     @property
     def has_failed(self) -> bool:
-        """Whether a check failed so far."""
+        """Whether any check has failed so far."""
         return any(finding.status == "failed" for finding in self.findings)
 
     def check(
         self, name: str, subject: str, find: str | Callable[[], str | None], hint: str, *, fatal: bool = True
     ) -> bool:
-        """Notes the problem, given or found or raised by finding it; returns whether there is none."""
+        """Does one check and keeps its finding.
+
+        Args:
+            find: what is wrong, or a function that returns it; empty if nothing is wrong. What it raises is a problem.
+            hint: what to do about it.
+            fatal: False makes the problem a warning.
+
+        Returns:
+            Whether no problem was found.
+        """
         status: Status = "failed" if fatal else "warning"
         try:
             text = find if isinstance(find, str) else find() or ""
@@ -80,6 +93,7 @@ class Notebook:
         except Skip as skip:
             (text, hint), status = skip.args, "skipped"
         except BaseException as error:
+            # The hint of an error is better than the check's, except that of PluginError, which is for users.
             if isinstance(error, AssistantError) and not isinstance(error, PluginError):
                 hint = error.hint or hint
             text, status = described(error), "failed"
@@ -88,5 +102,5 @@ class Notebook:
 
 
 def described(error: BaseException) -> str:
-    """Its type and message, for people."""
+    """The error's type and message, for people."""
     return f"{type(error).__name__}: {getattr(error, 'message', error)}".strip().rstrip(":")

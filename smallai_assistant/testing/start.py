@@ -1,4 +1,4 @@
-"""What a start costs where something was learned: tried in a fresh interpreter."""
+"""Checks the cost of a start when there is feedback to rebuild from, in a fresh interpreter."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ def installed() -> tuple[str, ...]:
 
 
 def quiet_config(folder: Path, task_names: Iterable[str]) -> AssistantConfig:
-    """The user's configuration, but for the data directory and other plugins."""
+    """The user's configuration, with another data directory and without other plugins."""
     config = load_config()
+    # A table of options for a task that does not exist is an error, and only this plugin's tasks exist here.
     names = set(task_names)
     tables = {name: table for name, table in config.tasks.items() if name in names}
     return replace(
@@ -36,7 +37,7 @@ def quiet_config(folder: Path, task_names: Iterable[str]) -> AssistantConfig:
 
 
 def heavy_start(plugin: object, assistant: Assistant) -> str:
-    """Starts an assistant with the plugin's module on what `assistant` was taught, in a process of its own."""
+    """Starts an assistant with the plugin, and the feedback stored by `assistant`, in a fresh interpreter."""
     name = module_of(plugin).__name__
     command = [sys.executable, "-c", _CODE, name, str(assistant.config.data_dir), *assistant.tasks]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -50,10 +51,10 @@ def heavy_start(plugin: object, assistant: Assistant) -> str:
 
 
 def main() -> None:
-    """In the fresh interpreter: prints what was loaded, and what went wrong."""
+    """Runs in the fresh interpreter. Prints, as JSON, the heavy libraries that were loaded, and what went wrong."""
     name, folder, *task_names = sys.argv[1:]
     plugin = importlib.import_module(name)
     with Assistant(quiet_config(Path(folder), task_names), plugins=[plugin]) as assistant:
         heavy = sorted(HEAVY & {module.partition(".")[0] for module in sys.modules})
-        print()
+        print()  # the plugin may have printed an unfinished line
         print(json.dumps({"heavy": heavy, "broken": dict(assistant.broken_plugins)}))

@@ -1,4 +1,4 @@
-"""Whether a LearningTask trains an adapter and lets it serve."""
+"""Checks that a LearningTask trains an adapter and lets it serve."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from smallai_assistant.testing.trial import needing_models
 
 
 class TrainingTrial:
-    """One training of a LearningTask. Each method says what is wrong, nothing where all is well.
+    """Trains one LearningTask. Each check returns what is wrong, or an empty text.
 
     Attributes:
-        folders: where it was to write.
+        folders: the folders that the training may write to.
     """
 
     def __init__(self, trial: LearningTrial, *, is_wanted: bool) -> None:
@@ -32,7 +32,7 @@ class TrainingTrial:
         self._adapter: Adapter | None = None
 
     def failed_training(self) -> str:
-        """Trains on all examples: whether that makes it better is for the gate to say."""
+        """Trains on all examples. Whether the adapter is any better is decided by the gate, not here."""
         if not self.is_wanted:
             raise Skip("it may take long, so it was not tried", "give train=True")
         with self._training() as training, needing_models():
@@ -44,13 +44,14 @@ class TrainingTrial:
                 return f"it returns {kind!r:.60}, not the adapter's kind"
             if not any(path.is_file() for path in training.folder.rglob("*")):
                 return "it wrote no file"
-            ids = dict.fromkeys(each for example in self.trial.examples for each in example.feedback_ids)
+            ids = dict.fromkeys(feedback_id for example in self.trial.examples for feedback_id in example.feedback_ids)
             self._adapter = self.assistant.adapters.add(
                 training.folder, task=self.task.name, kind=kind, base=self.task.base(), feedback_ids=list(ids)
             )
         return ""
 
     def ignored_cancel(self) -> str:
+        """Checks that a training that was cancelled before its first step raises Cancelled."""
         with self._training() as training:
             training.cancel.set()
             try:
@@ -60,7 +61,7 @@ class TrainingTrial:
         return "it trained to the end although it was cancelled before it began"
 
     def ignored_deadline(self) -> str:
-        """A budget that is spent at once still ends in an adapter, or in nothing to learn from."""
+        """Checks that a training without time left writes an adapter, or raises NotEnoughData."""
         with self._training() as training:
             training.deadline = time.monotonic() - 1.0
             try:
@@ -70,13 +71,14 @@ class TrainingTrial:
             return "" if kind and any(training.folder.iterdir()) else "it wrote no file"
 
     def bad_scores(self) -> str:
+        """Checks the scores of an evaluation with the adapter."""
         return self.trial.bad_scores(self._adapter)
 
     def unserved(self) -> str:
-        """A promotion is known to the next answer, and so is a rollback."""
+        """Checks that the answer after a promotion uses the adapter, and the answer after a rollback does not."""
         assert self._adapter is not None
         before = self.assistant.adapters.champion_id(self.task.name)
-        self.assistant.promote(self._adapter.id, force=True)
+        self.assistant.promote(self._adapter.id, force=True)  # the gate has not seen it
         try:
             promoted = self._serving()
         finally:
@@ -84,7 +86,9 @@ class TrainingTrial:
         if promoted != self._adapter.id:
             return f"after the promotion the answer's adapter is {promoted!r}, not {self._adapter.id!r}"
         now = self._serving()
-        return "" if now != promoted else "after the rollback the answer's adapter is still the one that was taken back"
+        return (
+            "" if now != promoted else "after the rollback the answer's adapter is still the one that was rolled back"
+        )
 
     def clean_up(self) -> None:
         """Removes the adapter."""
@@ -92,10 +96,12 @@ class TrainingTrial:
             self.assistant.adapters.remove(self._adapter.id)
 
     def _serving(self) -> object:
+        """The id of the adapter that the next answer used, as its details say."""
         return self.assistant.ask(self.trial.judged_turns.corrections[0][0], task=self.task.name).details.get("adapter")
 
     @contextmanager
     def _training(self) -> Iterator[Training]:
+        # In the data directory, as in a real learning cycle.
         checkpoints = Path(tempfile.mkdtemp(prefix="check-", dir=self.assistant.config.data_dir))
         try:
             with self.assistant.adapters.work_folder() as folder:

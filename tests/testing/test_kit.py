@@ -1,4 +1,4 @@
-"""The kit finds every fault that it looks for, and none in a plugin that has none."""
+"""The kit finds every fault that it looks for, and none in a plugin without faults."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ UTTERANCES = tuple(f"count the words of text number {n}" for n in range(20))
 # -- a plugin without fault --
 
 
-def test_a_good_task_has_no_finding() -> None:
+def test_good_task_has_no_problem() -> None:
     report = report_on(utterances=UTTERANCES)
     assert report.is_ok, report
     assert {finding.check for finding in report.findings if finding.status != "ok"} == {
@@ -58,13 +58,13 @@ def test_a_good_task_has_no_finding() -> None:
     assert len(report.of("ok")) >= 18
 
 
-def test_the_template_has_no_finding_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_template_passes_all_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(TEMPLATE)
     report = check_plugin("smallai_wordcount")
     assert {finding.status for finding in report.findings} == {"ok"}, report
 
 
-def test_nothing_of_the_user_is_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_of_the_user_is_not_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = tmp_path / "data"
     config = tmp_path / "config.toml"
     config.write_text('database_url = "sqlite:////nowhere/at/all"\n[tasks.text-generation]\nmax_tokens = 5\n')
@@ -74,7 +74,7 @@ def test_nothing_of_the_user_is_touched(tmp_path: Path, monkeypatch: pytest.Monk
     assert not data.exists()
 
 
-def test_no_other_plugin_is_there() -> None:
+def test_other_plugins_are_left_out() -> None:
     seen: list[set[str]] = []
 
     class Looking(ScriptedPlugin):
@@ -88,7 +88,7 @@ def test_no_other_plugin_is_there() -> None:
     assert len(seen) == 2
 
 
-def test_options_of_the_configuration_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_configured_options_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SMALLAI_TASKS__THING__TIMES", "3")
     seen: set[int] = set()
 
@@ -148,7 +148,7 @@ class Loose:
         ({"accepts": ()}, "accepts", "empty"),
         ({"utterances": "count words"}, "utterances", "'count words'"),
         ({"utterances": ("a", "")}, "utterances", "('a', '')"),
-        ({"options_type": dict}, "options", "no dataclass"),
+        ({"options_type": dict}, "options", "not a dataclass"),
         ({"options_type": Thawed}, "options", "not frozen"),
         ({"options_type": Bare}, "options", "no default: top"),
         ({"options_type": Listed}, "options", "tops cannot be set"),
@@ -157,7 +157,7 @@ class Loose:
         ({"accepts": ("text",)}, "registers", "tuple of frozensets"),
     ],
 )
-def test_a_fault_of_the_declaration_is_found(attributes: dict[str, Any], check: str, text: str) -> None:
+def test_faults_of_declarations_are_found(attributes: dict[str, Any], check: str, text: str) -> None:
     report = report_on(**attributes)
     assert text in failed(report)[check], report
     assert len(failed(report)) == 1
@@ -173,7 +173,7 @@ def test_warnings_do_not_fail() -> None:
         options_type=Loose,
     )
     assert report.is_ok
-    assert {each.check: each.text for each in report.of("warning")} == {
+    assert {warning.check: warning.text for warning in report.of("warning")} == {
         "title": "there is none",
         "enough utterances": "only 2",
         "option ranges": "share may be nan, top may be 1000000000000",
@@ -202,7 +202,7 @@ class Opens(SizedEngine):
     ("engine", "text"),
     [(Takes, "an empty folder"), (Trusts, "JSONDecodeError"), (Opens, "FileNotFoundError"), (SizedEngine, "")],
 )
-def test_a_fault_of_can_load_is_found(engine: type[Engine], text: str) -> None:
+def test_faults_of_can_load_are_found(engine: type[Engine], text: str) -> None:
     class Plugin:
         @hookimpl
         def register_engines(self, register: Callable[[Engine], None]) -> None:
@@ -230,13 +230,13 @@ def test_faults_of_hooks_are_found() -> None:
     assert failed(check_plugin(Unmarked())) == {"hooks": "not marked: register_tasks"}
     assert "register_taks" in failed(check_plugin(Misspelt()))["registers"]
     assert "more" in failed(check_plugin(Greedy()))["registers"]
-    assert "there is none of register_tasks, " in failed(check_plugin(object()))["hooks"]
+    assert "it has none of register_tasks, " in failed(check_plugin(object()))["hooks"]
 
 
 # -- what it imports --
 
 
-def test_a_module_without_fault(written: Callable[..., str]) -> None:
+def test_good_module_passes_all_checks(written: Callable[..., str]) -> None:
     name = written(
         __init__=GOOD + "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import smallai_assistant.runtime\n",
         tests="from smallai_assistant.testing import check_plugin\nfrom smallai_assistant import testing, __version__",
@@ -257,28 +257,28 @@ def test_a_module_without_fault(written: Callable[..., str]) -> None:
         ),
     ],
 )
-def test_imports_of_the_inside_are_found(written: Callable[..., str], line: str, name: str) -> None:
+def test_imports_of_host_internals_are_found(written: Callable[..., str], line: str, name: str) -> None:
     report = check_plugin(written(__init__=GOOD, other=line))
     assert failed(report)["imports of the host"].startswith(f"other.py imports {name}")
 
 
-def test_a_heavy_import_is_found(written: Callable[..., str], tmp_path: Path) -> None:
+def test_heavy_import_is_found(written: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "llama_cpp.py").touch()
     package = written(__init__=GOOD + "from smallai_written import other", other="import llama_cpp")
     assert failed(check_plugin(package)) == {"light import": "every start would load llama_cpp"}
 
 
-def test_a_module_that_cannot_be_imported(written: Callable[..., str]) -> None:
+def test_module_that_cannot_be_imported(written: Callable[..., str]) -> None:
     package = written(__init__="import sys\nassert 'pytest' in sys.modules, 'no pytest'\n" + GOOD)
     assert "AssertionError: no pytest" in failed(check_plugin(package))["light import"]
     report = check_plugin("smallai_not_written")
     assert "No module named 'smallai_not_written'" in failed(report)["runs to the end"]
 
 
-# -- how it is said --
+# -- the report and the command --
 
 
-def test_assert_conforms_lists_what_is_wrong() -> None:
+def test_assert_conforms_raises_with_the_list() -> None:
     assert_conforms(ScriptedPlugin(make_task()))
 
     def raises(_: Request) -> Iterator[Any]:
@@ -294,18 +294,18 @@ def test_assert_conforms_lists_what_is_wrong() -> None:
     assert "1 failed" in text.splitlines()[-1]
 
 
-def test_the_command(written: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_reports_and_sets_the_exit_code(written: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
     package = written(__init__=GOOD.replace('yield TextPart("fine")', "yield TextPart(str(int(request.message.text)))"))
     assert main([package]) == 1
     assert "✗ good: answers" in capsys.readouterr().out
-    assert main([package, "--task", "good", "--say", "42"]) == 1, "the other text of two at once is no number"
+    assert main([package, "--task", "good", "--say", "42"]) == 1, "the other text of `two at once` is not a number"
     assert "✓ good: answers" in capsys.readouterr().out
     with pytest.raises(SystemExit) as caught:
         main([package, "--say", "42"])
     assert caught.value.code == 2
 
 
-def test_the_command_sends_files(written: Callable[..., str], tmp_path: Path) -> None:
+def test_command_sends_files(written: Callable[..., str], tmp_path: Path) -> None:
     source = GOOD.replace("    def run", '    accepts = (frozenset({"image"}),)\n    def run')
     package = written(__init__=source.replace('"fine"', "str(len(request.message.parts[0].read()))"))
     (tmp_path / "a.png").write_bytes(trial.PNG)
@@ -314,7 +314,7 @@ def test_the_command_sends_files(written: Callable[..., str], tmp_path: Path) ->
     assert main([package, "--task", "good", "--audio", str(tmp_path / "a.png")]) == 1
 
 
-def test_the_command_runs_by_name_on_any_terminal() -> None:
+def test_command_runs_on_an_ascii_terminal() -> None:
     command = [sys.executable, "-W", "error", "-m", "smallai_assistant.testing", "smallai_wordcount"]
     env = {"PATH": "/usr/bin:/bin", "PYTHONIOENCODING": "ascii", "HOME": str(TEMPLATE)}
     done = subprocess.run(command, cwd=TEMPLATE, env=env, capture_output=True, text=True, check=False)
@@ -327,8 +327,8 @@ def test_the_command_runs_by_name_on_any_terminal() -> None:
 
 @pytest.fixture
 def real_models(models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # One step of the speech model takes 0.9 to 1.7 s of processor time: more than the second that is allowed, where
-    # other work holds the two cores. What is tried here is that a task stops, not the speed of the machine.
+    # One step of the speech model takes 0.9 to 1.7 s of processor time. That is more than the allowed second if other
+    # work holds the two cores. This test is about whether a task stops, not about the speed of the machine.
     for name, seconds in (("ANSWER_S", 300.0), ("STOP_S", 5.0), ("HANG_S", 15.0)):
         monkeypatch.setattr(trial, name, seconds)
     monkeypatch.setenv("SMALLAI_MODELS_DIR", str(models_dir))
@@ -343,7 +343,7 @@ def tasks_that_learn(plugin: str) -> set[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("plugin", ["smallai_chat", "smallai_image", "smallai_speech", "smallai_recommend"])
-def test_the_bundled_plugins_conform(plugin: str, real_models: None, tmp_path: Path) -> None:
+def test_bundled_plugins_conform(plugin: str, real_models: None, tmp_path: Path) -> None:
     photo = tmp_path / "photo.jpg"
     shutil.copy(imagenet_photos()[0][0], photo)
     memo = min((path for path, _ in librivox()), key=lambda path: path.stat().st_size)

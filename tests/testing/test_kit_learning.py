@@ -1,4 +1,4 @@
-"""The kit finds every fault of a task that learns, and takes nothing for a fault that is none."""
+"""The kit finds every fault of a LearningTask, and reports no fault that does not exist."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ PHRASES = [("hello", "good day"), ("bye", "farewell"), ("hello", "good morning")
 
 
 def report_on(**broken: Any) -> PluginReport:
-    """The report on a parrot with some of its methods replaced, trained too."""
+    """The report, with training, on a parrot some of whose methods are replaced."""
     task = type("BrokenParrot", (Parrot,), broken)()
     return check_plugin(ScriptedPlugin(task), corrections={"parrot": PHRASES}, train=True)
 
 
-def test_a_good_learner_has_no_finding() -> None:
+def test_good_learner_has_no_problem() -> None:
     report = report_on()
     assert report.is_ok, report
     skipped = {finding.check for finding in report.findings if finding.status != "ok"}
@@ -55,16 +55,16 @@ def test_a_good_learner_has_no_finding() -> None:
     }
 
 
-def test_without_corrections_what_needs_them_is_skipped() -> None:
+def test_checks_without_corrections_are_skipped() -> None:
     report = check_plugin(ScriptedPlugin(Parrot()), train=True)
     assert report.is_ok, report
     assert finding(report, "learn_now").status == "skipped"
     assert 'corrections={"parrot": [' in finding(report, "learn_now").hint
-    assert {finding(report, each).status for each in ("quick rebuild", "base", "odd lessons", "erase")} == {"ok"}
+    assert {finding(report, check).status for check in ("quick rebuild", "base", "odd feedback", "erase")} == {"ok"}
     assert not {"rebuild", "evaluate", "train"} & {finding.check for finding in report.findings}
 
 
-def test_training_is_skipped_unless_asked_for() -> None:
+def test_training_is_skipped_by_default() -> None:
     report = check_plugin(ScriptedPlugin(Parrot()), corrections={"parrot": PHRASES})
     assert report.is_ok, report
     assert finding(report, "train").status == "skipped"
@@ -75,17 +75,17 @@ def test_training_is_skipped_unless_asked_for() -> None:
 @pytest.mark.parametrize(
     ("name", "correction", "check", "text"),
     [
-        ("parrott", ("a", "b"), "corrections", "there is no such task that learns"),
+        ("parrott", ("a", "b"), "corrections", "there is no such LearningTask"),
         ("parrot", ("a", " "), "learn_now", "the correction is empty"),
         ("parrot", (ImagePart(data=b"x"), "b"), "learn_now", "a correction is of image, which it does not accept"),
     ],
 )
-def test_a_correction_that_cannot_be_taught(name: str, correction: Any, check: str, text: str) -> None:
+def test_correction_that_cannot_be_taught(name: str, correction: Any, check: str, text: str) -> None:
     report = check_plugin(ScriptedPlugin(Parrot()), corrections={name: [correction]})
     assert text in failed(report)[check], report
 
 
-# -- what it declares, and the fast memory --
+# -- declarations and the fast memory --
 
 
 def slow(self: Parrot, judged_turns: Sequence[JudgedTurn]) -> None:
@@ -120,28 +120,28 @@ def examples_of_all(self: Parrot, judged_turns: Sequence[JudgedTurn]) -> list[Ex
     ("broken", "check", "text"),
     [
         ({"primary_metric": ""}, "primary_metric", "it is ''"),
-        ({"least_examples": 0}, "least_examples", "it is 0"),
+        ({"min_examples": 0}, "min_examples", "it is 0"),
         ({"rebuild": slow}, "quick rebuild", "rebuild([]) took 0.2"),
-        ({"base": lambda self: {"files": ("a",)}}, "base", "it is not what comes back from JSON"),
+        ({"base": lambda self: {"files": ("a",)}}, "base", "it comes back from JSON in another form"),
         ({"base": lambda self: {}}, "base", "it is empty"),
         ({"base": lambda self: {"id": new_id()}}, "base", "it changes"),
-        ({"learn_now": learns_all}, "odd lessons", "AttributeError"),
-        ({"rebuild": only_text}, "odd lessons", "AttributeError"),
-        ({"rebuild": keeps_none}, "odd lessons", "NoneType"),
-        ({"examples": examples_of_all}, "odd lessons", "AttributeError"),
+        ({"learn_now": learns_all}, "odd feedback", "AttributeError"),
+        ({"rebuild": only_text}, "odd feedback", "AttributeError"),
+        ({"rebuild": keeps_none}, "odd feedback", "NoneType"),
+        ({"examples": examples_of_all}, "odd feedback", "AttributeError"),
         ({"learn_now": lambda self, judged_turn: None}, "learn_now", "it returns None"),
-        ({"rebuild": newest_first}, "rebuild", "otherwise than after learn_now"),
-        ({"rebuild": lambda self, judged_turns: None}, "forgets", "otherwise than before the lessons"),
+        ({"rebuild": newest_first}, "rebuild", "differ from those after learn_now"),
+        ({"rebuild": lambda self, judged_turns: None}, "forgets", "differ from those before it was taught"),
         ({"forget": lambda self, feedback, turn: 1 / 0}, "erase", "ZeroDivisionError"),
     ],
 )
-def test_a_fault_of_the_fast_memory_is_found(broken: dict[str, Any], check: str, text: str) -> None:
+def test_faults_of_the_fast_memory_are_found(broken: dict[str, Any], check: str, text: str) -> None:
     report = report_on(**broken)
     assert text in failed(report)[check], report
-    assert set(failed(report)) - {"serves the adapter"} == {check}, "no adapter fits a base that changes"
+    assert set(failed(report)) - {"serves the adapter"} == {check}, "a base that changes also keeps the adapter from serving"
 
 
-def test_what_is_learned_but_not_used_is_a_warning() -> None:
+def test_unused_fast_memory_is_a_warning() -> None:
     def run(self: Parrot, request: Request, models: ModelRuntime) -> Iterator[TextPart | Details]:
         adapter = self.context.adapters.champion(self.name)
         yield TextPart(read(adapter).get(request.message.text, "I do not know."))
@@ -153,7 +153,7 @@ def test_what_is_learned_but_not_used_is_a_warning() -> None:
     assert finding(report, "knows at once").text == "it answers 3 of 3 corrected messages as before"
 
 
-def test_an_error_that_the_user_is_told_of_is_no_fault_for_an_odd_lesson() -> None:
+def test_learn_now_may_raise_an_assistant_error() -> None:
     def learn_now(self: Parrot, judged_turn: JudgedTurn) -> str:
         if not judged_turn.feedback.correction:
             raise errors.InvalidInput("nothing to learn")
@@ -162,12 +162,12 @@ def test_an_error_that_the_user_is_told_of_is_no_fault_for_an_odd_lesson() -> No
     assert report_on(learn_now=learn_now).is_ok
 
 
-def test_answers_that_change_by_themselves_are_not_compared() -> None:
+def test_random_answers_are_not_compared() -> None:
     def run(self: Parrot, request: Request, models: ModelRuntime) -> Iterator[TextPart]:
         yield TextPart(new_id())
 
     report = report_on(run=run)
-    assert {finding(report, each).status for each in ("rebuild", "forgets")} == {"skipped"}
+    assert {finding(report, check).status for check in ("rebuild", "forgets")} == {"skipped"}
 
 
 # -- examples and scores --
@@ -191,7 +191,7 @@ def taught_again(self: Parrot, judged_turns: Sequence[JudgedTurn]) -> dict[str, 
 
 
 def labelled_with(make: Callable[[int], Any]) -> Callable[[Parrot, Sequence[JudgedTurn]], dict[str, Any]]:
-    return lambda self, judged_turns: {each.feedback.id: make(n) for n, each in enumerate(judged_turns)}
+    return lambda self, judged_turns: {turn.feedback.id: make(n) for n, turn in enumerate(judged_turns)}
 
 
 def axis(size: int, *, length: float = 1.0) -> npt.NDArray[np.float32]:
@@ -200,7 +200,7 @@ def axis(size: int, *, length: float = 1.0) -> npt.NDArray[np.float32]:
     return vector
 
 
-def test_labels_with_vectors_are_taken() -> None:
+def test_labels_with_vectors_are_accepted() -> None:
     assert report_on(labelled=labelled_with(lambda n: ("a", axis(4)))).is_ok
 
 
@@ -211,14 +211,14 @@ def test_labels_with_vectors_are_taken() -> None:
         (
             {"examples": lambda self, judged_turns: ["x" for _ in judged_turns]},
             "learning examples",
-            "'x' is no Example",
+            "'x' is not an Example",
         ),
-        ({"examples": examples_with(id="same")}, "learning examples", "the id 'same' is there twice"),
+        ({"examples": examples_with(id="same")}, "learning examples", "two examples have the id 'same'"),
         ({"examples": examples_with(prompt=" ")}, "learning examples", "the prompt of"),
         ({"examples": examples_with(split_key="")}, "learning examples", "the split_key of"),
         ({"examples": examples_with(weight=0.0)}, "learning examples", "not in (0, 1]"),
-        ({"examples": examples_with(feedback_ids=())}, "learning examples", "not those of its lessons"),
-        ({"examples": examples_with(feedback_ids=("gone",))}, "learning examples", "not those of its lessons"),
+        ({"examples": examples_with(feedback_ids=())}, "learning examples", "not those of the feedback"),
+        ({"examples": examples_with(feedback_ids=("gone",))}, "learning examples", "not those of the feedback"),
         (
             {
                 "examples": lambda self, judged_turns: [
@@ -226,37 +226,37 @@ def test_labels_with_vectors_are_taken() -> None:
                 ]
             },
             "learning examples",
-            "the ids are others each time",
+            "the ids differ each time",
         ),
         ({"protected": lambda self, judged_turns: []}, "protected", "it returns a list"),
-        ({"protected": lambda self, judged_turns: {"manners": [1]}}, "protected", "manners: 1 is no Example"),
+        ({"protected": lambda self, judged_turns: {"manners": [1]}}, "protected", "manners: 1 is not an Example"),
         ({"protected": taught_again}, "protected", "is trained on"),
         ({"labelled": lambda self, judged_turns: []}, "labelled", "it returns a list"),
         (
             {"labelled": lambda self, judged_turns: {"x": ("a", axis(4))}},
             "labelled",
-            "'x' is no feedback of the lessons",
+            "'x' is not the id of the feedback",
         ),
-        ({"labelled": labelled_with(lambda n: axis(4))}, "labelled", "is no label and vector"),
+        ({"labelled": labelled_with(lambda n: axis(4))}, "labelled", "is not a label and a vector"),
         ({"labelled": labelled_with(lambda n: ("a", axis(4, length=2.0)))}, "labelled", "and length 2"),
-        ({"labelled": labelled_with(lambda n: ("a", [1.0, 0.0]))}, "labelled", "a vector of float64"),
-        ({"labelled": labelled_with(lambda n: ("a", axis(4 + n % 2)))}, "labelled", "vectors of the shapes"),
+        ({"labelled": labelled_with(lambda n: ("a", [1.0, 0.0]))}, "labelled", "a vector has dtype float64"),
+        ({"labelled": labelled_with(lambda n: ("a", axis(4 + n % 2)))}, "labelled", "the vectors have several shapes"),
         ({"evaluate": lambda self, *_: []}, "evaluate", "[] for 4 examples"),
         ({"evaluate": lambda self, *_: [Score(1.0)] * 4}, "evaluate", "4 scores for no example"),
-        ({"evaluate": scores_of(lambda n: 1.0)}, "evaluate", "1.0 is no Score"),
-        ({"evaluate": scores_of(lambda n: Score(100.0))}, "evaluate", "100.0 is no number in [0, 1]"),
-        ({"evaluate": scores_of(lambda n: Score(float("nan")))}, "evaluate", "nan is no number"),
-        ({"evaluate": scores_of(lambda n: Score(True))}, "evaluate", "True is no number"),
+        ({"evaluate": scores_of(lambda n: 1.0)}, "evaluate", "1.0 is not a Score"),
+        ({"evaluate": scores_of(lambda n: Score(100.0))}, "evaluate", "100.0 is not a number in [0, 1]"),
+        ({"evaluate": scores_of(lambda n: Score(float("nan")))}, "evaluate", "nan is not a number"),
+        ({"evaluate": scores_of(lambda n: Score(True))}, "evaluate", "True is not a number"),
         ({"evaluate": remembers}, "fast memory is off", "3 of 4 scores change with what rebuild was given"),
     ],
 )
-def test_a_fault_of_the_evaluation_is_found(broken: dict[str, Any], check: str, text: str) -> None:
+def test_faults_of_the_evaluation_are_found(broken: dict[str, Any], check: str, text: str) -> None:
     report = report_on(**broken)
     assert text in failed(report)[check], report
     assert set(failed(report)) == {check}, report
 
 
-def test_scores_that_change_by_themselves_are_not_compared() -> None:
+def test_random_scores_are_not_compared() -> None:
     import itertools
 
     clock = itertools.count()
@@ -326,14 +326,14 @@ def without_adapter(self: Parrot, examples: Sequence[Example], adapter: Adapter 
         ({"run": stuck}, "serves the adapter", "after the rollback"),
     ],
 )
-def test_a_fault_of_the_training_is_found(broken: dict[str, Any], check: str, text: str) -> None:
+def test_faults_of_the_training_are_found(broken: dict[str, Any], check: str, text: str) -> None:
     report = report_on(**broken)
     assert text in failed(report)[check], report
     assert set(failed(report)) == {check}, report
     assert "," not in failed(report).get("writes", ""), "the folders of the training are its own"
 
 
-def test_too_few_corrections_are_no_fault() -> None:
+def test_too_few_corrections_are_not_a_fault() -> None:
     def train(self: Parrot, training: Training) -> str:
         raise errors.NotEnoughData(f"{len(training.examples)} phrases")
 
@@ -342,10 +342,10 @@ def test_too_few_corrections_are_no_fault() -> None:
     assert finding(report, "train").text == "too few corrections: 4 phrases"
 
 
-# -- what it leaves, how it starts, how it is asked for --
+# -- erasing, starting, the command --
 
 
-def test_nothing_that_was_taught_stays(tmp_path: Path) -> None:
+def test_what_was_taught_is_erased(tmp_path: Path) -> None:
     with Assistant(data_dir=tmp_path / "data", plugins=[ScriptedPlugin(Parrot())]) as assistant:
         assistant.teach("parrot", "before", "it was known")
     plugin = ScriptedPlugin(Parrot())
@@ -363,20 +363,20 @@ def test_nothing_that_was_taught_stays(tmp_path: Path) -> None:
 
 
 SOURCE = Path(by_heart.__file__).read_text()
-LIGHT = "        self.memory = phrases_of(lessons)"
-HEAVY = f"{LIGHT}\n        if lessons:\n            import llama_cpp"
+LIGHT = "        self.memory = phrases_of(judged_turns)"
+HEAVY = f"{LIGHT}\n        if judged_turns:\n            import llama_cpp"
 
 
 @pytest.mark.parametrize(("rebuild", "text"), [(LIGHT, ""), (HEAVY, "every start would load llama_cpp")])
-def test_a_heavy_start_is_found(written: Callable[..., str], tmp_path: Path, rebuild: str, text: str) -> None:
-    """Only once there are lessons: an import of nothing, and a start on nothing, would not show it."""
+def test_heavy_start_is_found(written: Callable[..., str], tmp_path: Path, rebuild: str, text: str) -> None:
+    """The import happens only if there is feedback, so a plain import and a start without feedback would not show it."""
     (tmp_path / "llama_cpp.py").touch()
     report = check_plugin(written(__init__=SOURCE.replace(LIGHT, rebuild)), corrections={"parrot": PHRASES})
     assert finding(report, "light start").text == text, report
     assert report.is_ok is not bool(text)
 
 
-def test_the_command_teaches_and_trains(written: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_teaches_and_trains(written: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
     package = written(__init__=SOURCE)
     command = [package, "--task", "parrot", "--say", "hello", "--correction", "good day"]
     assert main([*command, "--train"]) == 0

@@ -1,4 +1,4 @@
-"""The kit finds every fault of a task at work, and takes nothing for a fault that is none."""
+"""The kit finds every fault of a running task, and reports no fault that does not exist."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from smallai_assistant.testing import check_plugin
 _impatient = pytest.fixture(autouse=True)(be_impatient)
 
 
-# -- what its tasks do --
+# -- running a task --
 
 
 def raises(_: Request) -> Iterator[Any]:
@@ -97,15 +97,15 @@ def respects_cancel(request: Request) -> Iterator[Any]:
         (lambda _: (d for d in [Details({"x": (1, 2)})]), "details", "they change: {'x': (1, 2)}"),
         (lambda _: (d for d in [Details({1: "x"})]), "details", "they change"),
         (lambda _: (p for p in [LabelPart("cat", 0, np.float32(0.5))]), "is stored", "not stored"),
-        (lambda _: (p for p in [LabelPart(("cat",), 0, 0.5)]), "is stored", "otherwise"),
+        (lambda _: (p for p in [LabelPart(("cat",), 0, 0.5)]), "is stored", "differs from the answer"),
         (grows, "text deltas", "every piece repeats the one before: 'one two'"),
         (swallows_the_close, "early close", "generator ignored GeneratorExit"),
         (closes_slowly, "early close", "s to stop, 0.5 s is allowed"),
-        (closes_never, "early close", "it still ran 1.3 s later"),
+        (closes_never, "early close", "it was still running 1.3 s later"),
         (ignores_cancel, "cancel", "s to stop"),
     ],
 )
-def test_a_fault_of_run_is_found(script: Callable[[Request], Any], check: str, text: str) -> None:
+def test_faults_of_run_are_found(script: Callable[[Request], Any], check: str, text: str) -> None:
     found = failed(report_on(script))
     assert text in found[check], found
     assert set(found) <= {check, "is stored"}
@@ -122,10 +122,10 @@ def test_state_on_self_is_found_every_time() -> None:
         yield TextPart(", ".join(self.words))
 
     for _ in range(5):
-        assert failed(report_on(run=run)) == {"two at once": "answers that run at once get mixed"}
+        assert failed(report_on(run=run)) == {"two at once": "two answers at once get mixed up"}
 
 
-def test_state_that_grows_is_told_from_mixing() -> None:
+def test_growing_state_is_not_reported_as_mixing() -> None:
     def run(self: Any, request: Request, _: Any) -> Iterator[Any]:
         self.n_runs = getattr(self, "n_runs", 0) + 1
         yield TextPart(f"run {self.n_runs}")
@@ -136,7 +136,7 @@ def test_state_that_grows_is_told_from_mixing() -> None:
     assert "state on self" in finding(report, "two at once").hint
 
 
-def test_answers_that_wait_for_each_other_are_no_fault() -> None:
+def test_tasks_may_answer_one_at_a_time() -> None:
     import threading
 
     lock = threading.Lock()
@@ -149,7 +149,7 @@ def test_answers_that_wait_for_each_other_are_no_fault() -> None:
 
 
 @pytest.mark.parametrize("where", ["run", "setup"])
-def test_a_write_elsewhere_is_found(where: str, tmp_path: Path) -> None:
+def test_write_outside_the_folder_is_found(where: str, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere.txt"
 
     def setup(self: Any, context: Any) -> None:
@@ -169,7 +169,7 @@ def test_a_write_elsewhere_is_found(where: str, tmp_path: Path) -> None:
     assert "," not in text
 
 
-def test_a_database_elsewhere_is_found(tmp_path: Path) -> None:
+def test_database_outside_the_folder_is_found(tmp_path: Path) -> None:
     import sqlite3
 
     def script(_: Request) -> Iterator[Any]:
@@ -180,7 +180,7 @@ def test_a_database_elsewhere_is_found(tmp_path: Path) -> None:
     assert failed(report_on(script)) == {"writes": f"it wrote {tmp_path / 'own.db'}"}
 
 
-def test_reading_is_no_write(tmp_path: Path) -> None:
+def test_reading_is_not_reported(tmp_path: Path) -> None:
     (tmp_path / "words.txt").write_text("x")
 
     def script(_: Request) -> Iterator[Any]:
@@ -197,7 +197,7 @@ def test_faults_of_setup_and_close_are_found() -> None:
     assert failed(report_on(close=fail)) == {"close": "RuntimeError: no luck"}
 
 
-def test_a_lease_that_is_kept_is_found(tmp_path: Path) -> None:
+def test_lease_that_is_not_released_is_found(tmp_path: Path) -> None:
     from safetensors.numpy import save_file
 
     folder = tmp_path / "model"
@@ -220,10 +220,10 @@ def test_a_lease_that_is_kept_is_found(tmp_path: Path) -> None:
     assert failed(report) == {"leases": f"still lent: {folder}"}
 
 
-# -- what it needs --
+# -- models, examples, data --
 
 
-def test_a_missing_model_is_skipped() -> None:
+def test_missing_model_skips_the_checks() -> None:
     def run(self: Any, request: Request, models: Any) -> Iterator[Any]:
         with models.lease(ModelSpec("auto", task="text-generation"), EmbeddingModel):
             yield TextPart("a")
@@ -235,7 +235,7 @@ def test_a_missing_model_is_skipped() -> None:
     assert not [finding for finding in report.findings if finding.check in ("early close", "cancel")]
 
 
-def test_an_example_takes_the_place_of_what_is_made_up() -> None:
+def test_example_replaces_the_made_up_message() -> None:
     def script(request: Request) -> Iterator[Any]:
         if not request.message.text.startswith("count:"):
             raise InvalidInput("it must begin with a count", hint="begin so")
@@ -280,7 +280,7 @@ def test_made_up_pictures_and_recordings_can_be_read() -> None:
     assert set(seen) == {"(32, 32)", "16000 at 16000"}
 
 
-def test_the_data_of_a_folder_are_there_and_stay(tmp_path: Path) -> None:
+def test_given_data_folder_is_used_and_kept(tmp_path: Path) -> None:
     with Assistant(data_dir=tmp_path / "data") as assistant:
         assistant.items.add_items([Item("1", "Alien")])
 
