@@ -10,18 +10,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?=
 ARGS ?=
+# Processes that run tests. Each takes about 3 GB of memory.
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 # pip's log goes to a file; a person sees the large downloads and any error.
 SHOW_DOWNLOADS = tee -a $(VENV)/install.log | awk '\
 	/^ *Downloading .*[0-9] MB\)/ { print "  " $$2 " " $$3 " " $$4; fflush() } \
 	/^Installing collected/ { print "  installing ..."; fflush() }'
 
-SOURCES := smallai_assistant plugins tests bench examples
+SOURCES := smallai_assistant plugins tests bench examples docs
 PLUGINS := $(sort $(notdir $(wildcard plugins/smallai_*)))
-BENCHES := $(sort $(filter-out __init__ data gpu%,$(basename $(notdir $(wildcard bench/*.py)))))
+BENCHES := $(sort $(filter-out __init__ __main__ canary data gpu%,$(basename $(notdir $(wildcard bench/*.py)))))
 GPU_BENCHES := $(sort $(filter gpu%,$(basename $(notdir $(wildcard bench/*.py)))))
 
-# Another interpreter than the environment was made with: make it anew.
+# If PYTHON names another interpreter than the one .venv was made with, .venv is made again.
 ifneq ($(PYTHON),)
 ifneq ($(shell $(PYTHON) -c 'import sys; print(sys.version_info >= (3, 11))' 2>/dev/null),True)
 $(error PYTHON=$(PYTHON) is no Python 3.11 or newer. Name one that is: make PYTHON=/path/to/python3.12)
@@ -80,13 +82,17 @@ demo: models  ## a tour of the four tasks, about two minutes
 
 # -- check ---------------------------------------------------------------------------------------------------
 
-.PHONY: test test-gpu check lint format types layers docs wheel
-test: $(VENV)/.dev  ## run the tests, real small models included
-	@$(BIN)/python -m pytest $(ARGS)
+.PHONY: test test-all test-gpu check lint format types layers docs docs-check wheel
+# One process for each core; the tests of one file stay together, so that a model is loaded once for them.
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+test: $(VENV)/.dev  ## run the tests, real small models included; about ten minutes on two cores
+	@$(PYTEST) -m "not slow and not gpu" $(ARGS)
+test-all: $(VENV)/.dev  ## run all tests, the slow ones too
+	@$(PYTEST) $(ARGS)
 test-gpu: $(VENV)/.dev  ## run the tests that need CUDA
 	@$(BIN)/python -m pytest -m gpu $(ARGS)
 # The tests build the wheel into an empty environment, import it bare, and run the code of the docs.
-check: lint types layers docs test  ## everything that must pass before a commit lands
+check: lint types layers docs-check test-all  ## everything that must pass before a commit lands
 lint: $(VENV)/.dev  ## ruff: rules and format
 	@$(BIN)/ruff check $(SOURCES)
 	@$(BIN)/ruff format --check $(SOURCES)
@@ -97,7 +103,11 @@ types: $(VENV)/.dev  ## mypy, strict
 	@$(BIN)/mypy
 layers: $(VENV)/.dev  ## import-linter: who may import whom
 	@PYTHONPATH=.:plugins $(BIN)/lint-imports
-docs: $(VENV)/.dev  ## build the documentation into site/
+docs: $(VENV)/.dev  ## write the generated parts of the documentation, build it into site/
+	@$(BIN)/python docs/generate.py
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+docs-check: $(VENV)/.dev  ## fail if a generated part differs from the code; build the documentation
+	@$(BIN)/python docs/generate.py --check
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 wheel: $(VENV)/.dev  ## build the wheel into dist/
 	@$(BIN)/python -m build --wheel --no-isolation --outdir dist . > /dev/null
@@ -108,11 +118,11 @@ wheel: $(VENV)/.dev  ## build the wheel into dist/
 .PHONY: bench bench-gpu clean
 bench: $(VENV)/.dev models  ## measure every figure of docs/benchmarks.md
 	@missed=""; for name in $(BENCHES); do \
-		echo "== bench.$$name"; $(BIN)/python -m bench.$$name || missed="$$missed $$name"; \
+		echo "== $$name"; $(BIN)/python -m bench $$name || missed="$$missed $$name"; \
 	done; if [ -n "$$missed" ]; then echo "missed a figure:$$missed" >&2; exit 1; fi
 bench-gpu: $(VENV)/.dev models  ## measure what needs CUDA
 	@missed=""; for name in $(GPU_BENCHES); do \
-		echo "== bench.$$name"; $(BIN)/python -m bench.$$name || missed="$$missed $$name"; \
+		echo "== $$name"; $(BIN)/python -m bench $$name || missed="$$missed $$name"; \
 	done; if [ -n "$$missed" ]; then echo "missed a figure:$$missed" >&2; exit 1; fi
 
 clean:  ## remove what was built; .venv and models stay
