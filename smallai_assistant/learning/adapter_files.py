@@ -1,4 +1,4 @@
-"""An adapter's files: checked, sealed with a manifest of hashes, verified; and the folders they are written in."""
+"""Files of an adapter: the folder they are written in, the checks before they are sealed, and their verification."""
 
 from __future__ import annotations
 
@@ -20,18 +20,23 @@ from smallai_assistant.filesystem import sync_path, write_atomically
 from smallai_assistant.models.files import file_sha256, read_safetensors_header
 
 MANIFEST = "smallai-adapter.json"
-_WORK = ".work-"
-_RECORDED_WITHIN_S = 60  # a younger folder may be one that another process is about to record
+_WORK = ".work-"  # prefix of folders that are being written
+# A folder without a row in the database that is younger than this may be one that another process is about to record.
+_RECORDED_WITHIN_S = 60
 
 
 @contextmanager
 def held_folder(root: Path) -> Iterator[Path]:
-    """A work folder in `root`, gone at the end unless it was sealed; its lock ends with this process."""
+    """Makes a locked work folder in `root`. It is deleted at the end, unless it was sealed.
+
+    The operating system releases the lock when the process ends, so that `sweep` knows abandoned folders.
+    """
     while True:
         folder = Path(tempfile.mkdtemp(prefix=_WORK, dir=root))
         descriptor = os.open(folder, os.O_RDONLY)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if folder.exists():  # a sweep may have come between
+        # Another process may have swept the folder between its creation and the lock.
+        if folder.exists():
             break
         os.close(descriptor)
     try:
@@ -42,10 +47,14 @@ def held_folder(root: Path) -> Iterator[Path]:
 
 
 def sweep(root: Path, known: Collection[str]) -> None:
-    """Removes what a killed process left: work folders that nobody holds, and versions that are not `known`."""
+    """Deletes what killed processes left: work folders that nobody holds, and versions that were never recorded.
+
+    Args:
+        known: ids of the recorded versions.
+    """
     before = time.time() - _RECORDED_WITHIN_S
     for path in root.iterdir():
-        with contextlib.suppress(OSError):  # another process sweeps, too
+        with contextlib.suppress(OSError):  # another process may sweep at the same time
             if path.name.startswith(_WORK):
                 _remove_unless_held(path)
             elif path.name not in known and path.stat().st_mtime < before:
@@ -62,10 +71,13 @@ def _remove_unless_held(folder: Path) -> None:
 
 
 def checked_files(work: Path) -> dict[str, str]:
-    """The files in `work` and their sha256.
+    """Checks the files in `work`.
+
+    Returns:
+        The sha256 of each file, by its path relative to `work`.
 
     Raises:
-        InvalidInput: there are none, or a link or one of our name is among them.
+        InvalidInput: there are no files, or one of them is a link or has the manifest's name.
         ModelInvalid: a safetensors file is cut short or malformed.
         AdapterMismatch: a safetensors file holds NaN or infinity.
     """
@@ -74,7 +86,7 @@ def checked_files(work: Path) -> dict[str, str]:
         raise InvalidInput("the adapter has no files")
     for path in paths:
         if path.is_symlink():
-            raise InvalidInput(f"{path.name} is a link: what it names could change", hint="copy the file instead")
+            raise InvalidInput(f"{path.name} is a link: its target could change", hint="copy the file instead")
         if path == work / MANIFEST:
             raise InvalidInput(f"{MANIFEST} is written by the host", hint="give the file another name")
         if path.suffix == ".safetensors":
@@ -83,7 +95,9 @@ def checked_files(work: Path) -> dict[str, str]:
 
 
 def seal(work: Path, target: Path, manifest: Mapping[str, Any]) -> None:
-    """Puts the files on the disk, then the manifest, then gives the folder its name.
+    """Flushes the files to the disk, writes the manifest, and renames the folder to `target`.
+
+    A crash at any point leaves a work folder or a whole version.
 
     Raises:
         StoreFull: the disk is full.
@@ -93,44 +107,58 @@ def seal(work: Path, target: Path, manifest: Mapping[str, Any]) -> None:
         for path in [*work.rglob("*"), work]:
             sync_path(path)
         write_atomically(work / MANIFEST, json.dumps(manifest, indent=2).encode())
-        os.chmod(work, 0o755)  # noqa: S103  (mkdtemp made it ours alone)
+        os.chmod(work, 0o755)  # noqa: S103  (mkdtemp denies others, who may read models)
         os.replace(work, target)
-        sync_path(target.parent)
+        sync_path(target.parent)  # makes the new name durable
     except OSError as error:
         kind = StoreFull if error.errno == errno.ENOSPC else StoreError
         raise kind(f"{target.name} could not be written: {error.strerror}") from error
 
 
 def check_files(adapter_id: str, folder: Path, files: Mapping[str, str]) -> None:
-    """Raises IntegrityError unless the folder holds `files` with these sha256 and nothing else."""
-    here = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_symlink() or path.is_file()}
-    here.discard(MANIFEST)
-    if missing := sorted(files.keys() - here):
+    """Compares a version's folder with its manifest.
+
+    Args:
+        files: sha256 by path.
+
+    Raises:
+        IntegrityError: a file is missing, has changed or does not belong to the version.
+    """
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_symlink() or path.is_file()}
+    found.discard(MANIFEST)
+    if missing := sorted(files.keys() - found):
         raise damaged(adapter_id, f"{missing[0]} is missing")
-    if strange := sorted(here - files.keys()):
+    # An engine might load an additional file: peft takes a configuration that lies there.
+    if strange := sorted(found - files.keys()):
         raise damaged(adapter_id, f"{strange[0]} is not one of its files")
     for name, digest in files.items():
         try:
-            found = file_sha256(folder / name)
+            actual = file_sha256(folder / name)
         except OSError as error:
             raise damaged(adapter_id, f"{name} cannot be read: {error.strerror}") from error
-        if found != digest:
+        if actual != digest:
             raise damaged(adapter_id, f"{name} has changed")
 
 
 def check_finite(path: Path) -> None:
-    """Raises AdapterMismatch where a safetensors file holds NaN or infinity, ModelInvalid where it is malformed."""
+    """Checks the tensors of a safetensors file.
+
+    Raises:
+        AdapterMismatch: a tensor holds NaN or infinity.
+        ModelInvalid: the file is cut short or malformed.
+    """
     from safetensors import safe_open
 
     read_safetensors_header(path)
     with safe_open(str(path), framework="pt") as file:
-        for name in file.keys():  # noqa: SIM118  (no mapping)
+        for name in file.keys():  # noqa: SIM118  (it is not a mapping)
             tensor = file.get_tensor(name)
-            wide = tensor.float() if tensor.element_size() == 1 else tensor  # torch asks no float8 whether it is finite
+            # torch has no isfinite for float8.
+            wide = tensor.float() if tensor.element_size() == 1 else tensor
             if tensor.is_floating_point() and not bool(wide.isfinite().all()):
                 raise AdapterMismatch(f"{path.name}: {name} holds NaN or infinity")
 
 
 def damaged(adapter_id: str, what: str) -> IntegrityError:
-    """The error of an adapter that is not as it was recorded."""
-    return IntegrityError(f"{adapter_id}: {what}", hint="roll back, or train anew; see `smallai adapters verify`")
+    """Makes the error of an adapter whose files are not as they were recorded."""
+    return IntegrityError(f"{adapter_id}: {what}", hint="roll back, or train again; see `smallai adapters verify`")

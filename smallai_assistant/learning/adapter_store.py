@@ -1,7 +1,7 @@
-"""What was learned: versions on disk, the champion that serves, promotion, rollback, lineage.
+"""The registry of adapters: versions on disk, the champion that serves, promotion, rollback, lineage.
 
-On disk a version is a folder that never changes, with a manifest of hashes that is written last. Which version serves
-is a row in the database, moved in one transaction: a crash leaves the old champion or the new one.
+On disk a version is a folder that never changes, with a manifest of hashes that is written last. A row in the database
+says which version serves. It moves in one transaction, so that a crash leaves the old champion or the new one.
 """
 
 from __future__ import annotations
@@ -32,14 +32,15 @@ from smallai_assistant.models.files import check_name, file_sha256
 from smallai_assistant.storage.database import Database, upsert
 from smallai_assistant.storage.schema import adapters, champion_log, champions, learned
 
+# SQLite allows 999 parameters in one statement by default before version 3.32.
 _IDS_PER_STATEMENT = 500
 
 
 class AdapterStore:
-    """The registry of adapters.
+    """The registry of adapters. Thread-safe; several processes may share it.
 
     Args:
-        folder: one folder a version; nothing else is written.
+        folder: holds one folder for each version and nothing else.
     """
 
     def __init__(self, database: Database, folder: Path) -> None:
@@ -48,11 +49,11 @@ class AdapterStore:
         if folder.is_dir():
             with database.read() as connection:
                 known = set(connection.scalars(sa.select(adapters.c.id)))
-            sweep(folder, known)
+            sweep(folder, known)  # what killed processes left
 
     @contextmanager
     def work_folder(self) -> Iterator[Path]:
-        """A folder to write an adapter's files into; gone at the end unless `add` took it."""
+        """Makes a folder to write an adapter's files into; it is deleted at the end, unless `add` took it."""
         self._folder.mkdir(parents=True, exist_ok=True)
         with held_folder(self._folder) as folder:
             yield folder
@@ -66,16 +67,23 @@ class AdapterStore:
         base: Mapping[str, Any],
         feedback_ids: Sequence[str] = (),
     ) -> Adapter:
-        """Makes the files in `work` a version: a candidate that does not serve.
+        """Turns the files in `work` into a version: a candidate that does not serve.
+
+        Args:
+            work: from `work_folder`; it is renamed and must not be written to any more.
+            kind: what the files are, such as `lora`.
+            base: what the adapter was made for, as JSON.
+            feedback_ids: what it learned from, oldest first.
 
         Raises:
-            InvalidInput: there are no files, or a link among them.
+            InvalidInput: there are no files, or one of them is a link.
             ModelInvalid: a safetensors file is cut short or malformed.
             AdapterMismatch: a safetensors file holds NaN or infinity.
             StoreError: it could not be written.
         """
         files = checked_files(work)
         created_at = datetime.now(UTC)
+        # Sorted by name, versions are sorted by age; the hash tells versions of one second apart.
         name = f"{created_at:%Y%m%d-%H%M%S}-{hashlib.sha256(json.dumps(files).encode()).hexdigest()[:8]}"
         adapter_id = self._free_id(f"{check_name(task)}-{name}")
         manifest = {
@@ -88,6 +96,7 @@ class AdapterStore:
             "parent": self.champion_id(task),
             "feedback_ids": list(feedback_ids),
         }
+        # First the folder, then the row: a crash in between leaves a folder without a row, which the next start sweeps.
         seal(work, self._folder / adapter_id, manifest)
         with self._database.write() as connection:
             connection.execute(
@@ -100,7 +109,7 @@ class AdapterStore:
                 )
             )
             if feedback_ids:
-                rows = [{"adapter_id": adapter_id, "feedback_id": fromkey} for fromkey in dict.fromkeys(feedback_ids)]
+                rows = [{"adapter_id": adapter_id, "feedback_id": row_id} for row_id in dict.fromkeys(feedback_ids)]
                 connection.execute(sa.insert(learned), rows)
         return self.get(adapter_id)
 
@@ -113,11 +122,11 @@ class AdapterStore:
         return self.get(adapter_id)
 
     def get(self, adapter_id: str) -> Adapter:
-        """One version; its files are not read, see `verify`.
+        """Returns one version. Only its manifest is read; `verify` reads the other files.
 
         Raises:
-            InvalidInput: there is none of that id.
-            IntegrityError: its manifest is gone or changed.
+            InvalidInput: there is no adapter with that id.
+            IntegrityError: its manifest is missing or has changed.
         """
         with self._database.read() as connection:
             row = connection.execute(sa.select(adapters).where(adapters.c.id == adapter_id)).one_or_none()
@@ -126,7 +135,7 @@ class AdapterStore:
         return self._read(row)
 
     def versions(self, task: str | None = None) -> list[Adapter]:
-        """All versions, oldest first; those whose manifest is damaged are left out, `verify` names them."""
+        """Returns all versions, oldest first, without those whose manifest is damaged; `verify` names the damage."""
         query = sa.select(adapters).order_by(adapters.c.seq)
         with self._database.read() as connection:
             rows = connection.execute(query if task is None else query.where(adapters.c.task == task)).all()
@@ -134,49 +143,55 @@ class AdapterStore:
         for row in rows:
             try:
                 found.append(self._read(row))
-            except IntegrityError:
+            except IntegrityError:  # one damaged version must not hide the others
                 continue
         return found
 
     def champion_id(self, task: str) -> str | None:
-        """The id of the version that serves; None for the bare base."""
+        """Returns the id of the version that serves; None for the bare base."""
         with self._database.read() as connection:
             found = connection.scalar(sa.select(champions.c.adapter_id).where(champions.c.task == task))
         return None if found is None else str(found)
 
     def champion(self, task: str) -> Adapter | None:
-        """The version that serves; None for the bare base."""
+        """Returns the version that serves; None for the bare base."""
         adapter_id = self.champion_id(task)
         return None if adapter_id is None else self.get(adapter_id)
 
     def promote(self, adapter_id: str, *, reason: str = "promoted", force: bool = False) -> Adapter | None:
-        """Makes a version the champion, in one transaction. Returns the one that served before.
+        """Makes a version the champion, in one transaction. Returns the version that served before.
 
         Args:
-            force: also one that the gate refused or has not seen; the log says so.
+            reason: for the log.
+            force: promotes it even if the gate refused it or has not judged it; the log says so.
 
         Raises:
-            GateRejected: the gate did not approve it.
-            IntegrityError: a file of it is missing or changed.
+            GateRejected: the gate did not approve it, and `force` is not set.
+            IntegrityError: one of its files is missing or has changed.
         """
         adapter = self.get(adapter_id)
         if adapter.status != "approved" and not force:
             reasons = "; ".join(adapter.report.get("reasons", ())) or f"it is a {adapter.status}"
             raise GateRejected(f"the gate did not approve {adapter_id}: {reasons}")
         self.verify(adapter_id)
-        reason = f"{reason} (forced: the gate's word was {adapter.status})" if adapter.status != "approved" else reason
+        if adapter.status != "approved":
+            reason = f"{reason} (forced: the gate's decision was {adapter.status})"
         return self._move(adapter.task, adapter_id, "promote", reason)
 
     def rollback(self, task: str, *, to: str | None = None, reason: str = "rolled back") -> Adapter | None:
-        """Makes an earlier version the champion again; `to` is an id, `none` for the bare base, None for the previous.
+        """Makes an earlier version the champion again.
+
+        Args:
+            to: an adapter's id, or `none` for the bare base; None takes the version before the champion.
+            reason: for the log.
 
         Returns:
-            The version that serves now, None for the bare base.
+            The version that serves now; None for the bare base.
 
         Raises:
-            InvalidInput: nothing serves that could be rolled back, or `to` is of another task.
+            InvalidInput: no adapter serves, or `to` is an adapter of another task.
             GateRejected: `to` never served, and the gate did not approve it.
-            IntegrityError: a file of the earlier version is missing or changed.
+            IntegrityError: a file of the earlier version is missing or has changed.
         """
         current = self.champion_id(task)
         if to is None:
@@ -189,6 +204,7 @@ class AdapterStore:
             adapter = self.get(target)
             if adapter.task != task:
                 raise InvalidInput(f"{target} is of {adapter.task}, not of {task}", hint="see `smallai adapters list`")
+            # A version that somebody forced may serve again: that decision was made when it was promoted.
             if adapter.status != "approved" and all(entry["adapter_id"] != target for entry in self.log(task)):
                 raise GateRejected(f"{target} never served, and the gate did not approve it")
             self.verify(target)
@@ -196,11 +212,15 @@ class AdapterStore:
         return self.champion(task)
 
     def move_away(self, task: str, adapter_id: str, *, to: str | None, reason: str) -> None:
-        """Lets `to` serve instead of a damaged champion, unless another has taken its place meanwhile."""
+        """Lets `to` serve instead of a damaged champion, unless another champion has replaced it meanwhile."""
         self._move(task, to, "rollback", reason, only_from=adapter_id)
 
     def previous_id(self, task: str) -> str | None:
-        """The version that a rollback brings back; None for the bare base. Two rollbacks go back two promotions."""
+        """Returns the version that a rollback brings back; None for the bare base.
+
+        Two rollbacks go back two promotions.
+        """
+        # The log is replayed on a stack: a promotion pushes, a rollback pops down to the version that it names.
         served: list[str | None] = [None]
         for entry in self.log(task):
             now = entry["adapter_id"]
@@ -212,12 +232,13 @@ class AdapterStore:
             else:
                 served.append(now)
         with self._database.read() as connection:
-            there = set(connection.scalars(sa.select(adapters.c.id).where(adapters.c.task == task)))
-        earlier = (each for each in reversed(served) if each in there and each != served[-1])
+            existing = set(connection.scalars(sa.select(adapters.c.id).where(adapters.c.task == task)))
+        # Versions on the stack may have been removed since.
+        earlier = (version for version in reversed(served) if version in existing and version != served[-1])
         return next(earlier, None)
 
     def log(self, task: str) -> list[dict[str, Any]]:
-        """Every move of the champion, oldest first: kind, adapter_id, previous_id, reason, at (seconds since 1970)."""
+        """Returns the moves of the champion, oldest first: kind, adapter_id, previous_id, reason, at (s since 1970)."""
         query = sa.select(champion_log).where(champion_log.c.task == task).order_by(champion_log.c.seq)
         with self._database.read() as connection:
             columns = ("kind", "adapter_id", "previous_id", "reason", "at")
@@ -227,7 +248,7 @@ class AdapterStore:
         """Compares every file with the manifest, and the manifest with the database.
 
         Raises:
-            IntegrityError: a file is missing, changed or not one of its files; the message names the first.
+            IntegrityError: a file is missing, has changed or does not belong to it; the message names the first.
         """
         adapter = self.get(adapter_id)
         check_files(adapter_id, adapter.folder, adapter.files)
@@ -236,7 +257,7 @@ class AdapterStore:
         """Deletes a version that does not serve. Returns the bytes freed.
 
         Raises:
-            InvalidInput: it serves, or there is none of that id.
+            InvalidInput: it serves, or there is no adapter with that id.
         """
         with self._database.write() as connection:
             task = _task_of(connection, adapter_id)
@@ -244,13 +265,13 @@ class AdapterStore:
                 raise InvalidInput(f"{adapter_id} serves {task}", hint="roll back first")
             connection.execute(sa.delete(learned).where(learned.c.adapter_id == adapter_id))
             connection.execute(sa.delete(adapters).where(adapters.c.id == adapter_id))
-        folder = self._folder / adapter_id  # unknown by now: what a kill leaves of it is swept
+        folder = self._folder / adapter_id  # without a row: if a kill leaves some of it, the next start sweeps that
         n_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         shutil.rmtree(folder, ignore_errors=True)
         return n_bytes
 
     def learned_from(self, feedback_ids: Iterable[str]) -> list[str]:
-        """The ids of the adapters that learned from any of these feedback rows, oldest first."""
+        """Returns the ids of the adapters that learned from any of these feedback rows, oldest first."""
         wanted = list(feedback_ids)
         found: set[str] = set()
         with self._database.read() as connection:
@@ -260,11 +281,16 @@ class AdapterStore:
                     connection.scalars(sa.select(learned.c.adapter_id).where(learned.c.feedback_id.in_(chunk)))
                 )
             order = connection.scalars(sa.select(adapters.c.id).order_by(adapters.c.seq)).all()
-        return [each for each in order if each in found]
+        return [adapter_id for adapter_id in order if adapter_id in found]
 
     def _move(
         self, task: str, adapter_id: str | None, kind: str, reason: str, *, only_from: str | None = None
     ) -> Adapter | None:
+        """Moves the champion and logs the move. Returns the version that served before, if it can be read.
+
+        Args:
+            only_from: does nothing if another version serves by now.
+        """
         with self._database.write() as connection:
             previous = connection.scalar(sa.select(champions.c.adapter_id).where(champions.c.task == task))
             if only_from is not None and previous != only_from:
@@ -284,7 +310,7 @@ class AdapterStore:
             )
         try:
             return None if previous is None else self.get(str(previous))
-        except (IntegrityError, InvalidInput):  # a damaged one may be left behind, or removed meanwhile
+        except (IntegrityError, InvalidInput):  # the champion may leave a damaged version, or one removed meanwhile
             return None
 
     def _read(self, row: sa.Row[Any]) -> Adapter:
@@ -312,6 +338,7 @@ class AdapterStore:
         )
 
     def _free_id(self, wanted: str) -> str:
+        # The same files added twice within a second would get the same id.
         name, number = wanted, 1
         while (self._folder / name).exists():
             number += 1
@@ -324,11 +351,16 @@ def check_base(adapter: Adapter, base: Mapping[str, Any]) -> None:
     for key in sorted({*adapter.base, *base}):
         if adapter.base.get(key) != base.get(key):
             raise AdapterMismatch(
-                f"{adapter.id} was made for {key} {adapter.base.get(key)!r}, serving is {base.get(key)!r}"
+                f"{adapter.id} was made for {key} {adapter.base.get(key)!r}, and the task now has {base.get(key)!r}"
             )
 
 
 def _task_of(connection: sa.Connection, adapter_id: str) -> str:
+    """Returns the task of an adapter, inside the caller's transaction.
+
+    Raises:
+        InvalidInput: there is no adapter with that id.
+    """
     task = connection.scalar(sa.select(adapters.c.task).where(adapters.c.id == adapter_id))
     if task is None:
         raise InvalidInput(f"there is no adapter {adapter_id!r}", hint="see `smallai adapters list`")

@@ -246,7 +246,7 @@ class Learner:
         for name, examples in slices.items():
             self._models.wait_until_idle(cancel=stop)
             if stop.is_set():
-                raise Cancelled("the cycle was stopped", hint="start it again: it goes on from the last checkpoint")
+                raise Cancelled("the cycle was stopped", hint="start it again: it continues from the last checkpoint")
             scores = call_task(task, "evaluate", partial(task.evaluate, examples, adapter, self._models))
             # Written so that NaN fails, too.
             if len(scores) != len(examples) or not all(0.0 <= score.value <= 1.0 for score in scores):

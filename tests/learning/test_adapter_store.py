@@ -149,7 +149,7 @@ def test_only_what_the_gate_approved_is_promoted(store: AdapterStore) -> None:
         assert store.log(TASK) == []
     store.promote(adapter.id, reason="by hand", force=True)
     assert store.champion_id(TASK) == adapter.id
-    assert store.log(TASK)[0]["reason"] == "by hand (forced: the gate's word was refused)"
+    assert store.log(TASK)[0]["reason"] == "by hand (forced: the gate's decision was refused)"
     store.rollback(TASK)
     store.rollback(TASK, to=adapter.id)  # it has served, so that it can again
     assert store.champion_id(TASK) == adapter.id
