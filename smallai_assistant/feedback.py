@@ -121,7 +121,7 @@ class Example:
         feedback_ids: the feedback that the example was made from.
         payload: anything the task needs to train on the example or to score it.
         weight: how much it counts in training, in (0, 1].
-        media: the pictures and recordings that belong to the prompt; the learning report shows them.
+        media: the pictures and recordings that the prompt stands for; the learning report shows them in its place.
     """
 
     id: str

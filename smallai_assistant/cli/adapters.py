@@ -1,51 +1,60 @@
-"""`smallai adapters`: what was learned, which version serves, and back again."""
+"""`smallai adapters`: lists, shows, compares, promotes, rolls back, verifies and removes what was learned."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from smallai_assistant.cli.context import CommandContext
-from smallai_assistant.cli.learn import show_figures
+from smallai_assistant.cli.context import CommandContext, check_writable
+from smallai_assistant.cli.learn import show_figures, write_report_page
 from smallai_assistant.cli.render import count, size
 from smallai_assistant.config import nearest
 from smallai_assistant.errors import InvalidInput
-from smallai_assistant.learning.evaluation import SliceReport
+from smallai_assistant.learning.report import CycleReport
 
 if TYPE_CHECKING:
     from smallai_assistant.assistant import Assistant
     from smallai_assistant.feedback import Adapter
 
-_SLICE_FIELDS = ("name", "kind", "n", "before", "after", "low", "high")
+# Hashes are 64 characters long; their beginning is enough to see that two differ.
+_MAX_VALUE_CHARS, _N_SHOWN = 40, 12
 
 
 def list_adapters(context: CommandContext) -> int:
-    """`smallai adapters list`: oldest first."""
+    """`smallai adapters list`: prints the versions, oldest first."""
     args, screen = context.args, context.screen
     with context.assistant() as assistant:
         versions = assistant.adapters.versions(args.task)
         serving = {task: assistant.adapters.champion_id(task) for task in {version.task for version in versions}}
+        # The registry leaves out versions whose manifest cannot be read; a person must hear of them.
         damaged = set(_all_ids(assistant, args.task)) - {version.id for version in versions}
-    for each in versions:
-        is_serving = serving[each.task] == each.id
+    for version in versions:
+        is_serving = serving[version.task] == version.id
         if args.json:
-            screen.json(_head(each, is_serving=is_serving))
+            screen.json(_head(version, is_serving=is_serving))
             continue
-        points = [f", {100 * found.change:+.1f} points" for found in _slices(each) if found.kind == "target"]
-        judged_turns = count(len(each.feedback_ids), "lesson")
-        screen.out(f"{'*' if is_serving else ' '} {each.id}")
-        when = f"{each.created_at.astimezone():%Y-%m-%d %H:%M}"
-        screen.out(f"    {when}  {each.kind}, {each.status}, {judged_turns}{''.join(points)}")
+        slices = CycleReport.from_json(version.report).slices
+        points = [f", {100 * found.change:+.1f} points" for found in slices if found.kind == "target"]
+        judged_turns = count(len(version.feedback_ids), "judged turn")
+        screen.out(f"{'*' if is_serving else ' '} {version.id}")
+        when = f"{version.created_at.astimezone():%Y-%m-%d %H:%M}"
+        screen.out(f"    {when}  {version.kind}, {version.status}, {judged_turns}{''.join(points)}")
     if not versions and not args.json:
         screen.out("nothing was learned yet: `smallai learn` makes the first version")
     if damaged:
-        screen.note(f"{count(len(damaged), 'damaged version')} left out, see `smallai adapters verify`")
+        screen.note(f"{count(len(damaged), 'damaged version')} left out; see `smallai adapters verify`")
     return 0
 
 
 def show(context: CommandContext) -> int:
-    """`smallai adapters show ID`: lineage, figures, and where it served."""
+    """`smallai adapters show ID`: prints lineage, files, figures, and when it began and ceased to serve.
+
+    With `--report FILE.html` it also writes the report page. The page shows what the database still holds: answers,
+    words, pictures and recordings of erased feedback are not in it.
+    """
     args, screen = context.args, context.screen
+    if args.report is not None:
+        check_writable(args.report)
     with context.assistant() as assistant:
         adapter = assistant.adapters.get(args.id)
         is_serving = assistant.adapters.champion_id(adapter.task) == adapter.id
@@ -54,9 +63,15 @@ def show(context: CommandContext) -> int:
             for entry in assistant.adapters.log(adapter.task)
             if adapter.id in (entry["adapter_id"], entry["previous_id"])
         ]
-        gone = [row.id for row in assistant.feedback.rows(task=adapter.task) if row.state != "active"]
+        inactive = {row.id for row in assistant.feedback.rows(task=adapter.task) if row.state != "active"}
+        report = CycleReport.from_json(adapter.report)
+        if args.report is not None:
+            if not adapter.report:
+                raise InvalidInput(f"{adapter.id} has no report", hint="no gate has judged it yet")
+            write_report_page(assistant, report, args.report)
     sizes = {name: _size_of(adapter, name) for name in adapter.files}
-    gone = [each for each in gone if each in adapter.feedback_ids]
+    # Erased or taken back since: the weights still hold what these rows taught.
+    gone = [feedback_id for feedback_id in adapter.feedback_ids if feedback_id in inactive]
     if args.json:
         more = {
             "base": dict(adapter.base),
@@ -76,13 +91,13 @@ def show(context: CommandContext) -> int:
         ("gate", adapter.status + (", serves now" if is_serving else "")),
         ("made", f"{adapter.created_at.astimezone():%Y-%m-%d %H:%M}"),
         ("after", adapter.parent or "the bare model"),
-        ("from", count(len(adapter.feedback_ids), "lesson") + (f", {len(gone)} of them gone since" if gone else "")),
+        ("from", count(len(adapter.feedback_ids), "judged turn") + (f", {len(gone)} gone since" if gone else "")),
         *((f"base {key}", str(value)) for key, value in adapter.base.items()),
         *((f"file {name}", f"{size(n_bytes)}") for name, n_bytes in sizes.items()),
     ):
         screen.out(f"  {name}: {value}")
-    show_figures(screen, str(adapter.report.get("metric", "")), _slices(adapter))
-    for reason in adapter.report.get("reasons", ()):
+    show_figures(screen, report.metric, report.slices)
+    for reason in report.reasons:
         screen.out(f"  {reason}")
     for entry in log:
         screen.out(f"  {_moved(entry)}")
@@ -90,12 +105,14 @@ def show(context: CommandContext) -> int:
 
 
 def diff(context: CommandContext) -> int:
-    """`smallai adapters diff A B`: lineage, base, files, feedback and figures."""
+    """`smallai adapters diff A B`: prints in what two versions differ: lineage, base, files, feedback and figures."""
     args, screen = context.args, context.screen
     with context.assistant() as assistant:
         first, second = assistant.adapters.get(args.first), assistant.adapters.get(args.second)
     if first.task != second.task:
-        raise InvalidInput(f"{first.id} is of {first.task}, {second.id} of {second.task}", hint="compare two of a task")
+        raise InvalidInput(
+            f"{first.id} belongs to {first.task}, {second.id} to {second.task}", hint="compare two of one task"
+        )
     fields = {name: [getattr(first, name), getattr(second, name)] for name in ("kind", "status", "parent")}
     fields |= {
         f"base {key}": [first.base.get(key), second.base.get(key)] for key in sorted({*first.base, *second.base})
@@ -104,9 +121,12 @@ def diff(context: CommandContext) -> int:
         f"file {key}": [first.files.get(key), second.files.get(key)] for key in sorted({*first.files, *second.files})
     }
     changed = {name: pair for name, pair in fields.items() if pair[0] != pair[1]}
-    only_first = [feedback_id for feedback_id in first.feedback_ids if feedback_id not in set(second.feedback_ids)]
-    only_second = [feedback_id for feedback_id in second.feedback_ids if feedback_id not in set(first.feedback_ids)]
-    after = [{each.name: each.after for each in _slices(adapter)} for adapter in (first, second)]
+    ids_of_first, ids_of_second = set(first.feedback_ids), set(second.feedback_ids)
+    only_first = [feedback_id for feedback_id in first.feedback_ids if feedback_id not in ids_of_second]
+    only_second = [feedback_id for feedback_id in second.feedback_ids if feedback_id not in ids_of_first]
+    reports = [CycleReport.from_json(adapter.report) for adapter in (first, second)]
+    after = [{found.name: found.after for found in report.slices} for report in reports]
+    # Slices in the order of A, then those that only B has.
     figures = {name: [side.get(name) for side in after] for name in dict.fromkeys([*after[0], *after[1]])}
     if args.json:
         screen.json(
@@ -120,18 +140,19 @@ def diff(context: CommandContext) -> int:
         )
         return 0
     for name, (old, new) in changed.items():
-        screen.out(f"{name}: {_brief(old)} -> {_brief(new)}")
+        screen.out(f"{name}: {_shortened(old)} -> {_shortened(new)}")
     changes = f"{len(only_first)} left, {len(only_second)} new"
-    screen.out(f"lessons: {len(first.feedback_ids)} -> {len(second.feedback_ids)}, {changes}")
+    screen.out(f"judged turns: {len(first.feedback_ids)} -> {len(second.feedback_ids)}, {changes}")
     if figures:
         rows = [[name, *("-" if value is None else f"{value:.1%}" for value in pair)] for name, pair in figures.items()]
         screen.table(["right after it was made", "A", "B"], rows, indent="")
-        screen.note("each was judged by the feedback of its day; the rows compare only where that is the same")
+        # The held-out feedback grows with time, so the same slice may have asked other questions.
+        screen.note("each version was judged by the feedback of its day: compare the figures only if that was the same")
     return 0
 
 
 def promote(context: CommandContext) -> int:
-    """`smallai adapters promote ID`."""
+    """`smallai adapters promote ID`: lets a version serve."""
     args = context.args
     with context.assistant() as assistant:
         before = assistant.adapters.champion_id(assistant.adapters.get(args.id).task)
@@ -141,9 +162,10 @@ def promote(context: CommandContext) -> int:
 
 
 def rollback(context: CommandContext) -> int:
-    """`smallai adapters rollback TASK`."""
+    """`smallai adapters rollback TASK`: lets an earlier version serve again."""
     args = context.args
     with context.assistant() as assistant:
+        # A task whose plugin is gone may still have versions.
         known = {*assistant.tasks, *(version.task for version in assistant.adapters.versions())}
         if args.task not in known:
             raise InvalidInput(f"there is no task {args.task!r}", hint=nearest(args.task, sorted(known)))
@@ -161,7 +183,7 @@ def _tell_move(context: CommandContext, task: str, before: str | None, now: Adap
 
 
 def verify(context: CommandContext) -> int:
-    """`smallai adapters verify [ID...]`: all where none is named."""
+    """`smallai adapters verify [ID...]`: compares files and hashes; of all versions if no id is given."""
     with context.assistant() as assistant:
         ids = context.args.ids or _all_ids(assistant)
         if not ids and not context.args.json:
@@ -178,7 +200,7 @@ def verify(context: CommandContext) -> int:
 
 
 def remove(context: CommandContext) -> int:
-    """`smallai adapters remove ID...`."""
+    """`smallai adapters remove ID...`: deletes versions that do not serve."""
     with context.assistant() as assistant:
 
         def work(adapter_id: str) -> None:
@@ -192,7 +214,7 @@ def remove(context: CommandContext) -> int:
 
 
 def _all_ids(assistant: Assistant, task: str | None = None) -> list[str]:
-    """Damaged ones too, which the registry leaves out of its versions."""
+    """Returns the ids of all versions, also of damaged ones, which `AdapterStore.versions` leaves out."""
     import sqlalchemy as sa
 
     from smallai_assistant.storage.schema import adapters
@@ -211,20 +233,14 @@ def _head(adapter: Adapter, *, is_serving: bool) -> dict[str, Any]:
         "is_serving": is_serving,
         "created_at": adapter.created_at.isoformat(),
         "parent": adapter.parent,
-        "n_lessons": len(adapter.feedback_ids),
+        "n_judged_turns": len(adapter.feedback_ids),
     }
-
-
-def _slices(adapter: Adapter) -> list[SliceReport]:
-    """The gate's figures; none where it has not spoken."""
-    found = adapter.report.get("slices", ())
-    return [SliceReport(**{name: each[name] for name in _SLICE_FIELDS}) for each in found]
 
 
 def _size_of(adapter: Adapter, name: str) -> int:
     try:
         return (adapter.folder / name).stat().st_size
-    except OSError:  # `verify` says what is wrong
+    except OSError:  # a missing file is told by `verify`, and must not hide the rest here
         return 0
 
 
@@ -234,6 +250,6 @@ def _moved(entry: dict[str, Any]) -> str:
     return f"{when:%Y-%m-%d %H:%M}  {now} serves: {entry['reason']}"
 
 
-def _brief(value: Any) -> str:
+def _shortened(value: Any) -> str:
     text = "none" if value is None else str(value)
-    return text if len(text) <= 40 else f"{text[:12]}..."
+    return text if len(text) <= _MAX_VALUE_CHARS else f"{text[:_N_SHOWN]}..."

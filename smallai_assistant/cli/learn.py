@@ -1,4 +1,4 @@
-"""`smallai learn`: a learning cycle, with its progress and its verdict."""
+"""`smallai learn`: a learning cycle, with its progress, its verdict and its report."""
 
 from __future__ import annotations
 
@@ -23,15 +23,19 @@ if TYPE_CHECKING:
     from smallai_assistant.learning.evaluation import SliceReport
     from smallai_assistant.learning.report import CycleReport
 
-REFUSED = 3  # the exit code where a cycle ran and the gate said no
+# The exit code of a cycle that ran to its end and was refused: a script tells it from a cycle that failed (1).
+REFUSED = 3
+# Short enough that the progress bar moves smoothly and Ctrl-C is noticed at once.
 _POLL_S = 0.1
-_N_CHANGES = 4
+# The terminal shows the largest changes only; the page has all of them.
+_MAX_CHANGES = 4
 
 
 def learn(context: CommandContext) -> int:
     """`smallai learn [TASK]`."""
     args, screen = context.args, context.screen
     if args.report is not None:
+        # Several tasks would write their pages over each other.
         if args.task is None:
             raise InvalidInput("--report needs a TASK", hint="smallai learn TASK --report FILE.html")
         check_writable(args.report)
@@ -50,25 +54,29 @@ def learn(context: CommandContext) -> int:
         for task in find(assistant):
             try:
                 codes.append(_cycle(context, assistant, task, options))
-            except NotEnoughData as error:  # nothing that whoever learns every night has to look after
-                _skipped(context, task, error)
+            except NotEnoughData as error:
+                # Not an error: a nightly job runs this, and a task with little feedback is normal.
+                _tell_skipped(context, task, error)
             except AssistantError as error:
+                # The other tasks still get their cycles.
                 codes.append(context.failed(error, about={"task": task}))
         if not codes and not args.json:
             screen.note(
                 "nothing was erased that an adapter learned from" if args.without_erased else "nothing to learn"
             )
+    # A failure wins over a refusal, although its code is the smaller one.
     return 1 if any(code not in (0, REFUSED) for code in codes) else max(codes, default=0)
 
 
 def tasks_with_news(assistant: Assistant) -> list[str]:
-    """The tasks that got feedback after their last cycle."""
+    """Returns the tasks that got feedback after their last cycle."""
     found = []
     for name, task in assistant.tasks.items():
         if not isinstance(task, LearningTask):
             continue
         versions = assistant.adapters.versions(name)
         judged_turns = assistant.feedback.judged_turns(name)
+        # A refused version counts, too: without new feedback the next cycle would be refused again.
         if any(
             judged_turn.feedback.may_train
             and (not versions or judged_turn.feedback.created_at > versions[-1].created_at)
@@ -79,7 +87,7 @@ def tasks_with_news(assistant: Assistant) -> list[str]:
 
 
 def stale_tasks(assistant: Assistant) -> list[str]:
-    """The tasks whose champion learned from what was erased or taken back since."""
+    """Returns the tasks whose champion learned from feedback that was erased or taken back since."""
     found = []
     for name, task in assistant.tasks.items():
         champion = assistant.adapters.champion(name) if isinstance(task, LearningTask) else None
@@ -91,12 +99,13 @@ def stale_tasks(assistant: Assistant) -> list[str]:
 
 
 def _cycle(context: CommandContext, assistant: Assistant, task: str, options: CycleOptions) -> int:
+    """Runs one cycle and shows its report. Returns the exit code."""
     screen = context.screen
     job = assistant.learn_in_background(task, options)
     was_interrupted = _wait(screen, task, job)
     report = job.result()
     if context.args.report is not None:
-        _write_page(report, context.args.report)
+        write_report_page(assistant, report, context.args.report)
     if context.args.json:
         screen.json(report.to_json())
     else:
@@ -112,7 +121,10 @@ def _cycle(context: CommandContext, assistant: Assistant, task: str, options: Cy
 
 
 def _wait(screen: Screen, task: str, job: LearningJob) -> bool:
-    """Shows how far a cycle is until it has ended. Returns whether Ctrl-C came too late to stop it.
+    """Shows the progress of a cycle until it has ended.
+
+    Returns:
+        Whether Ctrl-C was pressed too late to stop it.
 
     Raises:
         KeyboardInterrupt: Ctrl-C stopped it.
@@ -126,6 +138,7 @@ def _wait(screen: Screen, task: str, job: LearningJob) -> bool:
         screen.note("stopping at the next step; Ctrl-C once more ends at once")
         stop(job)
         with contextlib.suppress(AssistantError):
+            # It has a result, so it had ended before the stop reached it.
             job.result()
             return True
         screen.note("stopped; what serves is unchanged, the next cycle goes on from the last checkpoint")
@@ -136,73 +149,86 @@ def _wait(screen: Screen, task: str, job: LearningJob) -> bool:
 
 
 def stop(job: LearningJob) -> None:
-    """Stops a cycle at its next step and waits for it. Ctrl-C ends the process, which costs no more than a kill."""
-    is_ours = threading.current_thread() is threading.main_thread()  # only there can a handler be set
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL) if is_ours else None
+    """Stops a cycle at its next step and waits until it has ended.
+
+    Meanwhile Ctrl-C ends the process at once. That is as safe as a kill: the champion serves, the checkpoint stays.
+    """
+    # Python sets signal handlers in the main thread only.
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL) if is_main else None
     try:
         job.cancel()
         while job.is_running:
             time.sleep(_POLL_S)
     finally:
-        if is_ours:
+        if is_main:
             signal.signal(signal.SIGINT, before)
 
 
 def show_report(screen: Screen, report: CycleReport) -> None:
-    """The verdict, the figures behind it as a table, and the answers that changed most."""
+    """Prints the verdict, the figures as a table, the reasons, and the answers that changed most."""
     head, *_ = report.summary().splitlines()
     screen.out(head)
     show_figures(screen, report.metric, report.slices)
-    # A plugin's word stands before the gate's reasons, which repeat the figures, one a slice.
-    why = report.reasons if not report.is_approved else report.reasons[: len(report.reasons) - len(report.slices)]
-    for reason in why:
-        screen.out(f"  {reason}")
-    for change in report.changes[:_N_CHANGES]:
+    for reason in report.reasons:
+        # The table has the figures of an approved candidate; the sentences of a refused one say what failed.
+        if reason.slice is None or not report.is_approved:
+            screen.out(f"  {reason}")
+    for change in report.changes[:_MAX_CHANGES]:
         mark = "+" if change.gain > 0 else "-" if change.gain < 0 else " "
-        screen.out(f"  {mark} {_cut(change.prompt)}: {_cut(change.before)} -> {_cut(change.after)}")
-    for source, reason, n in report.quarantined:
+        screen.out(f"  {mark} {_shortened(change.prompt)}: {_shortened(change.before)} -> {_shortened(change.after)}")
+    for aside in report.feedback.quarantined:
         screen.note(
-            f"note: {count(n, 'row')} of {source!r} set aside: {reason}; --trust {shlex.quote(source)} takes them"
+            f"note: {count(aside.n_rows, 'row')} of {aside.source!r} set aside: {aside.reason}; "
+            f"--trust {shlex.quote(aside.source)} takes them"
         )
-    loss = f"loss {report.losses[0]:.3g} to {report.losses[-1]:.3g}, " if report.losses else ""
+    training = report.training
+    loss = f"loss {training.losses[0]:.3g} to {training.losses[-1]:.3g}, " if training.losses else ""
+    tried = f"{count(len(training.trials), 'setting')} tried, " if training.trials else ""
     screen.note(
-        f"[{count(report.n_judged_turns, 'judged_turn')}, {count(report.n_training, 'new example')}, "
-        f"{report.n_replay:,} repeated, {loss}{report.seconds:.1f} s]"
+        f"[{count(report.feedback.n_judged_turns, 'judged turn')}, {count(training.n_new, 'new example')}, "
+        f"{training.n_replay:,} repeated, {loss}{tried}{report.seconds:.1f} s]"
     )
 
 
 def show_figures(screen: Screen, metric: str, slices: Iterable[SliceReport]) -> None:
-    """Each slice before and after."""
+    """Prints a table with the scores of each slice before and after."""
     rows = [
         [
-            each.name,
-            str(each.n),
-            f"{each.before:.1%}",
-            f"{each.after:.1%}",
-            f"{100 * each.change:+.1f}",
-            f"{100 * each.low:+.1f} to {100 * each.high:+.1f}",
+            found.name,
+            str(found.n),
+            f"{found.before:.1%}",
+            f"{found.after:.1%}",
+            f"{100 * found.change:+.1f}",
+            f"{100 * found.low:+.1f} to {100 * found.high:+.1f}",
         ]
-        for each in slices
+        for found in slices
     ]
     screen.table([metric, "n", "before", "after", "points", "95 % interval"], rows)
 
 
-def _skipped(context: CommandContext, task: str, error: NotEnoughData) -> None:
+def write_report_page(assistant: Assistant, report: CycleReport, path: Path) -> None:
+    """Writes the report as an HTML page.
+
+    Raises:
+        InvalidInput: the file cannot be written.
+    """
+    from smallai_assistant.learning.report_html import write_page
+
+    serving_id = assistant.adapters.champion_id(report.task)
+    try:
+        write_page(report, path, media_dir=assistant.store.media_dir, serving_id=serving_id)
+    except OSError as error:
+        raise InvalidInput(f"{path}: {error.strerror}", hint="give a file you may write") from error
+
+
+def _tell_skipped(context: CommandContext, task: str, error: NotEnoughData) -> None:
     if context.args.json:
         context.screen.json({"task": task, "outcome": "skipped", "reason": error.message})
     else:
         context.screen.note(f"skipped: {error}")
 
 
-def _write_page(report: CycleReport, path: Path) -> None:
-    from smallai_assistant.learning.report_html import write_page
-
-    try:
-        write_page(report, path)
-    except OSError as error:
-        raise InvalidInput(f"{path}: {error.strerror}", hint="give a file you may write") from error
-
-
-def _cut(text: str, width: int = 40) -> str:
+def _shortened(text: str, width: int = 40) -> str:
     text = " ".join(text.split()) or "(nothing)"
     return text if len(text) <= width else f"{text[: width - 3]}..."

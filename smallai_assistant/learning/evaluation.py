@@ -104,11 +104,9 @@ class Reason:
             ReasonKind.LOST: "a loss on",
         }
         found = self.slice
-        return (
-            f"{words[self.kind]} {found.name}: {found.before:.1%} before, {found.after:.1%} after, "
-            f"change {100 * found.change:+.1f} points, 95 % interval {100 * found.low:+.1f} to {100 * found.high:+.1f}, "
-            f"n = {found.n}"
-        )
+        figures = f"{found.before:.1%} before, {found.after:.1%} after, change {100 * found.change:+.1f} points"
+        interval = f"95 % interval {100 * found.low:+.1f} to {100 * found.high:+.1f}"
+        return f"{words[self.kind]} {found.name}: {figures}, {interval}, n = {found.n}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The split never moves, the interval covers the truth, and the gate says no where it must."""
+"""The split is stable, the interval covers the true gain, and the gate refuses what it must refuse."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from smallai_assistant import Example, Score
 from smallai_assistant.errors import EvalContaminated
 from smallai_assistant.learning.evaluation import (
     HELD_OUT_ONE_IN,
+    Reason,
+    ReasonKind,
     SliceReport,
     check_contamination,
     compare,
@@ -36,23 +38,21 @@ def scores(values: Sequence[float]) -> list[Score]:
 
 
 @given(st.lists(st.tuples(st.text(max_size=12), st.text(max_size=4)), max_size=40), st.randoms())
-def test_the_split_is_stable_disjoint_and_keeps_a_key_on_one_side(
-    rows: list[tuple[str, str]], shuffle: random.Random
-) -> None:
+def test_the_split_is_stable_and_disjoint(rows: list[tuple[str, str]], shuffle: random.Random) -> None:
     examples = [example(prompt, key, number) for number, (prompt, key) in enumerate(rows)]
     training, held_out = split(examples)
-    assert not {normalized(each.prompt) for each in training} & {normalized(each.prompt) for each in held_out}
-    assert not {each.split_key for each in training} & {each.split_key for each in held_out}
-    assert len({each.id for each in training + held_out}) == len(training) + len(held_out)
-    # Whatever else is there, and in whatever order: what is held out stays held out.
+    assert not {normalized(row.prompt) for row in training} & {normalized(row.prompt) for row in held_out}
+    assert not {row.split_key for row in training} & {row.split_key for row in held_out}
+    assert len({row.id for row in training + held_out}) == len(training) + len(held_out)
+    # A held-out example stays held out, whatever other examples there are and in whatever order.
     some = [example for example in examples if shuffle.random() < 0.5]
     shuffle.shuffle(some)
-    assert {each.id for each in split(some)[1]} == {each.id for each in held_out} & {each.id for each in some}
+    assert {row.id for row in split(some)[1]} == {row.id for row in held_out} & {row.id for row in some}
     check_contamination(training, {"held out": held_out})
 
 
-def test_the_split_does_not_change_between_versions() -> None:
-    """An example that was trained on may never be asked later: these are pinned."""
+def test_the_split_is_the_same_in_every_version() -> None:
+    """The keys are pinned: if the hash changed, examples that were trained on would be asked."""
     assert [n for n in range(24) if is_held_out(str(n))] == []
 
 
@@ -61,12 +61,12 @@ def test_about_one_in_four_is_held_out() -> None:
     assert share == pytest.approx(1 / HELD_OUT_ONE_IN, abs=0.03)
 
 
-def test_a_prompt_on_both_sides_is_for_the_evaluation_alone() -> None:
+def test_a_prompt_on_both_sides_is_held_out() -> None:
     held = next(str(n) for n in range(99) if is_held_out(str(n)))
     trained = next(str(n) for n in range(99) if not is_held_out(str(n)))
     training, held_out = split([example("What is tea?", trained, 1), example("what is  TEA", held, 2)])
     assert training == []
-    assert [each.id for each in held_out] == ["e2"]
+    assert [row.id for row in held_out] == ["e2"]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_what_counts_as_the_same_question(one: str, other: str, is_same: bool) -
 
 
 @given(st.text(max_size=30))
-def test_normalizing_twice_is_once(text: str) -> None:
+def test_normalization_is_idempotent(text: str) -> None:
     assert normalized(normalized(text)) == normalized(text)
 
 
@@ -106,7 +106,7 @@ def test_contamination_names_both_rows_and_the_feedback() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=60))
-def test_the_interval_holds_the_change_and_the_same_seed_gives_the_same(pairs: list[tuple[float, float]]) -> None:
+def test_the_interval_holds_the_change(pairs: list[tuple[float, float]]) -> None:
     before, after = scores([a for a, _ in pairs]), scores([b for _, b in pairs])
     report = compare("all", "target", before, after, seed=3)
     assert report.n == len(pairs)
@@ -119,19 +119,19 @@ def test_the_interval_holds_the_change_and_the_same_seed_gives_the_same(pairs: l
 
 @pytest.mark.parametrize("n", [8, 20, 100])
 @pytest.mark.parametrize("kind", ["exact answers", "shares"])
-def test_the_interval_covers_the_truth_as_often_as_it_says(n: int, kind: str) -> None:
-    """Of 300 evaluations of a candidate whose true gain is known, about 95 % have it inside their interval."""
+def test_the_interval_covers_the_truth(n: int, kind: str) -> None:
+    """Of 300 evaluations of a candidate with a known true gain, about 95 % have it inside their interval."""
     draw = random.Random(n)
     n_covered = 0
     for number in range(300):
-        if kind == "exact answers":  # 30 % get right, 10 % get wrong, the rest stays: 20 points
+        if kind == "exact answers":  # 30 % become right, 10 % become wrong: a gain of 20 points
             changes = draw.choices([1.0, -1.0, 0.0], [0.3, 0.1, 0.6], k=n)
             truth = 0.2
         else:
             changes = [draw.betavariate(2, 5) - draw.betavariate(2, 6) for _ in range(n)]
             truth = 2 / 7 - 2 / 8
         before = [max(0.0, -change) for change in changes]
-        after = [a + each for a, each in zip(before, changes, strict=True)]
+        after = [score + change for score, change in zip(before, changes, strict=True)]
         report = compare("all", "target", scores(before), scores(after), seed=number)
         n_covered += report.low <= truth <= report.high
     assert n_covered / 300 >= 0.92
@@ -144,14 +144,14 @@ def test_noise_alone_is_rarely_called_an_improvement() -> None:
         n = draw.choice([4, 6, 8, 12, 20])
         before, after = ([float(draw.random() < 0.5) for _ in range(n)] for _ in range(2))
         n_approved += compare("all", "target", scores(before), scores(after), seed=number).low > 0
-    assert n_approved / 300 <= 0.04  # 2.5 % lie above
+    assert n_approved / 300 <= 0.04  # 2.5 % are expected
 
 
 @pytest.mark.parametrize(
     ("n", "n_better", "is_sure"),
     [(4, 4, True), (4, 3, False), (8, 4, True), (8, 2, False), (40, 8, True), (40, 2, False), (400, 8, True)],
 )
-def test_how_many_of_how_many_are_enough(n: int, n_better: int, is_sure: bool) -> None:
+def test_how_many_gains_are_enough(n: int, n_better: int, is_sure: bool) -> None:
     after = [1.0] * n_better + [0.0] * (n - n_better)
     assert (compare("all", "target", scores([0.0] * n), scores(after)).low > 0) == is_sure
 
@@ -166,7 +166,7 @@ def test_one_example_proves_nothing() -> None:
     ("before", "after"),
     [([], []), ([0.5], []), ([math.nan], [1.0]), ([0.0], [math.inf]), ([0.0], [1.1]), ([-0.1], [1.0])],
 )
-def test_what_cannot_be_compared(before: list[float], after: list[float]) -> None:
+def test_bad_scores_cannot_be_compared(before: list[float], after: list[float]) -> None:
     with pytest.raises(ValueError, match="all"):
         compare("all", "target", scores(before), scores(after))
 
@@ -178,13 +178,51 @@ def slice_of(kind: str, before: float, after: float, low: float, high: float, n:
     return SliceReport(kind, kind, n, before, after, low, high)  # type: ignore[arg-type]
 
 
-def test_the_target_gains_five_points_and_a_protected_slice_loses_three() -> None:
-    verdict = gate([slice_of("target", 0.5, 0.55, 0.01, 0.09), slice_of("protected", 0.9, 0.87, -0.06, 0.0)])
+def test_a_gain_does_not_pay_for_a_loss() -> None:
+    slices = [slice_of("target", 0.5, 0.55, 0.01, 0.09), slice_of("protected", 0.9, 0.87, -0.06, 0.0)]
+    verdict = gate(slices)
     assert not verdict.is_approved
-    assert verdict.reasons == (
+    assert [(reason.kind, reason.slice) for reason in verdict.reasons] == [
+        (ReasonKind.IMPROVED, slices[0]),
+        (ReasonKind.LOST, slices[1]),
+    ]
+    assert [str(reason) for reason in verdict.reasons] == [
         "better on target: 50.0% before, 55.0% after, change +5.0 points, 95 % interval +1.0 to +9.0, n = 100",
         "a loss on protected: 90.0% before, 87.0% after, change -3.0 points, 95 % interval -6.0 to +0.0, n = 100",
-    )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("found", "kind"),
+    [
+        (slice_of("target", 0.5, 0.6, 0.001, 0.2), ReasonKind.IMPROVED),
+        (slice_of("target", 0.5, 0.6, 0.0, 0.2), ReasonKind.NOT_SURE),
+        (slice_of("target", math.nan, 0.6, math.nan, 0.2), ReasonKind.NOT_SURE),
+        (slice_of("protected", 0.9, 0.89, -0.5, 0.5), ReasonKind.KEPT),
+        (slice_of("protected", 0.9, 0.889, -0.5, 0.5), ReasonKind.LOST),
+        (slice_of("protected", 0.9, math.nan, -0.5, 0.5), ReasonKind.LOST),
+    ],
+)
+def test_each_slice_gives_its_kind(found: SliceReport, kind: ReasonKind) -> None:
+    assert [reason.kind for reason in gate([found]).reasons] == [kind]
+
+
+@pytest.mark.parametrize(
+    ("reason", "sentence"),
+    [
+        (Reason(ReasonKind.PLUGIN_APPROVED, plugin="AskFirst"), "the plugin AskFirst approved it"),
+        (Reason(ReasonKind.PLUGIN_REFUSED, plugin="AskFirst"), "the plugin AskFirst refused it"),
+        (Reason(ReasonKind.NO_ANSWER, detail="boom"), "it did not answer: boom"),
+        (Reason(ReasonKind.RECORDED, detail="better on x"), "better on x"),
+    ],
+)
+def test_a_reason_is_a_sentence(reason: Reason, sentence: str) -> None:
+    assert str(reason) == sentence
+
+
+def test_every_kind_has_a_sentence() -> None:
+    found = slice_of("target", 0.5, 0.6, 0.1, 0.2)
+    assert all(str(Reason(kind, found, "plugin", "detail")) for kind in ReasonKind)
 
 
 NUMBERS = st.floats(-1, 1) | st.sampled_from([math.nan, math.inf, -math.inf])
@@ -192,17 +230,18 @@ SLICES = st.builds(slice_of, st.sampled_from(["target", "protected"]), NUMBERS, 
 
 
 @given(st.lists(SLICES, max_size=6))
-def test_the_gate_approves_only_where_everything_is_as_it_should_be(slices: list[SliceReport]) -> None:
+def test_the_gate_approves_only_what_passes(slices: list[SliceReport]) -> None:
     verdict = gate(slices)
     assert len(verdict.reasons) == len(slices)
+    targets = [found for found in slices if found.kind == "target"]
+    protected = [found for found in slices if found.kind == "protected"]
+    # The drop of exactly one point is not compared: it depends on the rounding of the mean.
     if verdict.is_approved:
-        assert any(each.kind == "target" for each in slices)
-        assert all(each.low > 0 for each in slices if each.kind == "target")
-        assert all(each.change >= -0.01 - 1e-6 for each in slices if each.kind == "protected")
-    else:
-        assert not slices or any(
-            not each.low > 0 if each.kind == "target" else not each.change >= -0.01 for each in slices
-        ) or all(each.kind == "protected" for each in slices)  # fmt: skip
+        assert targets
+        assert all(found.low > 0 for found in targets)
+        assert all(found.change >= -0.01 - 1e-6 for found in protected)
+    elif targets:
+        assert any(not found.low > 0 for found in targets) or any(not found.change >= -0.01 for found in protected)
 
 
 @settings(max_examples=50, deadline=None)
