@@ -1,9 +1,9 @@
-"""How well pictures are learned: `python -m bench.teach_image [--quick] [--meanings FILE]`.
+"""How well and how fast pictures are learned: `python -m bench.teach_image [--quick] [--meanings FILE]`.
 
-Five kinds of cut-outs of tuxpaint-stamps-default (161 MB to fetch) are taught with one, three and five pictures each,
-ten seeded draws; the rest is asked. The 20 ImageNet photos are asked meanwhile: they must keep their labels.
-`--quick` leaves out the twenty other kinds by which settings were chosen; `--meanings` writes the plugin's table of
-what the ImageNet classes mean.
+Five kinds of cut-outs of tuxpaint-stamps-default (a download of 161 MB) are taught with one, three and five pictures
+each, and the rest is asked. The taught pictures are drawn at random, ten times with fixed seeds. The 20 ImageNet photos
+are asked beside them and must keep their labels. `--quick` leaves out the twenty other kinds on which settings were
+chosen. `--meanings` writes the plugin's table of what the ImageNet classes mean.
 """
 
 from __future__ import annotations
@@ -36,42 +36,50 @@ from smallai_assistant import (
     ModelSpec,
     Training,
 )
-from smallai_image.blending import Opinion, blended, formed
+from smallai_image.blending import TaughtPrediction, blend, predict_taught
 from smallai_image.engine import EfficientNetLite
-from smallai_image.features import Looker, Seen
-from smallai_image.feedback import Saying, read_picture
+from smallai_image.features import FeatureExtractor, Features
+from smallai_image.feedback import LabelFeedback, read_picture
 from smallai_image.head import Head, fit
 from smallai_image.memory import FastMemory
-from smallai_image.training import N_VIEWS, changed
+from smallai_image.training import N_VIEWS, augment
 
 SHOTS = (1, 3, 5)
 N_DRAWS = 10
+N_AXES = 64  # of the table of meanings: 64 bytes a class keep the similarities (checked by the plugin's tests)
+# Minimum accuracy of the head with five pictures each; minimum number of right photos; maximum seconds from teaching to
+# the answer.
 WANTED_ACCURACY, WANTED_PHOTOS, WANTED_S = 0.90, 18, 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """Pictures with their labels, each seen once; `views` has shape (n, N_VIEWS, n_dimensions)."""
+    """Pictures with their labels and features.
+
+    Attributes:
+        views: vectors of each picture and its augmented versions, float32, shape (n, N_VIEWS, n_dimensions).
+    """
 
     paths: list[Path]
     labels: npt.NDArray[np.str_]
-    seen: list[Seen]
+    features: list[Features]
     views: npt.NDArray[np.float32]
 
 
-def see(assistant: Assistant, rows: Sequence[tuple[Path, object]], looker: Looker) -> Pictures:
-    """Looks at all pictures and at changed ones of them."""
-    seen, views = [], []
+def extract(assistant: Assistant, rows: Sequence[tuple[Path, object]], extractor: FeatureExtractor) -> Pictures:
+    """Computes the features of all pictures, and of augmented versions of them."""
+    features, views = [], []
     with assistant.models.lease(SPEC, ImageModel) as model:
         for path, _ in rows:
             picture = read_picture(ImagePart(path))
-            seen += looker.look(model, [picture])
-            views.append(looker.views(model, [picture.pixels, *changed(picture.pixels, N_VIEWS - 1)]))
-    return Pictures([path for path, _ in rows], np.array([str(label) for _, label in rows]), seen, np.stack(views))
+            features += extractor.extract(model, [picture])
+            views.append(extractor.vectors(model, [picture.pixels, *augment(picture.pixels, N_VIEWS - 1)]))
+    labels = np.array([str(label) for _, label in rows])
+    return Pictures([path for path, _ in rows], labels, features, np.stack(views))
 
 
 def draws(labels: npt.NDArray[np.str_], shots: int) -> Iterator[tuple[list[int], list[int]]]:
-    """Ten times the indexes of what is taught, `shots` of each label that has more, and of the rest."""
+    """Yields ten random splits into taught and asked indexes, with `shots` taught pictures of each label."""
     counts = Counter(labels.tolist())
     for seed in range(N_DRAWS):
         random = np.random.default_rng(seed)
@@ -85,40 +93,44 @@ def draws(labels: npt.NDArray[np.str_], shots: int) -> Iterator[tuple[list[int],
 
 
 def memory_of(pictures: Pictures, taught: Sequence[int]) -> FastMemory:
-    """A fast memory that was taught these."""
+    """Returns a fast memory that was taught these pictures."""
     memory = FastMemory()
-    sayings = [Saying(ImagePart(pictures.paths[i]), str(pictures.labels[i]), "is", str(i), True) for i in taught]
-    memory.learn(sayings, lambda _: [pictures.seen[i] for i in taught])
+    feedback = [
+        LabelFeedback(ImagePart(pictures.paths[i]), str(pictures.labels[i]), "labelled", str(i)) for i in taught
+    ]
+    memory.learn(feedback, lambda _: [pictures.features[i] for i in taught])
     return memory
 
 
 def head_of(pictures: Pictures, taught: Sequence[int]) -> Head:
-    """A head that was trained on these."""
+    """Returns a head that was trained on these pictures."""
     return fit(pictures.views[taught], [str(pictures.labels[i]) for i in taught], [1.0] * len(taught))
 
 
 def compare(pictures: Pictures, shots: int) -> dict[str, float]:
-    """Mean accuracy among the taught labels.
+    """Returns the mean accuracy among the taught labels, over the draws, of several classifiers.
 
     Returns:
-        `memory`, `head`, and what they are compared with: `embedding`, the nearest mean by the model's embedding alone,
-        and `head_one_view`, a head on the pictures as they are. `_changed` is on changed pictures of those asked.
+        `memory` and `head`, and for comparison `embedding`, the nearest class mean by the model's embedding alone, and
+        `head_one_view`, a head that was trained without augmentation. `_changed` is on augmented pictures.
     """
     found: dict[str, list[float]] = defaultdict(list)
     for taught, asked in draws(pictures.labels, shots):
         labels = [str(pictures.labels[i]) for i in taught]
         plain = fit(pictures.views[taught][:, :1], labels, [1.0] * len(taught))
         head = head_of(pictures, taught)
-        judges: dict[str, FastMemory | Head] = {"memory": memory_of(pictures, taught), "head": head}
-        for name, who in (judges | {"head_one_view": plain}).items():
+        classifiers: dict[str, FastMemory | Head] = {"memory": memory_of(pictures, taught), "head": head}
+        for name, classifier in (classifiers | {"head_one_view": plain}).items():
             found[name].append(
-                statistics.mean(best(opinion_of(who, pictures.seen[i])) == pictures.labels[i] for i in asked)
+                statistics.mean(best(predicted(classifier, pictures.features[i])) == pictures.labels[i] for i in asked)
             )
-        for name, who in (("head_changed", head), ("head_one_view_changed", plain)):
-            shares = [who.shares(replace(pictures.seen[i], vector=pictures.views[i, 1])) for i in asked]
+        # View 0 is the picture itself, view 1 the first augmented one.
+        for name, fitted in (("head_changed", head), ("head_one_view_changed", plain)):
+            answers = [fitted.probabilities(replace(pictures.features[i], vector=pictures.views[i, 1])) for i in asked]
             found[name].append(
                 statistics.mean(
-                    max(each, key=each.__getitem__) == pictures.labels[i] for each, i in zip(shares, asked, strict=True)
+                    max(answer, key=answer.__getitem__) == pictures.labels[i]
+                    for answer, i in zip(answers, asked, strict=True)
                 )
             )
         found["embedding"].append(by_embedding(pictures, taught, asked))
@@ -126,8 +138,8 @@ def compare(pictures: Pictures, shots: int) -> dict[str, float]:
 
 
 def by_embedding(pictures: Pictures, taught: Sequence[int], asked: Sequence[int]) -> float:
-    """Accuracy of the nearest class mean by the first part of the vectors, the model's embedding."""
-    rows = np.stack([each.vector[: EfficientNetLite.n_dimensions] for each in pictures.seen])
+    """Returns the accuracy of the nearest class mean by the first part of the vectors, the model's embedding."""
+    rows = np.stack([features.vector[: EfficientNetLite.n_dimensions] for features in pictures.features])
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     names = sorted(set(pictures.labels[taught]))
     means = np.stack([rows[[i for i in taught if pictures.labels[i] == name]].mean(0) for name in names])
@@ -135,48 +147,56 @@ def by_embedding(pictures: Pictures, taught: Sequence[int], asked: Sequence[int]
     return float(np.mean(np.array(names)[(rows[asked] @ means.T).argmax(1)] == pictures.labels[asked]))
 
 
-def opinion_of(who: FastMemory | Head, seen: Seen) -> Opinion | None:
-    """What the memory or the head says of a picture."""
-    if isinstance(who, FastMemory):
-        return formed(who.likeness(seen))
-    return formed({}, who.likeness(seen), who.shares(seen))
+def predicted(classifier: FastMemory | Head, features: Features) -> TaughtPrediction | None:
+    """Returns what the memory or the head predicts for a picture."""
+    if isinstance(classifier, FastMemory):
+        return predict_taught(classifier.similarities(features))
+    return predict_taught({}, classifier.similarities(features), classifier.probabilities(features))
 
 
-def best(opinion: Opinion | None) -> str:
-    """The likeliest taught label."""
-    assert opinion is not None
-    return max(opinion.shares, key=lambda label: opinion.shares[label])
+def best(prediction: TaughtPrediction | None) -> str:
+    """Returns the likeliest taught label."""
+    assert prediction is not None
+    return max(prediction.probabilities, key=lambda label: prediction.probabilities[label])
 
 
 def ask_photos(pictures: Pictures, photos: Pictures, names: Sequence[str]) -> dict[str, object]:
-    """The photos over all draws with five pictures: the fewest right, and the share that got a taught label wrongly.
+    """Asks the photos in each draw with five pictures.
 
-    A bald eagle that is called a bird, once birds are taught, is right here; `own_label` counts the others only.
+    Returns:
+        For the memory and the head: `photos`, the minimum number of right photos over the draws. A bald eagle counts as
+        right if it is called a bird after birds were taught; in `own_label` it does not. `wrongly_taught`: the share of
+        photos that get a wrong taught label. `open_accuracy`: accuracy on the cut-outs among all labels, the model's
+        own included.
     """
     truths = [int(path.stem.rpartition("_")[2]) for path in photos.paths]
     out: dict[str, object] = {}
-    for who in ("memory", "head"):
+    for name in ("memory", "head"):
         right, strict, wrong, known = [], [], [], []
         for taught, asked in draws(pictures.labels, 5):
-            judge: FastMemory | Head = memory_of(pictures, taught) if who == "memory" else head_of(pictures, taught)
-            tops = [top(opinion_of(judge, each), each, names) for each in photos.seen]
-            is_right = [each.id == truth for each, truth in zip(tops, truths, strict=True)]
-            is_kind = [each.label == kind_of(truth) for each, truth in zip(tops, truths, strict=True)]
+            classifier: FastMemory | Head = (
+                memory_of(pictures, taught) if name == "memory" else head_of(pictures, taught)
+            )
+            tops = [top(predicted(classifier, features), features, names) for features in photos.features]
+            is_right = [label.id == truth for label, truth in zip(tops, truths, strict=True)]
+            is_kind = [label.label == kind_of(truth) for label, truth in zip(tops, truths, strict=True)]
             strict.append(sum(is_right))
             right.append(sum(a or b for a, b in zip(is_right, is_kind, strict=True)))
-            wrong += [each.id == -1 and not kind for each, kind in zip(tops, is_kind, strict=True)]
-            answers = [top(opinion_of(judge, pictures.seen[i]), pictures.seen[i], names) for i in asked]
-            known += [each.label == pictures.labels[i] for each, i in zip(answers, asked, strict=True)]
-        out[f"photos_{who}"] = min(right)
-        out[f"photos_{who}_own_label_fewest"] = min(strict)
-        out[f"photos_{who}_own_label_mean"] = statistics.mean(strict)
-        out[f"wrongly_taught_{who}"] = round(statistics.mean(wrong), 3)
-        out[f"open_accuracy_{who}"] = round(statistics.mean(known), 3)
+            wrong += [label.id == -1 and not kind for label, kind in zip(tops, is_kind, strict=True)]
+            for i in asked:
+                features = pictures.features[i]
+                known.append(top(predicted(classifier, features), features, names).label == pictures.labels[i])
+        out[f"photos_{name}"] = min(right)
+        out[f"photos_{name}_own_label_fewest"] = min(strict)
+        out[f"photos_{name}_own_label_mean"] = statistics.mean(strict)
+        out[f"wrongly_taught_{name}"] = round(statistics.mean(wrong), 3)
+        out[f"open_accuracy_{name}"] = round(statistics.mean(known), 3)
     return out
 
 
 def kind_of(index: int) -> str:
-    """Which of the five kinds an ImageNet class is of; empty for most."""
+    """Returns the kind of an ImageNet class, one of the five; empty for most classes."""
+    # ImageNet's indexes follow WordNet, so a kind is one or a few ranges.
     kinds = {
         "bird": (range(7, 25), range(80, 101), range(127, 147)),
         "fruit": (range(948, 958),),
@@ -184,18 +204,19 @@ def kind_of(index: int) -> str:
         "flower": (range(985, 987),),
         "bovine": (range(345, 348),),
     }
-    return next((kind for kind, ranges in kinds.items() if any(index in each for each in ranges)), "")
+    return next((kind for kind, ranges in kinds.items() if any(index in span for span in ranges)), "")
 
 
-def top(opinion: Opinion | None, seen: Seen, names: Sequence[str]) -> LabelPart:
-    """The answer among the model's own classes and the taught ones."""
-    return blended([LabelPart(names[i], i, float(share)) for i, share in enumerate(seen.shares)], opinion)[0]
+def top(prediction: TaughtPrediction | None, features: Features, names: Sequence[str]) -> LabelPart:
+    """Returns the best label among the model's own classes and the taught ones."""
+    own = [LabelPart(names[i], i, float(share)) for i, share in enumerate(features.probabilities)]
+    return blend(own, prediction)[0]
 
 
 def teach_for_real(assistant: Assistant, pictures: Pictures) -> dict[str, object]:
-    """The first draw with five pictures through the assistant: seconds, and the photos by memory and by adapter."""
+    """Runs the first draw with five pictures through the assistant. Returns timings and the number of right photos."""
     taught, asked = next(draws(pictures.labels, 5))
-    _ = labels_of(assistant, pictures.paths[asked[0]])  # the model is loaded
+    _ = labels_of(assistant, pictures.paths[asked[0]])  # loads the model, which is not part of the timing
     seconds = []
     for n, i in enumerate(taught):
         begun = time.perf_counter()
@@ -218,12 +239,12 @@ def teach_for_real(assistant: Assistant, pictures: Pictures) -> dict[str, object
 
 
 def count_right(assistant: Assistant) -> int:
-    """How many of the photos are right."""
+    """Returns how many of the photos are right."""
     return sum(labels_of(assistant, path)[0].id == truth for path, truth in imagenet_photos())
 
 
 def train_and_serve(assistant: Assistant) -> None:
-    """An adapter from all that was taught; the memory is emptied, so that the adapter alone answers."""
+    """Trains and promotes an adapter, and empties the memory, so that the adapter answers alone."""
     task = assistant.tasks[TASK]
     assert isinstance(task, LearningTask)
     examples = task.examples(assistant.feedback.judged_turns(TASK))
@@ -243,45 +264,47 @@ def train_and_serve(assistant: Assistant) -> None:
 
 
 def write_meanings(assistant: Assistant, file: Path) -> None:
-    """The table `imagenet_meanings.txt` of the plugin."""
+    """Writes the table `imagenet_meanings.txt` of the plugin."""
     from smallai_image.engine import imagenet_classes
     from smallai_image.zero_shot import class_texts
 
     texts = class_texts([name for name, _ in imagenet_classes()])
     with assistant.models.lease(ModelSpec("all-minilm-l6-v2", task="feature-extraction"), EmbeddingModel) as model:
         vectors = model.embed(texts).astype(np.float64)
+    # Principal components: the first axes keep most of the differences between the classes.
     vectors -= vectors.mean(0)
-    axes = np.linalg.svd(vectors, full_matrices=False)[2][:64]
+    axes = np.linalg.svd(vectors, full_matrices=False)[2][:N_AXES]
     table = vectors @ axes.T
     table = np.round(table / np.abs(table).max() * 127).astype(np.int8)
     old = (Path(__file__).parents[1] / "plugins/smallai_image/imagenet_meanings.txt").read_text(encoding="ascii")
+    # The comments at the beginning of the file say where the table comes from; they stay.
     comments = [line for line in old.splitlines() if line.startswith("#")]
     rows = [base64.b64encode(row.tobytes()).decode() for row in table]
     file.write_text("\n".join([*comments, *rows]) + "\n", encoding="ascii")
 
 
 def main() -> int:
-    """Prints measured beside wanted and the JSON line; 1 where a figure is missed."""
+    """Prints the measured figures beside the wanted ones, and a JSON line. Returns 1 if a figure is missed, else 0."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="leave out the twenty other kinds")
-    parser.add_argument("--meanings", type=Path, help="write the table of what the classes mean there, and end")
+    parser.add_argument("--meanings", type=Path, help="write the table of what the classes mean to this file, and end")
     arguments = parser.parse_args()
     figures: dict[str, object] = {"bench": "teach_image"}
     with tempfile.TemporaryDirectory() as folder, Assistant(data_dir=Path(folder)) as assistant:
         if arguments.meanings:
             write_meanings(assistant, arguments.meanings)
             return 0
-        root, looker = tuxpaint_stamps(), Looker()
+        root, extractor = tuxpaint_stamps(), FeatureExtractor()
         with assistant.models.lease(SPEC, ImageModel) as model:
             names = model.labels
-        five = see(assistant, list(stamps_in(root, FIVE)), looker)
-        photos = see(assistant, imagenet_photos(), looker)
+        five = extract(assistant, list(stamps_in(root, FIVE)), extractor)
+        photos = extract(assistant, imagenet_photos(), extractor)
         print(f"five kinds of cut-outs, {len(five.paths)} pictures, mean of {N_DRAWS} draws")
         for shots in SHOTS:
             figures[f"five_{shots}"] = five_taught = compare(five, shots)
             print(f"  {shots} taught: {five_taught}")
         if not arguments.quick:
-            twenty = see(assistant, list(stamps_in(root, TWENTY)), looker)
+            twenty = extract(assistant, list(stamps_in(root, TWENTY)), extractor)
             for shots in SHOTS:
                 figures[f"twenty_{shots}"] = compare(twenty, shots)
                 print(f"  twenty other kinds, {shots} taught: {figures[f'twenty_{shots}']}")

@@ -1,4 +1,4 @@
-"""Text dialogue: the task `text-generation`."""
+"""Dialogue: the task `text-generation`."""
 
 from __future__ import annotations
 

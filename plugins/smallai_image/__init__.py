@@ -1,4 +1,4 @@
-"""Pictures: says what is on them, with the classes of the model or with labels the user names."""
+"""Pictures: the task `image-classification`, with the classes of the model, taught ones, or labels of the user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several who know something of a picture, and one answer: the model, the adapter, the fast memory."""
+"""Combines three sources into one list of labels: the model, the adapter's head and the fast memory."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ from math import exp
 from smallai_assistant import LabelPart
 from smallai_image.feedback import label_key
 
-# How sure a similarity makes that a picture is of a taught class: a logistic curve, fitted by likelihood with five
-# kinds of cut-outs taught and the rest of these and twenty other kinds asked, and moved until photos of other things
-# keep their labels (`python -m bench.teach_image`). What the model knows well stays ahead besides: its share is large.
-_SLOPE, _MIDDLE = 16.0, 0.45
-# Divides similarities before they are compared among classes; by likelihood 0.05 is best for one, three and five
-# pictures alike.
+# Slope and midpoint of the logistic curve from a cosine similarity to the probability that a picture is of a taught
+# class. Fitted by likelihood with five kinds of cut-outs taught, and the rest of these and twenty other kinds asked.
+# Then the curve was moved until photos of other things keep their labels (`python -m bench.teach_image`).
+_SLOPE, _MIDPOINT = 16.0, 0.45
+# Divides similarities before the softmax over the taught classes. By likelihood 0.05 is best for one, three and five
+# pictures of each class alike.
 TEMPERATURE = 0.05
-# A picture saved again (JPEG, quality 85) is 0.98 similar to itself in the median, two cut-outs of a kind 0.88 at most.
-NEAR = 0.9
+# From this similarity on, two pictures count as the same one. A picture that was saved again (JPEG, quality 85) has a
+# median similarity of 0.98 to itself; two cut-outs of one kind reach at most 0.88.
+MIN_SAME_PICTURE = 0.9
 
 
 @dataclass(frozen=True, slots=True)
-class Likeness:
-    """How like a class's pictures a picture is.
+class ClassSimilarity:
+    """How similar a picture is to the pictures of a taught class.
 
     Attributes:
-        similarity: the mean cosine.
-        n_pictures: so many there are.
+        similarity: mean cosine similarity.
+        n_pictures: number of pictures of the class.
     """
 
     similarity: float
@@ -34,89 +35,99 @@ class Likeness:
 
 
 @dataclass(frozen=True, slots=True)
-class Opinion:
-    """What those who know some classes say of a picture.
+class TaughtPrediction:
+    """What the fast memory and the head predict for a picture, among the taught classes.
 
     Attributes:
-        shares: of the labels, should it be one of them; they sum to 1.
-        trust: how likely it is one of them at all, 0 to 1.
+        probabilities: of each label, given that the picture is of a taught class; they sum to 1.
+        confidence: probability that the picture is of a taught class at all, in [0, 1].
     """
 
-    shares: Mapping[str, float]
-    trust: float
+    probabilities: Mapping[str, float]
+    confidence: float
 
 
-def formed(
-    remembered: Mapping[str, Likeness],
-    learned: Mapping[str, Likeness] | None = None,
-    scores: Mapping[str, float] | None = None,
-) -> Opinion | None:
-    """One opinion of the fast memory and of an adapter's head; None where neither knows a class.
+def predict_taught(
+    memory: Mapping[str, ClassSimilarity],
+    head: Mapping[str, ClassSimilarity] | None = None,
+    head_probabilities: Mapping[str, float] | None = None,
+) -> TaughtPrediction | None:
+    """Combines the fast memory and an adapter's head into one prediction; None if neither knows a class.
 
-    The classes compete by their likeness. Those that only the head knows divide what they get by its scores, which
-    tell them apart better.
+    All classes compete by their similarity. The classes that only the head knows share what they get together in the
+    proportions of the head's probabilities, because the head was trained to tell them apart.
 
     Args:
-        remembered: the memory's classes by label.
-        learned: the head's.
-        scores: the head's shares of its classes.
+        memory: similarities to the memory's classes, by label.
+        head: similarities to the head's classes, by label.
+        head_probabilities: the head's probabilities of its classes.
     """
-    known, scores = dict(learned or {}), scores or {}
-    likeness: dict[str, float] = {}
-    for label, mine in remembered.items():
-        same = next((each for each in known if label_key(each) == label_key(label)), None)
-        if same is None or mine.similarity >= NEAR:
-            likeness[label] = mine.similarity
+    head_only, head_probabilities = dict(head or {}), head_probabilities or {}
+    similarities: dict[str, float] = {}
+    for label, in_memory in memory.items():
+        same = next((name for name in head_only if label_key(name) == label_key(label)), None)
+        # The same picture was taught just now: older pictures of the class must not outvote it.
+        if same is None or in_memory.similarity >= MIN_SAME_PICTURE:
+            similarities[label] = in_memory.similarity
         else:
-            n = mine.n_pictures + known[same].n_pictures
-            total = mine.similarity * mine.n_pictures + known[same].similarity * known[same].n_pictures
-            likeness[label] = total / n
+            # Both know the class: the mean over all of its pictures.
+            in_head = head_only[same]
+            n = in_memory.n_pictures + in_head.n_pictures
+            total = in_memory.similarity * in_memory.n_pictures + in_head.similarity * in_head.n_pictures
+            similarities[label] = total / n
         if same is not None:
-            del known[same]
-    likeness |= {label: each.similarity for label, each in known.items()}
-    if not likeness:
+            del head_only[same]
+    similarities |= {label: known.similarity for label, known in head_only.items()}
+    if not similarities:
         return None
-    shares = shares_of(likeness)
-    of_head, total = sum(shares[label] for label in known), sum(scores[label] for label in known)
+    probabilities = softmax(similarities)
+    mass = sum(probabilities[label] for label in head_only)
+    total = sum(head_probabilities[label] for label in head_only)
     if total > 0:
-        shares |= {label: of_head * scores[label] / total for label in known}
-    return Opinion(shares, trust_of(max(likeness.values())))
+        probabilities |= {label: mass * head_probabilities[label] / total for label in head_only}
+    return TaughtPrediction(probabilities, confidence_of(max(similarities.values())))
 
 
-def trust_of(similarity: float) -> float:
-    """How likely a picture is of a class whose pictures are on average so similar to it (a cosine)."""
-    return 1.0 / (1.0 + exp(-_SLOPE * (similarity - _MIDDLE)))
+def confidence_of(similarity: float) -> float:
+    """Returns the probability that a picture is of a class, from its mean cosine similarity to the class's pictures."""
+    return 1.0 / (1.0 + exp(-_SLOPE * (similarity - _MIDPOINT)))
 
 
-def shares_of(scores: Mapping[str, float], *, temperature: float = TEMPERATURE) -> dict[str, float]:
-    """The softmax of scores."""
-    best = max(scores.values())
+def softmax(scores: Mapping[str, float], *, temperature: float = TEMPERATURE) -> dict[str, float]:
+    """Returns the softmax of the scores, each divided by the temperature."""
+    best = max(scores.values())  # subtracted, so that exp() does not overflow
     weights = {label: exp((score - best) / temperature) for label, score in scores.items()}
     total = sum(weights.values())
     return {label: weight / total for label, weight in weights.items()}
 
 
-def blended(guesses: Sequence[LabelPart], opinion: Opinion | None) -> tuple[LabelPart, ...]:
-    """The guesses, whose scores sum to 1, and the opinion as one list, best first, that does so too.
+def blend(labels: Sequence[LabelPart], prediction: TaughtPrediction | None) -> tuple[LabelPart, ...]:
+    """Mixes the model's labels with the prediction. Returns them best first; the scores sum to 1.
 
-    A label of the opinion that is among the guesses raises it; another is added with the id -1.
+    A predicted label that is among the model's labels raises its score. Any other is added with the id -1.
+
+    Args:
+        labels: the model's labels, with scores that sum to 1.
     """
-    if opinion is None:
-        return tuple(guesses)
-    taught = {label_key(label): (label, share) for label, share in opinion.shares.items()}
+    if prediction is None:
+        return tuple(labels)
+    taught = {label_key(label): (label, share) for label, share in prediction.probabilities.items()}
     mixed = []
-    for guess in guesses:
-        _, share = taught.pop(label_key(guess.label), ("", 0.0))
-        score = (1 - opinion.trust) * guess.score + opinion.trust * share
-        mixed.append(LabelPart(guess.label, guess.id, score))
-    mixed += [LabelPart(label, -1, opinion.trust * share) for label, share in taught.values()]
-    return tuple(sorted(mixed, key=lambda each: -each.score))
+    for label in labels:
+        _, share = taught.pop(label_key(label.label), ("", 0.0))
+        score = (1 - prediction.confidence) * label.score + prediction.confidence * share
+        mixed.append(LabelPart(label.label, label.id, score))
+    mixed += [LabelPart(name, -1, prediction.confidence * share) for name, share in taught.values()]
+    return tuple(sorted(mixed, key=lambda label: -label.score))
 
 
-def without(guesses: Sequence[LabelPart], refused: Collection[str]) -> tuple[LabelPart, ...]:
-    """The guesses less the labels with those keys, their scores summing to 1 again."""
-    kept = [guess for guess in guesses if label_key(guess.label) not in refused]
-    total = sum(each.score for each in kept)
+def without(labels: Sequence[LabelPart], refused: Collection[str]) -> tuple[LabelPart, ...]:
+    """Returns the labels whose keys are not refused, with scores that sum to 1 again.
+
+    All labels are returned if nothing would be left: an answer needs at least one.
+    """
+    kept = [label for label in labels if label_key(label.label) not in refused]
+    total = sum(label.score for label in kept)
     if not kept or total <= 0:
-        return tuple(guesses)
-    return tuple(LabelPart(each.label, each.id, each.score / total) for each in kept)
+        return tuple(labels)
+    return tuple(LabelPart(label.label, label.id, label.score / total) for label in kept)

@@ -1,4 +1,4 @@
-"""What is on a picture, by all who know something: the model, the adapter that serves, the fast memory."""
+"""Classifies pictures with everything that is known: the model, the serving adapter and the fast memory."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from smallai_assistant import (
     Notice,
     TaskContext,
 )
-from smallai_image.blending import Likeness, blended, formed, without
-from smallai_image.features import Looker, Seen
+from smallai_image.blending import ClassSimilarity, blend, predict_taught, without
+from smallai_image.features import FeatureExtractor, Features
 from smallai_image.feedback import Picture, label_key, read_pictures
 from smallai_image.head import Head
 from smallai_image.memory import FastMemory
@@ -31,17 +31,20 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+# Pictures in one lease: between two batches the model can serve other callers, and decoded pictures are large.
 _BATCH = 16
+# Heads in memory: the serving one, a candidate's, and room for rollbacks.
 _MAX_HEADS = 4
-HEAD, LORA = "head", "lora"  # kinds of adapters; both have a head
+HEAD, LORA = "head", "lora"  # kinds of adapters; both contain a head
 
 
 @dataclass(frozen=True, slots=True)
-class Guess:
-    """Labels of one picture, best first, and what made them.
+class Classification:
+    """The labels of one picture, best first, and where they come from.
 
     Attributes:
-        n_taught: how many pictures of the best label the fast memory holds, where it put that first; else 0.
+        model: the models that were used, as text.
+        n_taught: number of pictures of the best label in the fast memory, if the memory put that label first; else 0.
     """
 
     labels: tuple[LabelPart, ...]
@@ -50,30 +53,49 @@ class Guess:
     notices: tuple[Notice, ...] = ()
 
 
-class Guesser:
-    """Guesses what is on pictures. Any thread may ask."""
+@dataclass(frozen=True, slots=True)
+class _PictureFeatures:
+    """A picture's features in two forms.
+
+    Attributes:
+        bare: by the bare model, for the memory.
+        adapted: by the model with the adapter's LoRA weights, for the adapter's head.
+    """
+
+    bare: Features
+    adapted: Features
+
+
+class PictureClassifier:
+    """Classifies pictures with the model, an adapter and the fast memory. Thread-safe."""
 
     def __init__(self, context: TaskContext, spec: ModelSpec) -> None:
         self._context = context
         self.spec = spec
-        self.looker = Looker()
+        self.extractor = FeatureExtractor()
         self.memory = FastMemory()
         self._lock = threading.Lock()
         self._heads: OrderedDict[str, Head] = OrderedDict()
 
-    def guess(self, picture: Picture, models: ModelRuntime, adapter: Adapter | None) -> Guess:
-        """One of the model's own classes, or of those that were taught."""
-        head = self.head(adapter) if adapter is not None else None
-        if head is None and self.memory.is_empty:  # nothing to compare with: the model's own view is enough
-            with models.lease(self.spec, ImageModel) as model:
-                return Guess(_ranked(model.classify([picture.pixels])[0], model.labels), str(model.spec))
-        self.memory.wake(lambda parts: self.look_at(parts, models))
-        with models.lease(self.spec, ImageModel) as model:
-            ((seen, worn),) = self._views(model, [picture], adapter)
-            guess = Guess(_ranked(seen.shares, model.labels), str(model.spec))
-        return self._informed(guess, seen, head, worn)
+    def classify(self, picture: Picture, models: ModelRuntime, adapter: Adapter | None) -> Classification:
+        """Classifies into the model's own classes and the taught ones.
 
-    def guess_among(
+        Raises:
+            AdapterMismatch: the adapter's files are not a head.
+            ModelError: the image model is not available.
+        """
+        head = self.head(adapter) if adapter is not None else None
+        # Nothing was taught: the features of the padded picture, which take a second pass, are not needed.
+        if head is None and self.memory.is_empty:
+            with models.lease(self.spec, ImageModel) as model:
+                return Classification(_ranked(model.classify([picture.pixels])[0], model.labels), str(model.spec))
+        self.memory.process_pending(lambda parts: self.extract(parts, models))
+        with models.lease(self.spec, ImageModel) as model:
+            (features,) = self._features(model, [picture], adapter)
+            found = Classification(_ranked(features.bare.probabilities, model.labels), str(model.spec))
+        return self._with_taught(found, features, head)
+
+    def classify_among(
         self,
         picture: Picture,
         labels: Sequence[str],
@@ -81,49 +103,70 @@ class Guesser:
         adapter: Adapter | None,
         *,
         use_model: bool,
-    ) -> Guess:
-        """One of the user's labels.
+    ) -> Classification:
+        """Classifies into the user's labels.
 
         Args:
-            use_model: ask the model that is configured as `zero_shot_image`; else go by the words for the classes.
+            use_model: whether the model configured as `zero_shot_image` matches the labels; else ConSE does, with the
+                image model and the embedding model.
+
+        Raises:
+            InvalidInput: `use_model` is set and no such model is configured.
+            AdapterMismatch: the adapter's files are not a head.
+            ModelError: a model is not available.
         """
         scores, name = self._match(picture.pixels, labels, models, use_model=use_model)
-        guess = Guess(_ranked(scores, labels, own=True), name)
+        found = Classification(_ranked(scores, labels, own=True), name)
         head = self.head(adapter) if adapter is not None else None
         if head is None and self.memory.is_empty:
-            return guess
-        self.memory.wake(lambda parts: self.look_at(parts, models))
+            return found
+        self.memory.process_pending(lambda parts: self.extract(parts, models))
+        # Taught classes count only if the user named them.
         among = {label_key(label) for label in labels}
         with models.lease(self.spec, ImageModel) as model:
-            ((seen, worn),) = self._views(model, [picture], adapter)
-        return self._informed(guess, seen, head, worn, among=among)
+            (features,) = self._features(model, [picture], adapter)
+        return self._with_taught(found, features, head, among=among)
 
-    def alone(self, pictures: Sequence[Picture], models: ModelRuntime, adapter: Adapter | None) -> list[str]:
-        """The best label of each picture by the model and the adapter, whatever the fast memory knows."""
+    def classify_without_memory(
+        self, pictures: Sequence[Picture], models: ModelRuntime, adapter: Adapter | None
+    ) -> list[str]:
+        """Returns the best label of each picture by the model and the adapter alone, for an evaluation.
+
+        Raises:
+            AdapterMismatch: the adapter's files are not a head.
+            ModelError: the image model is not available.
+        """
         head = self.head(adapter) if adapter is not None else None
         best = []
         for start in range(0, len(pictures), _BATCH):
             with models.lease(self.spec, ImageModel) as model:
-                for seen, worn in self._views(model, pictures[start : start + _BATCH], adapter):
-                    best.append(_with_head(_ranked(seen.shares, model.labels), head, worn)[0].label)
+                for features in self._features(model, pictures[start : start + _BATCH], adapter):
+                    labels = _blended(_ranked(features.bare.probabilities, model.labels), head, features.adapted)
+                    best.append(labels[0].label)
         return best
 
-    def look_at(self, parts: Sequence[ImagePart], models: ModelRuntime) -> list[Seen | None]:
-        """What is seen on each picture; None where it cannot be read."""
-        found: list[Seen | None] = []
+    def extract(self, parts: Sequence[ImagePart], models: ModelRuntime) -> list[Features | None]:
+        """Returns the features of each picture by the bare model; None for a picture that cannot be read.
+
+        Raises:
+            ModelError: the image model is not available.
+        """
+        found: list[Features | None] = []
         for start in range(0, len(parts), _BATCH):
             pictures = read_pictures(parts[start : start + _BATCH])
             with models.lease(self.spec, ImageModel) as model:
-                seen = iter(self.looker.look(model, [picture for picture in pictures if picture is not None]))
-                found += [None if picture is None else next(seen) for picture in pictures]
+                readable = [picture for picture in pictures if picture is not None]
+                features = iter(self.extractor.extract(model, readable))
+                found += [None if picture is None else next(features) for picture in pictures]
         return found
 
     def head(self, adapter: Adapter) -> Head:
-        """The adapter's classifier.
+        """Returns the adapter's head.
 
         Raises:
-            AdapterMismatch: its files are not of one.
+            AdapterMismatch: the adapter's files are not a head.
         """
+        # Files are read under the lock: two threads that ask for a new head must not both load it.
         with self._lock:
             if adapter.id not in self._heads:
                 self._heads[adapter.id] = Head.load(adapter.folder)
@@ -131,38 +174,46 @@ class Guesser:
                     self._heads.popitem(last=False)
             return self._heads[adapter.id]
 
-    def _views(
+    def _features(
         self, model: ImageModel, pictures: Sequence[Picture], adapter: Adapter | None
-    ) -> list[tuple[Seen, Seen]]:
-        """Each picture as the bare model sees it, and as the adapter's classifier wants it."""
-        bare = self.looker.look(model, pictures)
+    ) -> list[_PictureFeatures]:
+        bare = self.extractor.extract(model, pictures)
+        # A head without LoRA weights was trained on the bare model's features.
         if adapter is None or adapter.kind != LORA:
-            return list(zip(bare, bare, strict=True))
-        return list(zip(bare, self.looker.look(model, pictures, adapter=adapter), strict=True))
+            return [_PictureFeatures(features, features) for features in bare]
+        adapted = self.extractor.extract(model, pictures, adapter=adapter)
+        return [_PictureFeatures(*pair) for pair in zip(bare, adapted, strict=True)]
 
-    def _informed(
-        self, guess: Guess, seen: Seen, head: Head | None, worn: Seen, *, among: Collection[str] | None = None
-    ) -> Guess:
-        """The guess by what the head and the fast memory know besides, and less what was refused."""
-        alone = _with_head(guess.labels, head, worn, among=among)
-        remembered = self.memory.likeness(seen, among=among)
-        refused = self.memory.refused(seen)
-        labels = without(_with_head(guess.labels, head, worn, remembered=remembered, among=among), refused)
+    def _with_taught(
+        self,
+        found: Classification,
+        features: _PictureFeatures,
+        head: Head | None,
+        *,
+        among: Collection[str] | None = None,
+    ) -> Classification:
+        """Adds what the head and the memory know, removes refused labels, and explains a change of the best label."""
+        without_memory = _blended(found.labels, head, features.adapted, among=among)
+        memory = self.memory.similarities(features.bare, among=among)
+        refused = self.memory.refused(features.bare)
+        labels = without(_blended(found.labels, head, features.adapted, memory=memory, among=among), refused)
         notices = []
         n_taught = 0
-        if labels[0].label != alone[0].label:
-            taught = {label_key(label): each.n_pictures for label, each in remembered.items()}
-            n_taught = taught.get(label_key(labels[0].label), 0)
-            if label_key(alone[0].label) in refused:
-                notices.append(Notice("refused_label", f"You said that this is not “{alone[0].label}”."))
+        # If the best label is the same without the memory, the memory did not decide and needs no mention.
+        if labels[0].label != without_memory[0].label:
+            n_pictures = {label_key(label): known.n_pictures for label, known in memory.items()}
+            n_taught = n_pictures.get(label_key(labels[0].label), 0)
+            if label_key(without_memory[0].label) in refused:
+                notices.append(Notice("refused_label", f"You said that this is not “{without_memory[0].label}”."))
             if n_taught:
                 shown = f"{n_taught} picture" + ("s" if n_taught > 1 else "")
                 notices.append(Notice("taught_label", f"“{labels[0].label}” is what you taught me, with {shown}."))
-        return Guess(labels, guess.model, n_taught, tuple(notices))
+        return Classification(labels, found.model, n_taught, tuple(notices))
 
     def _match(
         self, pixels: npt.NDArray[np.uint8], labels: Sequence[str], models: ModelRuntime, *, use_model: bool
     ) -> tuple[npt.NDArray[np.float32], str]:
+        """Returns the score of each label, float32, shape (n_labels,), and the models that were used."""
         from smallai_image.zero_shot import class_vectors, conse
 
         names = self._context.model_names
@@ -172,7 +223,7 @@ class Guesser:
             spec = ModelSpec(names.zero_shot_image, task="zero-shot-image-classification")
             with models.lease(spec, ImageTextModel) as matcher:
                 return matcher.match([pixels], labels)[0], str(matcher.spec)
-        # One lease after the other: together they might not fit the memory budget.
+        # One lease after the other: together the two models might not fit into the memory budget.
         with models.lease(self.spec, ImageModel) as model:
             probabilities, classes, used = model.classify([pixels]), model.labels, [str(model.spec)]
         with models.lease(ModelSpec(names.embedding, task="feature-extraction"), EmbeddingModel) as words:
@@ -181,21 +232,23 @@ class Guesser:
             return conse(probabilities, known, words.embed(labels))[0], " + ".join(used)
 
 
-def _with_head(
-    guesses: tuple[LabelPart, ...],
+def _blended(
+    labels: tuple[LabelPart, ...],
     head: Head | None,
-    worn: Seen,
+    adapted: Features,
     *,
-    remembered: Mapping[str, Likeness] | None = None,
+    memory: Mapping[str, ClassSimilarity] | None = None,
     among: Collection[str] | None = None,
 ) -> tuple[LabelPart, ...]:
     if head is None:
-        return blended(guesses, formed(remembered or {}))
-    learned, shares = head.likeness(worn, among=among), head.shares(worn, among=among)
-    return blended(guesses, formed(remembered or {}, learned, shares))
+        return blend(labels, predict_taught(memory or {}))
+    prediction = predict_taught(
+        memory or {}, head.similarities(adapted, among=among), head.probabilities(adapted, among=among)
+    )
+    return blend(labels, prediction)
 
 
 def _ranked(scores: npt.NDArray[np.float32], labels: Sequence[str], *, own: bool = False) -> tuple[LabelPart, ...]:
-    """Best first; the user's own labels have no number."""
+    """Returns the labels best first. A class of the model has its index as id, a label of the user has -1."""
     order = sorted(range(len(labels)), key=lambda i: -float(scores[i]))
     return tuple(LabelPart(labels[i], -1 if own else i, float(scores[i])) for i in order)

@@ -1,7 +1,7 @@
-"""Walks PNG, JPEG, WebP and GIF files from their first byte to their end marker, without decoding a pixel.
+"""Checks PNG, JPEG, WebP and GIF files from the first byte to the end marker, without decoding a pixel.
 
-Decoders are lax: given half a file, several of them fill the rest with grey or with what lies in memory. A file that
-passes here is whole; its size is known before anything is allocated for it.
+Decoders are lenient: given half a file, several of them fill the rest with grey or with whatever is in memory. A file
+that passes this check is whole, and its size in pixels is known before memory is allocated for them.
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ from dataclasses import dataclass
 from smallai_assistant import errors
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
-# The seven passes of an interlaced PNG: first column and row, step right and down.
+_PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # samples in a pixel, by color type
+# The seven passes of an interlaced PNG: first column, first row, step to the right, step down.
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _PIECE_BYTES = 1 << 16
-# What begins a JPEG segment: 0xFF and neither a stuffed zero, nor a restart marker, nor fill, nor a bare TEM or SOI.
+# The start of a JPEG segment. After 0xFF these bytes mean something else: zero is a stuffed 0xFF of the pixels, 0xD0 to
+# 0xD7 are restart markers, 0xFF is fill, 0x01 and 0xD8 are TEM and SOI, which have no length.
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
-_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15 less DHT, JPG, DAC
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15 without DHT, JPG and DAC
 _EOI, _SOS = 0xD9, 0xDA
-_OTHERS = (
+# The first bytes of other formats that people send, for a message that helps.
+_OTHER_FORMATS = (
     (b"%PDF", "a PDF document"),
     (b"8BPS", "a Photoshop file"),
     (b"%!PS", "PostScript"),
@@ -39,11 +41,11 @@ _OTHERS = (
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a picture file says of itself.
+    """What a picture file declares.
 
     Attributes:
-        format: Pillow's name of it.
-        width, height: pixels.
+        format: the format's name in Pillow.
+        width, height: size in pixels.
         n_frames: more than 1 for an animation.
     """
 
@@ -76,15 +78,15 @@ class _File:
 
 
 def read_header(data: bytes, *, name: str, max_pixels: int) -> Header:
-    """Checks that the file is whole and not too large; bytes after its end are tolerated.
+    """Checks that the file is whole and not too large. Bytes after its end are tolerated, as decoders do.
 
     Args:
-        name: what to call the file in messages.
-        max_pixels: most pixels of width times height; looked at before the rest of the file.
+        name: the name of the file in messages.
+        max_pixels: maximum of width times height; checked before the rest of the file.
 
     Raises:
-        InvalidImage: it is of another format, malformed or cut short.
-        InputTooLarge: it has more pixels.
+        InvalidImage: the file is of another format, malformed or cut short.
+        InputTooLarge: the picture has more pixels.
     """
     file = _File(data, name, max_pixels)
     walk = _walker(data)
@@ -92,7 +94,7 @@ def read_header(data: bytes, *, name: str, max_pixels: int) -> Header:
         raise file.invalid(_why_not(data))
     try:
         return walk(file)
-    except (struct.error, IndexError) as error:
+    except (struct.error, IndexError) as error:  # a read past the end of the file
         raise file.cut() from error
 
 
@@ -112,7 +114,7 @@ def _why_not(data: bytes) -> str:
     if not data:
         return "the file is empty"
     head = data[:64].lstrip()
-    for magic, what in _OTHERS:
+    for magic, what in _OTHER_FORMATS:
         if head.startswith(magic):
             return f"{what}, not a supported picture"
     return "not a supported picture, or its first bytes are missing"
@@ -133,7 +135,7 @@ def _walk_png(file: _File) -> Header:
             n_bytes = _png_bytes(file, width, height)
         end = position + 8 + length
         (checksum,) = struct.unpack_from(">I", data, end)
-        is_critical = not kind[0] & 0x20
+        is_critical = not kind[0] & 0x20  # an upper-case first letter; decoders ignore damage in the other chunks
         if is_critical and zlib.crc32(memoryview(data)[position + 4 : end]) != checksum:
             raise file.invalid(f"damaged: the checksum of its {kind.decode('latin-1')!r} chunk is wrong")
         if kind == b"acTL":
@@ -148,24 +150,27 @@ def _walk_png(file: _File) -> Header:
 
 
 def _png_bytes(file: _File, width: int, height: int) -> int:
-    """Bytes that the pixels take before compression: rows of packed samples, each after one byte for its filter."""
+    """Returns the size of the pixels before compression, in bytes: each row is a filter byte and its samples."""
     depth, colour, _, _, interlace = struct.unpack_from(">5B", file.data, len(_PNG_SIGNATURE) + 16)
     if colour not in _PNG_SAMPLES or interlace > 1:
         raise file.invalid("damaged: a PNG header that makes no sense")
     bits = depth * _PNG_SAMPLES[colour]
     passes = _ADAM7 if interlace else ((0, 0, 1, 1),)
+    # Columns and rows of each pass; -(-a // b) rounds up.
     sizes = ((-((left - width) // right), -((top - height) // down)) for left, top, right, down in passes)
     return sum(rows * (1 + (columns * bits + 7) // 8) for columns, rows in sizes if columns > 0)
 
 
 def _check_png_pixels(file: _File, packed: list[memoryview], n_bytes: int) -> None:
-    """Unpacks the pixels, a piece at a time, to see that none is missing: the decoder would leave it black."""
+    """Decompresses the pixels, piece by piece, and raises if some are missing: the decoder would leave them black."""
     unpacker = zlib.decompressobj()
     n_left = n_bytes
     try:
         for chunk in packed:
-            for start in range(0, len(chunk), _PIECE_BYTES):  # what is not consumed is copied: keep it short
+            # In small pieces, because zlib copies whatever it has not consumed.
+            for start in range(0, len(chunk), _PIECE_BYTES):
                 rest: bytes | memoryview = chunk[start : start + _PIECE_BYTES]
+                # The output is limited, too: a few bytes can expand to gigabytes.
                 while rest and n_left > 0 and not unpacker.eof:
                     n_left -= len(unpacker.decompress(rest, 4 * _PIECE_BYTES))
                     rest = unpacker.unconsumed_tail
@@ -187,7 +192,7 @@ def _walk_jpeg(file: _File) -> Header:
         if marker == _EOI:
             break
         (length,) = struct.unpack_from(">H", data, position)
-        if length < 2:  # it counts its own two bytes
+        if length < 2:  # the length includes its own two bytes
             raise file.invalid("damaged: a JPEG segment without length")
         if marker in _JPEG_FRAMES:
             height, width = struct.unpack_from(">HH", data, position + 3)
@@ -205,11 +210,12 @@ def _walk_gif(file: _File) -> Header:
     position = 13 + _gif_table_bytes(flags)
     n_frames = 0
     while (introducer := data[position]) != 0x3B:  # the trailer
-        if introducer == 0x21:  # an extension: its label, then blocks
+        if introducer == 0x21:  # an extension: a label byte, then blocks
             position = _skip_gif_blocks(data, position + 2)
-        elif introducer == 0x2C:
+        elif introducer == 0x2C:  # a frame
             left, top, columns, rows, flags = struct.unpack_from("<4HB", data, position + 1)
-            if n_frames == 0:  # a first frame that reaches past the screen makes the screen larger
+            # A first frame that reaches past the screen enlarges the picture, so it counts for the limit.
+            if n_frames == 0:
                 width, height = max(width, left + columns), max(height, top + rows)
                 file.check_size(width, height)
             n_frames += 1
@@ -222,10 +228,12 @@ def _walk_gif(file: _File) -> Header:
 
 
 def _gif_table_bytes(flags: int) -> int:
+    """Returns the size of the color table that the flags declare, in bytes."""
     return 3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0
 
 
 def _skip_gif_blocks(data: bytes, position: int) -> int:
+    """Returns the position after a sequence of blocks; a block of length zero ends it."""
     while length := data[position]:
         position += 1 + length
     return position + 1
@@ -251,18 +259,20 @@ def _walk_webp(file: _File) -> Header:
 
 
 def _riff_chunks(file: _File, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """Yields the kind, the start and the length of each chunk."""
     position = 12
     while position < end:
         kind, length = struct.unpack_from("<4sI", file.data, position)
         if position + 8 + length > end:
             raise file.cut()
         yield kind, position + 8, length
-        position += 8 + length + length % 2
+        position += 8 + length + length % 2  # chunks are padded to an even length
 
 
 def _webp_size(file: _File, kind: bytes, start: int) -> tuple[int, int]:
+    """Returns width and height from the first chunk."""
     data = file.data
-    if kind == b"VP8X":  # the canvas: two numbers of 24 bits, each less one
+    if kind == b"VP8X":  # the canvas: width and height minus one, 24 bits each
         return int.from_bytes(data[start + 4 : start + 7], "little") + 1, (
             int.from_bytes(data[start + 7 : start + 10], "little") + 1
         )
@@ -270,6 +280,6 @@ def _webp_size(file: _File, kind: bytes, start: int) -> tuple[int, int]:
         width, height = struct.unpack_from("<HH", data, start + 6)
         return width & 0x3FFF, height & 0x3FFF
     if kind == b"VP8L" and data[start] == 0x2F:
-        (bits,) = struct.unpack_from("<I", data, start + 1)
+        (bits,) = struct.unpack_from("<I", data, start + 1)  # width and height minus one, 14 bits each
         return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
     raise file.invalid("a WebP that does not begin with its header")

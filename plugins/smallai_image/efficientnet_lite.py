@@ -1,7 +1,7 @@
 """EfficientNet-Lite0 (Tan and Le 2019, arXiv:1905.11946; the Lite variant of the TPU model garden), inference only.
 
-Module names are those of the efficientnet-lite-pytorch package, so that its state dict loads strictly. Lite means:
-no squeeze-and-excitation, ReLU6 for swish, and a stem and a head that are not scaled.
+Modules are named as in the efficientnet-lite-pytorch package, so that its state dict loads strictly. The Lite variant
+has no squeeze-and-excitation, uses ReLU6 instead of swish, and does not scale the stem and the head.
 """
 
 from __future__ import annotations
@@ -33,16 +33,17 @@ _STAGES = (
 
 
 class SameConv(nn.Conv2d):  # type: ignore[misc]  # torch is untyped here
-    """A convolution padded the way TensorFlow's SAME does it: the odd pixel goes right and below."""
+    """A convolution with TensorFlow's SAME padding: an odd pixel of padding goes to the right and to the bottom."""
 
     def __init__(self, n_in: int, n_out: int, *, kernel: int = 1, stride: int = 1, groups: int = 1) -> None:
         super().__init__(n_in, n_out, kernel, stride, groups=groups, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         kernel, stride = self.kernel_size[0], self.stride[0]
+        # Pixels of padding in all, so that the output has ceil(n / stride) pixels; -(-n // stride) is that ceiling.
         rows, columns = (max((-(-n // stride) - 1) * stride + kernel - n, 0) for n in x.shape[-2:])
         if rows % 2 == 0 and columns % 2 == 0:
-            padding = (rows // 2, columns // 2)
+            padding = (rows // 2, columns // 2)  # the convolution pads by itself, which saves a copy
         else:
             x = functional.pad(x, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
             padding = (0, 0)
@@ -54,7 +55,7 @@ def _norm(n_channels: int) -> nn.BatchNorm2d:
 
 
 class Block(nn.Module):  # type: ignore[misc]
-    """Expand, filter each channel, project: the inverted residual of MobileNetV2 (Sandler et al. 2018)."""
+    """The inverted residual of MobileNetV2 (Sandler et al. 2018): expand, filter each channel, project."""
 
     def __init__(self, n_in: int, n_out: int, *, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -86,7 +87,7 @@ class EfficientNetLite0(nn.Module):  # type: ignore[misc]
         blocks, n_in = [], _STEM_CHANNELS
         for repeats, kernel, stride, expansion, n_out in _STAGES:
             for repeat in range(repeats):
-                first = stride if repeat == 0 else 1
+                first = stride if repeat == 0 else 1  # only the first block of a stage reduces the resolution
                 blocks.append(Block(n_in, n_out, kernel=kernel, stride=first, expansion=expansion))
                 n_in = n_out
         self._blocks = nn.ModuleList(blocks)
@@ -95,23 +96,28 @@ class EfficientNetLite0(nn.Module):  # type: ignore[misc]
         self._fc = nn.Linear(N_FEATURES, N_CLASSES)
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
-        """Pooled features, shape (n, 1280), of `(rgb - 127) / 128`, shape (n, 3, 224, 224)."""
+        """Returns the pooled features, shape (n, 1280).
+
+        Args:
+            x: pictures as `(rgb - 127) / 128`, shape (n, 3, 224, 224).
+        """
         x = functional.relu6(self._bn0(self._conv_stem(x)))
         for block in self._blocks:
             x = block(x)
         return functional.relu6(self._bn1(self._conv_head(x))).mean((2, 3))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits, shape (n, 1000)."""
+        """Returns the logits, shape (n, 1000), of the same input as `features`."""
         return self._fc(self.features(x))
 
 
 def build(state: Mapping[str, torch.Tensor]) -> EfficientNetLite0:
-    """The network with these weights, ready for inference, without a second copy of them.
+    """Returns the network with these weights, ready for inference.
 
     Raises:
         RuntimeError: a name is missing or unknown, or a shape differs.
     """
+    # On the meta device the layers have no memory; `assign` puts the given tensors in their place without a copy.
     with torch.device("meta"):
         network = EfficientNetLite0()
     network.load_state_dict(dict(state), strict=True, assign=True)

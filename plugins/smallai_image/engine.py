@@ -17,27 +17,29 @@ if TYPE_CHECKING:
 
 MODEL_TYPE = "efficientnet-lite0"
 
-# Divides the logits. The network was trained with label smoothing, which leaves it underconfident on photographs. By
-# `python -m bench.image --stamps` the likelihood of the truth is best at 0.75 on 20 ImageNet photos and at 0.9 on 79
-# cut-outs on white, which are unlike its training data; this lies between, and both lose less than 0.02 nats by it.
-# A `temperature` in config.json goes before it.
+# Divides the logits. The network was trained with label smoothing, so its probabilities are too low on photographs. By
+# `python -m bench.image --stamps` the likelihood of the true class is best at 0.75 on 20 ImageNet photos, and at 0.9 on
+# 79 cut-outs on white, which are unlike its training data. At the value in between both lose less than 0.02 nats.
+# A `temperature` in config.json overrides it.
 TEMPERATURE = 0.85
 
-# The crop that the weights were trained and measured with: the middle square of the picture, less a margin of 32 pixels
-# in 256 (CROP_PADDING in the TPU model garden's preprocessing.py).
+# The crop with which the weights were trained and evaluated: the middle square of the picture, without a margin of 32
+# pixels in 256 (CROP_PADDING in the TPU model garden's preprocessing.py).
 _CROP = 224 / (224 + 32)
+# Pictures in one step of the model's thread: other callers are served between two steps.
 _BATCH = 16
 
 
 @functools.cache
 def imagenet_classes() -> tuple[tuple[str, str], ...]:
-    """Name and definition of the 1000 ImageNet classes, by class index."""
+    """Returns the names and WordNet definitions of the 1000 ImageNet classes, in the order of their indexes."""
     text = (resources.files(__package__) / "imagenet_classes.txt").read_text(encoding="utf-8")
     rows = (line.split("\t") for line in text.splitlines() if not line.startswith("#"))
     return tuple((name, definition) for name, definition in rows)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
+    """Returns config.json; empty if it is missing or damaged, which means that the folder is not for this engine."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -46,7 +48,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 class EfficientNetLiteEngine(Engine):
-    """Loads folders whose config.json says `"model_type": "efficientnet-lite0"`."""
+    """Loads the folders that have `"model_type": "efficientnet-lite0"` in config.json."""
 
     name = "efficientnet-lite"
 
@@ -67,13 +69,14 @@ class EfficientNetLiteEngine(Engine):
 
         if spec.quantization != "none":
             raise errors.ModelInvalid(
-                f"{spec}: {MODEL_TYPE} has convolutions, which cannot be quantized so",
+                f"{spec}: {MODEL_TYPE} consists of convolutions, which cannot be quantized",
                 hint="load it without quantization: it has 19 MB",
             )
         config = _read_config(folder)
         scale = {}
         for key, default in (("mean", 127.0), ("std", 128.0), ("temperature", TEMPERATURE)):
             value = config.get(key, default)
+            # True is an int in Python, and NaN fails every comparison.
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1000:
                 raise errors.ModelInvalid(f"{folder / 'config.json'}: {key} is {value!r}", hint="pull the model again")
             scale[key] = float(value)
@@ -86,14 +89,14 @@ class EfficientNetLiteEngine(Engine):
             raise errors.ModelInvalid(f"{folder}: {error}", hint="pull the model again") from error
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError):
-                raise
+                raise  # the weights are fine; the runtime handles it
             raise errors.ModelInvalid(f"{folder}: not the weights of {MODEL_TYPE}: {error}") from error
         progress(f"reading {spec.name}", 1.0)
         return EfficientNetLite(spec, network, device=device, scale=scale)
 
 
 class EfficientNetLite(ImageModel):
-    """The loaded network. Pictures are cropped and scaled on the caller's thread, several at once."""
+    """The loaded network. Pictures are cropped and scaled on the callers' threads, several at once."""
 
     n_dimensions = 1280
 
@@ -112,14 +115,16 @@ class EfficientNetLite(ImageModel):
     def embed(self, images: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
         return self._run(images, lambda network, x: network.features(x).float(), self.n_dimensions)
 
-    def see(self, images: Sequence[npt.NDArray[np.uint8]]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """What `classify` and `embed` give, by one pass through the network instead of two."""
+    def classify_and_embed(
+        self, images: Sequence[npt.NDArray[np.uint8]]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Returns what `classify` and `embed` return, in one pass through the network instead of two."""
         import torch
 
         def compute(network: Any, x: Any) -> Any:
             features = network.features(x)
-            shares = (network._fc(features).float() / self._scale["temperature"]).softmax(-1)
-            return torch.cat([shares, features.float()], dim=1)
+            probabilities = (network._fc(features).float() / self._scale["temperature"]).softmax(-1)
+            return torch.cat([probabilities, features.float()], dim=1)
 
         both = self._run(images, compute, len(self.labels) + self.n_dimensions)
         return both[:, : len(self.labels)], both[:, len(self.labels) :]
@@ -139,7 +144,7 @@ class EfficientNetLite(ImageModel):
         return np.concatenate(rows)
 
     def _prepare(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """float32, shape (224, 224, 3), centred and scaled as in training."""
+        """Returns the picture as the network was trained on it: cropped, scaled, float32, shape (224, 224, 3)."""
         import numpy as np
         from PIL import Image
 
@@ -157,6 +162,6 @@ class EfficientNetLite(ImageModel):
         import torch
 
         with torch.inference_mode():
-            # (n, 224, 224, 3) seen as (n, 3, 224, 224) is channels-last, which is how the weights lie.
+            # Permuting copies nothing: the result is channels-last in memory, as the weights are.
             x = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(self.device, self._network._fc.weight.dtype)
             return compute(self._network, x).cpu().numpy()

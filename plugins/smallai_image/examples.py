@@ -1,4 +1,4 @@
-"""What feedback on pictures teaches for good: examples to train on and to be asked, and what must not get worse."""
+"""Turns feedback on pictures into examples, defines the protected ones, and scores answers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from smallai_image.containers import read_header
 from smallai_image.decode import MAX_PIXELS
 from smallai_image.feedback import (
     Picture,
-    all_said,
+    all_label_feedback,
     best_label,
     label_key,
     log,
@@ -19,37 +19,41 @@ from smallai_image.feedback import (
     read_pictures,
 )
 
+# Decoded pictures are large: at most this many are in memory at once.
 _BATCH = 16
-PRAISED, UNQUESTIONED = "praised pictures", "pictures nobody corrected"
+PRAISED, UNQUESTIONED = "praised pictures", "pictures nobody corrected"  # names of the protected slices
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
-    """A picture and what is on it; the payload of an Example."""
+class LabelledPicture:
+    """A picture and its right label; the payload of an example."""
 
     part: ImagePart
     label: str
 
 
 def examples_of(judged_turns: Sequence[JudgedTurn]) -> list[Example]:
-    """One example a picture that was taught or corrected, by the newest word on it; what cannot be read is left out."""
-    newest: dict[str, tuple[Labelled, list[str]]] = {}
-    for saying in all_said(judged_turns):
-        if saying.kind == "praised" or (key := _digest(saying.part)) is None:
+    """Returns one example for each picture that was taught or corrected, with its newest label.
+
+    Pictures that cannot be read are skipped and logged. A picture whose label was refused later has no example.
+    """
+    newest: dict[str, tuple[LabelledPicture, list[str]]] = {}
+    for item in all_label_feedback(judged_turns):
+        if item.kind == "praised" or (key := _digest(item.part)) is None:
             continue
         known, ids = newest.get(key, (None, []))
-        if saying.kind == "is":
-            is_same = known is not None and label_key(known.label) == label_key(saying.label)
-            newest.pop(key, None)  # its place is that of the newest word
-            newest[key] = (Labelled(saying.part, saying.label), [*(ids if is_same else ()), saying.feedback_id])
-        elif known is not None and label_key(known.label) == label_key(saying.label):
+        if item.kind == "labelled":
+            is_same = known is not None and label_key(known.label) == label_key(item.label)
+            newest.pop(key, None)  # examples are in the order of the newest feedback
+            newest[key] = (LabelledPicture(item.part, item.label), [*(ids if is_same else ()), item.feedback_id])
+        elif known is not None and label_key(known.label) == label_key(item.label):
             del newest[key]
     return [_example(key, labelled, ids) for key, (labelled, ids) in newest.items()]
 
 
 def protected_of(judged_turns: Sequence[JudgedTurn]) -> Mapping[str, Sequence[Example]]:
-    """Praised answers, and the answers to pictures that were commented but neither corrected nor refused."""
-    corrected = {_digest(saying.part) for saying in all_said(judged_turns) if saying.kind != "praised"}
+    """Returns the protected slices by name: praised answers, and answers that were commented but not corrected."""
+    corrected = {_digest(item.part) for item in all_label_feedback(judged_turns) if item.kind != "praised"}
     slices: dict[str, dict[str, Example]] = {PRAISED: {}, UNQUESTIONED: {}}
     for judged_turn in judged_turns:
         best = best_label(judged_turn.turn)
@@ -61,24 +65,27 @@ def protected_of(judged_turns: Sequence[JudgedTurn]) -> Mapping[str, Sequence[Ex
             continue
         is_praised = judged_turn.feedback.is_good is True
         slices[PRAISED if is_praised else UNQUESTIONED][key] = _example(
-            key, Labelled(part, best), [judged_turn.feedback.id]
+            key, LabelledPicture(part, best), [judged_turn.feedback.id]
         )
+    # A picture that was both praised and commented counts once, as praised.
     for key in slices[PRAISED]:
         slices[UNQUESTIONED].pop(key, None)
     return {name: list(found.values()) for name, found in slices.items() if found}
 
 
-def evaluated(examples: Sequence[Example], label: Callable[[Sequence[Picture]], list[str]]) -> list[Score]:
-    """1 where the best label is the right one, else 0; a picture that cannot be read is wrong before and after.
+def evaluate(examples: Sequence[Example], classify: Callable[[Sequence[Picture]], list[str]]) -> list[Score]:
+    """Scores 1 if the best label is the right one, else 0.
+
+    A picture that cannot be read scores 0 before and after training, so that it does not change the comparison.
 
     Args:
-        label: the best label of each picture.
+        classify: returns the best label of each picture.
     """
     scores: list[Score] = []
-    for start in range(0, len(examples), _BATCH):  # decoded pictures are large
+    for start in range(0, len(examples), _BATCH):
         batch = examples[start : start + _BATCH]
-        pictures = read_pictures([each.payload.part for each in batch])
-        answers = iter(label([picture for picture in pictures if picture is not None]))
+        pictures = read_pictures([example.payload.part for example in batch])
+        answers = iter(classify([picture for picture in pictures if picture is not None]))
         for example, picture in zip(batch, pictures, strict=True):
             answer = "" if picture is None else next(answers)
             is_right = picture is not None and label_key(answer) == label_key(example.expected)
@@ -86,10 +93,11 @@ def evaluated(examples: Sequence[Example], label: Callable[[Sequence[Picture]], 
     return scores
 
 
-def _example(key: str, labelled: Labelled, ids: Sequence[str]) -> Example:
+def _example(key: str, labelled: LabelledPicture, ids: Sequence[str]) -> Example:
     return Example(
         id=f"picture-{key[:16]}",
-        prompt=f"picture {key[:16]}",  # the same picture is the same question, whatever its file is called
+        # By content and not by file name: copies of a picture must stay on one side of the split.
+        prompt=f"picture {key[:16]}",
         expected=labelled.label,
         split_key=key,
         feedback_ids=tuple(dict.fromkeys(ids)),
@@ -99,11 +107,12 @@ def _example(key: str, labelled: Labelled, ids: Sequence[str]) -> Example:
 
 
 def _digest(part: ImagePart) -> str | None:
-    """The sha256 of the file; None where it is gone or no picture."""
+    """Returns the sha256 of the picture's file; None if the file is gone or is not a picture."""
     try:
         data = part.read()
+        # The header is checked without decoding a pixel: a cycle calls this for every picture ever judged.
         read_header(data, name=part.name, max_pixels=MAX_PIXELS)
     except AssistantError as error:
-        log.warning("a picture of an earlier feedback is left out: %s", error)
+        log.warning("a picture of earlier feedback is skipped: %s", error)
         return None
     return hashlib.sha256(data).hexdigest()

@@ -1,11 +1,14 @@
-"""What a picture is like, as numbers that pictures can be compared by.
+"""Computes feature vectors of pictures, by which pictures are compared.
 
-A picture's vector has two parts. One is the model's embedding. The other says what the picture means: the classes that
-the model sees in it, each by the sentence vector of its definition, as in ConSE (Norouzi et al. 2014,
-arXiv:1312.5650): to the first part a hen and an owl are two shapes, to the second both are birds. With five pictures
-each of five kinds of cut-outs the nearest class mean is right on 87.9 % of the rest by the first part alone, the fast
-memory by both on 90.6 %; with one picture each it is 68.9 and 81.8 %. On twenty other kinds it is 78.7 % both times
-with five, 62.6 and 63.9 % with one. The weight was chosen on all of these (`python -m bench.teach_image`).
+A vector has two parts. The first is the model's embedding, which says what the picture looks like. The second says
+what it means: the sentence vectors of the definitions of the classes that the model sees, weighted by their
+probabilities, as in ConSE (Norouzi et al. 2014, arXiv:1312.5650). A hen and an owl have different shapes in the first
+part; in the second both are birds.
+
+Accuracy with five kinds of cut-outs and five taught pictures each: 87.9 % for the nearest class mean by the first part
+alone, 90.6 % for the fast memory by both parts. With one taught picture each: 68.9 and 81.8 %. On twenty other kinds:
+78.7 % in both cases with five pictures, 62.6 and 63.9 % with one. The weight of the second part was chosen on all of
+these (`python -m bench.teach_image`).
 """
 
 from __future__ import annotations
@@ -33,41 +36,46 @@ if TYPE_CHECKING:
     FloatArray = npt.NDArray[np.float32]
     ImageArray = npt.NDArray[np.uint8]
 
-# The model's crop leaves out a margin of 32 in 256 pixels and of a long picture all but the middle. What is taught is
-# compared whole: on a square of its own border's colour, with a margin for the crop.
+# The model crops a margin of 32 in 256 pixels, and of a long picture everything but the middle. A taught picture must
+# be compared as a whole, so it is padded to a square with a margin of that size.
 _MARGIN = 256 / 224
-_ENOUGH_PIXELS = 512
-_MEANING_WEIGHT = 0.6  # beside the embedding's 1; 0.4 to 1 differ by a point
-_MEANING_POWER = 0.7  # flattens the probabilities, as in zero_shot
+# Larger pictures are reduced first. The model sees 224 pixels, so nothing visible is lost.
+_MAX_PADDED_PIXELS = 512
+_MEANING_WEIGHT = 0.6  # relative to the embedding's 1; between 0.4 and 1 the accuracy differs by one point
+_MEANING_POWER = 0.7  # flattens the probabilities, as in `zero_shot`
 _N_MEANING = 64
-_MAX_KEPT = 1024  # pictures, about 10 kB each
+# Features in the cache, about 10 kB each: 10 MB.
+_MAX_CACHED = 1024
+# Pictures of noise, from 1 to 128 pixels wide.
 _N_REFERENCES = 8
+
+_CacheKey = tuple[str, str, str]  # model, adapter, sha256 of the picture
 
 
 class AdaptableModel(Protocol):
-    """An image model whose backbone can wear LoRA weights, such as the transformers engine's."""
+    """An image model whose embedding can be computed with LoRA weights, such as the transformers engine's."""
 
     def embed(self, images: Sequence[ImageArray], *, adapter: Adapter | None = None) -> FloatArray: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """A picture as the model sees it.
+class Features:
+    """What a model computes from a picture.
 
     Attributes:
-        key: sha256 of its file.
-        vector: float32, shape (n_dimensions,), of length 1.
-        shares: the probabilities of the model's own classes, float32, shape (n_classes,).
+        key: sha256 of the picture's file.
+        vector: float32, shape (n_dimensions,), unit length.
+        probabilities: of the model's own classes, float32, shape (n_classes,).
     """
 
     key: str
     vector: FloatArray
-    shares: FloatArray
+    probabilities: FloatArray
 
 
 @functools.cache
-def meanings() -> FloatArray:
-    """What the ImageNet classes mean: float32, shape (1000, 64)."""
+def class_meanings() -> FloatArray:
+    """Returns the meanings of the ImageNet classes: float32, shape (1000, 64)."""
     text = (resources.files(__package__) / "imagenet_meanings.txt").read_text(encoding="ascii")
     rows = b"".join(base64.b64decode(line) for line in text.splitlines() if not line.startswith("#"))
     table: FloatArray = np.frombuffer(rows, np.int8).reshape(-1, _N_MEANING).astype(np.float32)
@@ -79,85 +87,100 @@ def _imagenet_names() -> tuple[str, ...]:
     return tuple(name for name, _ in imagenet_classes())
 
 
-class Looker:
-    """Looks at pictures and remembers the last ones: a picture is asked about, taught and judged in turn."""
+class FeatureExtractor:
+    """Computes features and caches the last ones. Thread-safe.
+
+    The same picture is often asked about, taught and corrected in a row: it goes through the model only once.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._kept: OrderedDict[tuple[str, str, str], Seen] = OrderedDict()
+        self._cache: OrderedDict[_CacheKey, Features] = OrderedDict()
         self._references: dict[tuple[str, str], FloatArray] = {}
 
-    def look(self, model: ImageModel, pictures: Sequence[Picture], *, adapter: Adapter | None = None) -> list[Seen]:
-        """Sees each picture once.
+    def extract(
+        self, model: ImageModel, pictures: Sequence[Picture], *, adapter: Adapter | None = None
+    ) -> list[Features]:
+        """Returns the features of each picture.
 
         Args:
-            adapter: LoRA weights for the embedding; the shares are the bare model's.
+            adapter: LoRA weights for the embedding. The probabilities are those of the bare model.
         """
-        worn = (str(model.spec), adapter.id if adapter is not None else "")
+        weights = (str(model.spec), adapter.id if adapter is not None else "")
         with self._lock:
             found = {
-                picture.key: self._kept[*worn, picture.key]
+                picture.key: self._cache[*weights, picture.key]
                 for picture in pictures
-                if (*worn, picture.key) in self._kept
+                if (*weights, picture.key) in self._cache
             }
+        # The model runs without the lock, so that other pictures do not wait. At worst one is computed twice.
         new = {picture.key: picture for picture in pictures if picture.key not in found}
         if new:
-            found |= {each.key: each for each in self._see(model, list(new.values()), adapter)}
+            found |= {features.key: features for features in self._compute(model, list(new.values()), adapter)}
         with self._lock:
             for key in found:
-                self._kept[*worn, key] = found[key]
-                self._kept.move_to_end((*worn, key))
-            while len(self._kept) > _MAX_KEPT:
-                self._kept.popitem(last=False)
+                self._cache[*weights, key] = found[key]
+                self._cache.move_to_end((*weights, key))
+            while len(self._cache) > _MAX_CACHED:
+                self._cache.popitem(last=False)
         return [found[picture.key] for picture in pictures]
 
-    def forget(self, key: str) -> None:
-        """Drops what is known of a picture."""
+    def forget(self, picture_key: str) -> None:
+        """Drops the cached features of a picture: after an erasure nothing derived from it may stay."""
         with self._lock:
-            for each in [each for each in self._kept if each[2] == key]:
-                del self._kept[each]
+            for key in [key for key in self._cache if key[2] == picture_key]:
+                del self._cache[key]
 
-    def views(self, model: ImageModel, pictures: Sequence[ImageArray], *, adapter: Adapter | None = None) -> FloatArray:
-        """The vectors of pictures that nobody asks for again: float32, shape (n_pictures, n_dimensions)."""
-        shares, embedded = _both(model, [squared(picture) for picture in pictures], adapter)
-        return self._joined(model, shares, embedded, adapter)
+    def vectors(
+        self, model: ImageModel, pictures: Sequence[ImageArray], *, adapter: Adapter | None = None
+    ) -> FloatArray:
+        """Returns vectors without caching them: float32, shape (n_pictures, n_dimensions), unit length."""
+        probabilities, embeddings = _classify_and_embed(
+            model, [pad_to_square(picture) for picture in pictures], adapter
+        )
+        return self._combined(model, probabilities, embeddings, adapter)
 
-    def _see(self, model: ImageModel, pictures: Sequence[Picture], adapter: Adapter | None) -> list[Seen]:
+    def _compute(self, model: ImageModel, pictures: Sequence[Picture], adapter: Adapter | None) -> list[Features]:
+        # The probabilities are of the picture as the model crops it, so that an answer does not depend on the memory;
+        # the vectors are of the whole, padded picture.
         whole = [picture.pixels for picture in pictures]
         if adapter is None:
-            shares, embedded = _both(model, [*whole, *map(squared, whole)], None)
+            probabilities, embeddings = _classify_and_embed(model, [*whole, *map(pad_to_square, whole)], None)
             n = len(whole)
-            vectors = self._joined(model, shares[n:], embedded[n:], None)
+            vectors = self._combined(model, probabilities[n:], embeddings[n:], None)
         else:
-            shares, vectors = model.classify(whole), self.views(model, whole, adapter=adapter)
-        return [Seen(each.key, vectors[i], shares[i]) for i, each in enumerate(pictures)]
+            probabilities, vectors = model.classify(whole), self.vectors(model, whole, adapter=adapter)
+        return [Features(picture.key, vectors[i], probabilities[i]) for i, picture in enumerate(pictures)]
 
-    def _joined(
-        self, model: ImageModel, shares: FloatArray, embedded: FloatArray, adapter: Adapter | None
+    def _combined(
+        self, model: ImageModel, probabilities: FloatArray, embeddings: FloatArray, adapter: Adapter | None
     ) -> FloatArray:
         if model.labels == _imagenet_names():
-            meaning = _unit(shares**_MEANING_POWER @ meanings())
-            return _unit(np.concatenate([_unit(embedded), _MEANING_WEIGHT * meaning], axis=1))
-        return _unit(embedded - self._reference(model, adapter))
+            meaning = _normalized(probabilities**_MEANING_POWER @ class_meanings())
+            return _normalized(np.concatenate([_normalized(embeddings), _MEANING_WEIGHT * meaning], axis=1))
+        # The meanings of other classes are not known. Their embeddings alone may all point into one direction, which
+        # would make every picture similar to every other.
+        return _normalized(embeddings - self._reference(model, adapter))
 
     def _reference(self, model: ImageModel, adapter: Adapter | None) -> FloatArray:
-        """What the embeddings of all pictures share in models that are not known: the mean over pictures of noise."""
-        worn = (str(model.spec), adapter.id if adapter is not None else "")
-        if worn not in self._references:
+        """Returns what all embeddings of a model have in common, estimated as the mean over pictures of noise."""
+        weights = (str(model.spec), adapter.id if adapter is not None else "")
+        if weights not in self._references:
             random = np.random.default_rng(0)
+            # Noise of several scales: single pixels up to one color.
             noise = [
                 np.asarray(
                     Image.fromarray(random.integers(0, 256, (2**i, 2**i, 3), np.uint8)).resize((224, 224)), np.uint8
                 )
                 for i in range(_N_REFERENCES)
             ]
-            self._references[worn] = _embedded(model, noise, adapter).mean(0)
-        return self._references[worn]
+            self._references[weights] = _embed(model, noise, adapter).mean(0)
+        return self._references[weights]
 
 
-def squared(pixels: ImageArray) -> ImageArray:
-    """The whole picture in the middle of a square of the usual colour of its border."""
-    factor = max(pixels.shape[:2]) // _ENOUGH_PIXELS
+def pad_to_square(pixels: ImageArray) -> ImageArray:
+    """Returns the whole picture in the middle of a square of its border's color: uint8, shape (side, side, 3)."""
+    factor = max(pixels.shape[:2]) // _MAX_PADDED_PIXELS
     if factor > 1:
         pixels = np.asarray(Image.fromarray(pixels).reduce(factor))
     height, width = pixels.shape[:2]
@@ -170,26 +193,28 @@ def squared(pixels: ImageArray) -> ImageArray:
 
 
 def border_color(pixels: ImageArray) -> ImageArray:
-    """The usual colour along the four edges: uint8, shape (3,)."""
+    """Returns the median color along the four edges: uint8, shape (3,)."""
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     color: ImageArray = np.median(border, axis=0).astype(np.uint8)
     return color
 
 
-def _both(model: ImageModel, images: Sequence[ImageArray], adapter: Adapter | None) -> tuple[FloatArray, FloatArray]:
-    """Probabilities and embeddings."""
+def _classify_and_embed(
+    model: ImageModel, images: Sequence[ImageArray], adapter: Adapter | None
+) -> tuple[FloatArray, FloatArray]:
+    # This plugin's own engine computes both in one pass through the network.
     if isinstance(model, EfficientNetLite):
-        return model.see(images)
-    return model.classify(images), _embedded(model, images, adapter)
+        return model.classify_and_embed(images)
+    return model.classify(images), _embed(model, images, adapter)
 
 
-def _embedded(model: ImageModel, images: Sequence[ImageArray], adapter: Adapter | None) -> FloatArray:
+def _embed(model: ImageModel, images: Sequence[ImageArray], adapter: Adapter | None) -> FloatArray:
     if adapter is None:
         return model.embed(images)
     return cast("AdaptableModel", model).embed(images, adapter=adapter)
 
 
-def _unit(rows: npt.NDArray[np.floating[Any]]) -> FloatArray:
-    """The rows scaled to length 1."""
+def _normalized(rows: npt.NDArray[np.floating[Any]]) -> FloatArray:
+    """Returns the rows scaled to unit length; a row of zeros stays zero."""
     scaled: FloatArray = (rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)).astype(np.float32)
     return scaled

@@ -1,4 +1,4 @@
-"""What a feedback says of a picture: what is on it, or what is not."""
+"""Reads feedback on pictures: what is on a picture, or what is not."""
 
 from __future__ import annotations
 
@@ -18,28 +18,26 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_LABEL_CHARS = 200
+# What people write before the label: "No, it's really a llama".
 _LEAD_IN = re.compile(
     r"^(?:(?:no|nope|wrong|actually|sorry)\b[\s,.:!-]+)*(?:(?:it|this|that)(?:\s+is|\s+was|['’]s)\s+)?"
     r"(?:(?:really|actually)\s+)?(?:(?:an?|the)\s+)?",
     re.IGNORECASE,
 )
-_AROUND = " \t\"'“”‘’«»`.,;:!?"
+_SURROUNDING = " \t\"'“”‘’«»`.,;:!?"
+
+# `labelled`: the label is on the picture. `refused`: it is not. `praised`: the answer was right.
+FeedbackKind = Literal["labelled", "refused", "praised"]
 
 
 @dataclass(frozen=True, slots=True)
-class Saying:
-    """What a feedback says of one picture.
-
-    Attributes:
-        kind: the picture `is` the label, is `not`, or the label was `praised`.
-        is_first_word: nothing was guessed before: the picture was taught.
-    """
+class LabelFeedback:
+    """What one piece of feedback says about one picture and one label."""
 
     part: ImagePart
     label: str
-    kind: Literal["is", "not", "praised"]
+    kind: FeedbackKind
     feedback_id: str
-    is_first_word: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,44 +54,48 @@ class Picture:
 
 
 def label_key(label: str) -> str:
-    """What makes two labels one: case and spaces do not count."""
+    """Returns what labels are compared by: two labels with the same key are one class."""
     return " ".join(label.split()).casefold()
 
 
 def tidy_label(text: str) -> str:
-    """The label in a correction: `llama` of "No, it's a llama!".
+    """Returns the label in a correction: `llama` for "No, it's a llama!".
 
     Raises:
-        InvalidInput: it is empty, too long for a label, or holds what cannot be shown.
+        InvalidInput: the label is empty, too long, or has characters that cannot be displayed.
     """
     folded = " ".join(text.split())
-    label = _LEAD_IN.sub("", folded.strip(_AROUND), count=1).strip(_AROUND) or folded.strip(_AROUND)
+    # "No" is a lead-in, but also a label if nothing follows it.
+    label = _LEAD_IN.sub("", folded.strip(_SURROUNDING), count=1).strip(_SURROUNDING) or folded.strip(_SURROUNDING)
     if not 0 < len(label) <= MAX_LABEL_CHARS:
         raise errors.InvalidInput(
             f"a label of {len(label):,} characters", hint=f"name what is on the picture in 1 to {MAX_LABEL_CHARS}"
         )
+    # `isprintable` rejects control characters, such as those that reverse the direction of the text after them.
     if not re.search(r"\w", label) or not label.isprintable():
         raise errors.InvalidInput(f"{label!r} names nothing", hint="name what is on the picture")
     return label
 
 
 def pictures_of(turn: Turn) -> list[ImagePart]:
-    """The pictures that the turn is about."""
+    """Returns the pictures of the turn's message."""
     return [part for part in turn.request.parts if isinstance(part, ImagePart)]
 
 
 def best_label(turn: Turn) -> str | None:
-    """What the turn answered; None where it has no label or is of several pictures, whose labels follow each other."""
+    """Returns the best label of the turn's answer; None if it has no label or the turn has several pictures."""
+    # With several pictures the labels of all of them follow each other, and nothing tells which belongs to which.
     if len(pictures_of(turn)) != 1:
         return None
     return next((part.label for part in turn.response if isinstance(part, LabelPart)), None)
 
 
-def said(judged_turn: JudgedTurn) -> list[Saying]:
-    """What the lesson says of its pictures; empty where it says nothing that can be learned.
+def label_feedback_of(judged_turn: JudgedTurn) -> list[LabelFeedback]:
+    """Returns what a judged turn says about its pictures; empty if it says nothing that can be learned.
 
     Raises:
-        InvalidInput: the correction is no label, or it is not clear which of several pictures it is for.
+        InvalidInput: the correction is not a label, or the turn has several pictures and it is not clear which one the
+            correction is for.
     """
     given, turn = judged_turn.feedback, judged_turn.turn
     pictures, best = pictures_of(turn), best_label(turn)
@@ -102,36 +104,39 @@ def said(judged_turn: JudgedTurn) -> list[Saying]:
         return []
     if given.correction is not None:
         label = tidy_label(given.correction)
+        # `teach` may give several pictures one label. A correction of an answer is for one picture only.
         if len(pictures) > 1 and not was_taught:
             raise errors.InvalidInput(
                 f"a correction of {len(pictures)} pictures at once", hint="ask about one picture, then correct it"
             )
-        sayings = [Saying(part, label, "is", given.id, was_taught) for part in pictures]
+        found = [LabelFeedback(part, label, "labelled", given.id) for part in pictures]
+        # A correction also says what is not on the picture: the label that was corrected.
         if best is not None and label_key(best) != label_key(label):
-            sayings.append(Saying(pictures[0], best, "not", given.id))
-        return sayings
+            found.append(LabelFeedback(pictures[0], best, "refused", given.id))
+        return found
     if given.is_good is None or best is None or turn.error is not None:
         return []
-    return [Saying(pictures[0], best, "praised" if given.is_good else "not", given.id)]
+    return [LabelFeedback(pictures[0], best, "praised" if given.is_good else "refused", given.id)]
 
 
-def all_said(judged_turns: Iterable[JudgedTurn]) -> list[Saying]:
-    """What the lessons say, oldest first; those that cannot be used are left out, and the log says so."""
+def all_label_feedback(judged_turns: Iterable[JudgedTurn]) -> list[LabelFeedback]:
+    """Returns what the judged turns say, in their order. Unusable feedback is skipped and logged."""
     found = []
     for judged_turn in judged_turns:
         try:
-            found += said(judged_turn)
+            found += label_feedback_of(judged_turn)
         except AssistantError as error:
-            log.info("the feedback %s teaches nothing: %s", judged_turn.feedback.id, error)
+            log.info("feedback %s is skipped: %s", judged_turn.feedback.id, error)
     return found
 
 
 def read_picture(part: ImagePart) -> Picture:
-    """Decodes a picture.
+    """Reads and decodes a picture.
 
     Raises:
-        InvalidInput: it is gone.
-        InvalidImage: it is no whole picture.
+        InvalidInput: the file does not exist any more.
+        InvalidImage: the file is not a whole picture.
+        InputTooLarge: the picture has too many pixels.
     """
     from smallai_image.decode import decode
 
@@ -140,12 +145,12 @@ def read_picture(part: ImagePart) -> Picture:
 
 
 def read_pictures(parts: Sequence[ImagePart]) -> list[Picture | None]:
-    """Decodes several; None where one cannot be read, and the log says so."""
+    """Reads and decodes several pictures. An unreadable one is None and is logged."""
     found: list[Picture | None] = []
     for part in parts:
         try:
             found.append(read_picture(part))
         except AssistantError as error:
-            log.warning("a picture of an earlier feedback cannot be used: %s", error)
+            log.warning("a picture of earlier feedback cannot be used: %s", error)
             found.append(None)
     return found

@@ -1,7 +1,7 @@
-"""The fast memory: what was taught about pictures counts for the next one.
+"""The fast memory of pictures: what was taught about earlier pictures counts for the next one.
 
-It is a function of the feedback and lives in RAM: the vectors of the pictures that were taught or corrected, by
-class, and the labels that were refused. A new picture is compared with each class's pictures.
+It lives in RAM and is a function of the feedback. It holds the vectors of the pictures that were taught or corrected,
+by class, and the labels that were refused. A new picture is compared with the pictures of each class.
 """
 
 from __future__ import annotations
@@ -15,155 +15,170 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from smallai_image.blending import NEAR, Likeness
-from smallai_image.feedback import Saying, label_key
+from smallai_image.blending import MIN_SAME_PICTURE, ClassSimilarity
+from smallai_image.feedback import LabelFeedback, label_key
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from smallai_assistant import ImagePart
-    from smallai_image.features import Seen
+    from smallai_image.features import Features
 
     FloatArray = npt.NDArray[np.float32]
 
 log = logging.getLogger(__name__)
 
-MAX_PICTURES = 1000  # of the newest feedback; learning into the weights empties the memory
-# A class is as similar as its pictures are on average, the more similar ones counting more: 0 is the plain mean,
-# with 2 to 4 the right class is likeliest.
+# Pictures of the newest feedback. Every question is compared with all of them; a learning cycle empties the memory.
+MAX_PICTURES = 1000
+# The similarity to a class is a weighted mean over its pictures, with weights exp(_FOCUS * similarity). 0 would be the
+# plain mean; by likelihood of the right class 2 to 4 are best.
 _FOCUS = 2.0
-# What pictures of one class have in common where there is but one: pairs of two classes reach it seldom.
-_USUAL = 0.55
-_OVERLAP = 1 / 3
+# Assumed similarity of pictures of one class while there is only one: pictures of two classes seldom reach it.
+_USUAL_SIMILARITY = 0.55
+# Two labels are reported as hard to tell apart if this share of their pictures resembles the other class more.
+_MIN_CONFUSED = 1 / 3
 
-# What is seen on each picture; None where it cannot be read.
-Look = Callable[[Sequence["ImagePart"]], Sequence["Seen | None"]]
+# Computes the features of pictures; None for a picture that cannot be read.
+ExtractFeatures = Callable[[Sequence["ImagePart"]], Sequence["Features | None"]]
 
 
 @dataclass(frozen=True, slots=True)
-class _Taught:
+class _TaughtPicture:
     label: str
     vector: FloatArray
 
 
 class FastMemory:
-    """What was said about pictures, newest word last. Any thread may ask.
+    """What was said about pictures; the newest feedback on a picture counts. Thread-safe.
 
-    Pictures are looked at when somebody asks, not when they are recalled: a start costs nothing.
+    Features are computed when a picture is first asked about, not when the memory is rebuilt: a start costs nothing.
     """
 
     def __init__(self) -> None:
+        # Reentrant: `learn` calls `process_pending` under the lock.
         self._lock = threading.RLock()
-        self._waiting: list[Saying] = []
-        self._taught: dict[str, _Taught] = {}  # by the sha256 of the picture
+        self._pending: list[LabelFeedback] = []
+        self._taught: dict[str, _TaughtPicture] = {}  # by the sha256 of the picture
         self._refused: dict[tuple[str, str], FloatArray] = {}  # by the sha256 of the picture and the label's key
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing was said."""
+        """Whether there is no feedback."""
         with self._lock:
-            return not (self._waiting or self._taught or self._refused)
+            return not (self._pending or self._taught or self._refused)
 
-    def rebuild(self, sayings: Sequence[Saying]) -> None:
-        """Forgets all and waits to learn these."""
+    def rebuild(self, feedback: Sequence[LabelFeedback]) -> None:
+        """Forgets everything and marks the feedback, given oldest first, as pending."""
         with self._lock:
             self._taught, self._refused = {}, {}
-            self._waiting = list(sayings[-MAX_PICTURES:])
-            if len(sayings) > MAX_PICTURES:
-                log.warning("only the %d newest of %d lessons are remembered at once", MAX_PICTURES, len(sayings))
+            self._pending = list(feedback[-MAX_PICTURES:])
+            if len(feedback) > MAX_PICTURES:
+                log.warning("the memory keeps only the %d newest of %d judged pictures", MAX_PICTURES, len(feedback))
 
-    def learn(self, sayings: Sequence[Saying], look: Look) -> None:
-        """Takes in what was said now."""
+    def learn(self, feedback: Sequence[LabelFeedback], extract: ExtractFeatures) -> None:
+        """Adds new feedback at once."""
         with self._lock:
-            self._waiting += sayings
-            self.wake(look)
+            self._pending += feedback
+            self.process_pending(extract)
 
-    def wake(self, look: Look) -> None:
-        """Looks at the pictures that wait."""
+    def process_pending(self, extract: ExtractFeatures) -> None:
+        """Computes the features of pending pictures and adds them. They stay pending if `extract` raises."""
         with self._lock:
-            waiting, self._waiting = self._waiting, []
+            pending, self._pending = self._pending, []
             try:
-                seen = look([each.part for each in waiting]) if waiting else []
+                features = extract([item.part for item in pending]) if pending else []
             except BaseException:
-                self._waiting = waiting + self._waiting
+                self._pending = pending + self._pending
                 raise
-            for saying, picture in zip(waiting, seen, strict=True):
-                if picture is not None:
-                    self._take(saying, picture)
+            for item, found in zip(pending, features, strict=True):
+                if found is not None:
+                    self._add(item, found)
 
     def counts(self) -> dict[str, int]:
-        """How many pictures there are of each label, as it was first written."""
+        """Returns the number of pictures of each label, in the spelling in which the label was first taught."""
         with self._lock:
-            n = Counter(label_key(each.label) for each in self._taught.values())
-            labels = {label_key(each.label): each.label for each in reversed(self._taught.values())}
+            n = Counter(label_key(picture.label) for picture in self._taught.values())
+            # From the end, so that the first spelling of a label is written last and stays.
+            labels = {label_key(picture.label): picture.label for picture in reversed(self._taught.values())}
         return {labels[key]: n[key] for key in sorted(n)}
 
-    def likeness(self, seen: Seen, *, among: Collection[str] | None = None) -> dict[str, Likeness]:
-        """How like each taught label's pictures this one is.
+    def similarities(self, features: Features, *, among: Collection[str] | None = None) -> dict[str, ClassSimilarity]:
+        """Returns the picture's similarity to the pictures of each taught label.
 
         Args:
-            among: the keys of the only labels that count.
+            among: keys of the labels to compare with; None for all.
         """
         with self._lock:
             classes = self._classes(among)
         found = {}
         for label, vectors in classes.items():
-            similarities = vectors @ seen.vector
-            weights = np.exp(_FOCUS * similarities)
-            nearest = float(similarities.max())
-            score = nearest if nearest >= NEAR else float((weights * similarities).sum() / weights.sum())
-            found[label] = Likeness(score, len(vectors))
+            cosines = vectors @ features.vector
+            weights = np.exp(_FOCUS * cosines)
+            nearest = float(cosines.max())
+            # The same picture again: its own label counts, however different the others of the class are.
+            is_same = nearest >= MIN_SAME_PICTURE
+            score = nearest if is_same else float((weights * cosines).sum() / weights.sum())
+            found[label] = ClassSimilarity(score, len(vectors))
         return found
 
-    def refused(self, seen: Seen) -> set[str]:
-        """The keys of the labels that this picture, or one that is nearly the same, does not have."""
+    def refused(self, features: Features) -> set[str]:
+        """Returns the keys of the labels that were refused for this picture or for one that is nearly the same."""
         with self._lock:
             refused = list(self._refused.items())
-        return {key for (picture, key), vector in refused if picture == seen.key or float(vector @ seen.vector) >= NEAR}
+        return {
+            key
+            for (picture, key), vector in refused
+            if picture == features.key or float(vector @ features.vector) >= MIN_SAME_PICTURE
+        }
 
-    def overlaps(self, label: str) -> list[str]:
-        """The other labels whose pictures are hard to tell from those of this one."""
+    def confusable_labels(self, label: str) -> list[str]:
+        """Returns the other labels whose pictures are hard to tell from the pictures of this one."""
         with self._lock:
             classes = self._classes(None)
-        mine = next((vectors for each, vectors in classes.items() if label_key(each) == label_key(label)), None)
-        if mine is None:
+        own = next((vectors for name, vectors in classes.items() if label_key(name) == label_key(label)), None)
+        if own is None:
             return []
-        others = ((each, vectors) for each, vectors in classes.items() if label_key(each) != label_key(label))
-        return [each for each, vectors in others if _confusion(mine, vectors) >= _OVERLAP]
+        others = ((name, vectors) for name, vectors in classes.items() if label_key(name) != label_key(label))
+        return [name for name, vectors in others if _confusion(own, vectors) >= _MIN_CONFUSED]
 
-    def _take(self, saying: Saying, picture: Seen) -> None:
-        key = label_key(saying.label)
-        taught = self._taught.get(picture.key)
-        if saying.kind == "not":
-            self._refused[picture.key, key] = picture.vector
+    def _add(self, item: LabelFeedback, features: Features) -> None:
+        """Applies one piece of feedback; it overrides earlier feedback on the same picture."""
+        key = label_key(item.label)
+        taught = self._taught.get(features.key)
+        if item.kind == "refused":
+            self._refused[features.key, key] = features.vector
             if taught is not None and label_key(taught.label) == key:
-                del self._taught[picture.key]
+                del self._taught[features.key]
             return
-        for other, vector in list(self._refused.items()):  # the newer word counts
-            if other[1] == key and (other[0] == picture.key or float(vector @ picture.vector) >= NEAR):
-                del self._refused[other]
-        is_taught_class = any(label_key(each.label) == key for each in self._taught.values())
-        if saying.kind == "is" or (is_taught_class and taught is None):  # a praised guess of a taught class is one more
-            self._taught.pop(picture.key, None)
-            self._taught[picture.key] = _Taught(saying.label, picture.vector)
+        for (picture, refused_key), vector in list(self._refused.items()):
+            is_same = picture == features.key or float(vector @ features.vector) >= MIN_SAME_PICTURE
+            if refused_key == key and is_same:
+                del self._refused[picture, refused_key]
+        is_taught_class = any(label_key(picture.label) == key for picture in self._taught.values())
+        # A praised answer adds a picture to a taught class. A praised class of the model needs no memory.
+        if item.kind == "labelled" or (is_taught_class and taught is None):
+            # Removed first, so that the picture moves to the end: the dictionary is ordered by the newest feedback.
+            self._taught.pop(features.key, None)
+            self._taught[features.key] = _TaughtPicture(item.label, features.vector)
 
     def _classes(self, among: Collection[str] | None) -> dict[str, FloatArray]:
-        """The vectors of each label's pictures, shape (n_pictures, n_dimensions)."""
+        """Returns the vectors of each label's pictures: float32, shape (n_pictures, n_dimensions)."""
         labels: dict[str, str] = {}
         vectors: dict[str, list[FloatArray]] = {}
-        for each in self._taught.values():
-            key = label_key(each.label)
+        for picture in self._taught.values():
+            key = label_key(picture.label)
             if among is None or key in among:
-                vectors.setdefault(labels.setdefault(key, each.label), []).append(each.vector)
+                vectors.setdefault(labels.setdefault(key, picture.label), []).append(picture.vector)
         return {label: np.stack(rows) for label, rows in vectors.items()}
 
 
 def _confusion(first: FloatArray, second: FloatArray) -> float:
-    """The share of pictures that resemble the other class more than the rest of their own."""
+    """Returns the share of pictures that are more similar to the other class than to the rest of their own."""
     n_confused = 0
-    for mine, other in ((first, second), (second, first)):
-        n = len(mine)
-        pairs = mine @ mine.T
-        own = (pairs.sum(1) - pairs.diagonal()) / (n - 1) if n > 1 else np.full(1, _USUAL)
-        n_confused += int(((mine @ other.T).mean(1) > own).sum())
+    for own, other in ((first, second), (second, first)):
+        n = len(own)
+        pairs = own @ own.T
+        # A picture is not compared with itself: the diagonal is left out of the mean.
+        within = (pairs.sum(1) - pairs.diagonal()) / (n - 1) if n > 1 else np.full(1, _USUAL_SIMILARITY)
+        n_confused += int(((own @ other.T).mean(1) > within).sum())
     return n_confused / (len(first) + len(second))

@@ -1,4 +1,7 @@
-"""The task `image-classification`: what is on a picture, learned from corrections and taught pictures."""
+"""The task `image-classification`: says what is on a picture, and learns from corrections and taught pictures.
+
+Modules that need numpy or torch are imported inside the functions that use them, so that importing the plugin is fast.
+"""
 
 from __future__ import annotations
 
@@ -32,23 +35,26 @@ from smallai_assistant import (
 from smallai_image.feedback import (
     MAX_LABEL_CHARS,
     Picture,
-    all_said,
+    all_label_feedback,
+    label_feedback_of,
     label_key,
     pictures_of,
     read_picture,
-    said,
 )
-from smallai_image.phrasing import fit_sentence, listed, sentence
+from smallai_image.phrasing import describe, describe_choice, join
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from smallai_image.classifier import Guesser
+    from smallai_image.classifier import PictureClassifier
 
-# Vectors of pictures that are made another way do not fit what was learned from these.
-_VECTORS = 1
+# Version of the feature vectors. Raise it when `features` computes them in another way: adapters that were trained on
+# the old vectors then no longer load.
+_VECTORS_VERSION = 1
 _MAX_LABELS = 1000
+_MAX_TOP = 1000  # the number of ImageNet classes
+# A text beside a picture that asks what is on it. Any other text is reported as not used.
 _WHAT_IS_IT = re.compile(
     r"\b(what|who|which|classify|recogni[sz]e|identify|describe|name|label|is (this|it|that))\b", re.I
 )
@@ -56,14 +62,17 @@ _WHAT_IS_IT = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ImageOptions:
-    """How a picture is classified.
+    """Options of picture classification.
 
     Args:
-        top: most labels to give, best first, 1 to 1000.
-        labels: classify into these, two or more, instead of the model's classes.
-        zero_shot: how that is done: `model` with the model configured as `zero_shot_image`, `conse` by the words for
-            the classes the image model knows; `auto` takes the first that can be had.
-        min_score: leave out labels below it, 0 to 1.
+        top: maximum number of labels in the answer, best first, 1 to 1000.
+        labels: the labels to choose from, two or more, instead of the model's classes.
+        zero_shot: how `labels` are matched. `model`: by the model configured as `zero_shot_image`. `conse`: by the
+            sentence vectors of the classes that the image model knows. `auto`: by the model if one is configured.
+        min_score: labels below this score are left out of the answer, 0 to 1.
+
+    Raises:
+        InvalidInput: a value is out of range.
     """
 
     top: int = 5
@@ -72,8 +81,8 @@ class ImageOptions:
     min_score: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 1 <= self.top <= 1000:
-            raise InvalidInput(f"top is {self.top}", hint="give 1 to 1000")
+        if not 1 <= self.top <= _MAX_TOP:
+            raise InvalidInput(f"top is {self.top}", hint=f"give 1 to {_MAX_TOP}")
         if not 0.0 <= self.min_score <= 1.0:  # NaN is refused too
             raise InvalidInput(f"min_score is {self.min_score}", hint="give 0 to 1")
         labels = tuple(" ".join(label.split()) for label in self.labels)
@@ -83,11 +92,11 @@ class ImageOptions:
             raise InvalidInput(
                 f"{len(labels)} labels, or one of them twice", hint=f"give 2 to {_MAX_LABELS} different labels"
             )
-        object.__setattr__(self, "labels", labels)
+        object.__setattr__(self, "labels", labels)  # the dataclass is frozen
 
 
 class ImageClassification(LearningTask):
-    """Says what is on a picture; the labels follow the sentence as parts."""
+    """Says what is on a picture. The answer is a sentence, followed by the labels as parts."""
 
     name: ClassVar[str] = "image-classification"
     title: ClassVar[str] = "says what is on a picture"
@@ -97,7 +106,7 @@ class ImageClassification(LearningTask):
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._guesser: Guesser | None = None
+        self._classifier: PictureClassifier | None = None
         self._judged_turns: tuple[JudgedTurn, ...] = ()
 
     def run(self, request: Request, models: ModelRuntime) -> Iterator[TextPart | LabelPart | Notice | Details]:
@@ -115,7 +124,7 @@ class ImageClassification(LearningTask):
             )
         adapter, notices = self.serving()
         yield from notices
-        guesser = self._ready()
+        classifier = self._ready()
         pictures = [part for part in request.message.parts if isinstance(part, ImagePart)]
         n_taught = []
         for number, part in enumerate(pictures, 1):
@@ -127,16 +136,16 @@ class ImageClassification(LearningTask):
                 yield Notice("first_frame_only", f"{part.name}: only the first of {decoded.n_frames} frames was used.")
             picture = Picture(hashlib.sha256(data).hexdigest(), decoded.pixels)
             if labels:
-                guess = guesser.guess_among(picture, labels, models, adapter, use_model=use_model)
+                found = classifier.classify_among(picture, labels, models, adapter, use_model=use_model)
             else:
-                guess = guesser.guess(picture, models, adapter)
-            yield from guess.notices
+                found = classifier.classify(picture, models, adapter)
+            yield from found.notices
             heading = f"Picture {number}: " if len(pictures) > 1 else ""
             heading = "\n" + heading if number > 1 else heading
-            yield TextPart(heading + (fit_sentence if labels else sentence)(guess.labels))
-            yield from (label for label in guess.labels[: options.top] if label.score >= options.min_score)
-            n_taught.append(guess.n_taught)
-            details: dict[str, Any] = {"model": guess.model}
+            yield TextPart(heading + (describe_choice if labels else describe)(found.labels))
+            yield from (label for label in found.labels[: options.top] if label.score >= options.min_score)
+            n_taught.append(found.n_taught)
+            details: dict[str, Any] = {"model": found.model}
             if adapter is not None:
                 details["adapter"] = adapter.id
             if any(n_taught):
@@ -144,45 +153,47 @@ class ImageClassification(LearningTask):
             yield Details(details)
 
     def learn_now(self, judged_turn: JudgedTurn) -> str:
-        sayings = said(judged_turn)
-        if not sayings:
+        feedback = label_feedback_of(judged_turn)
+        if not feedback:
             return ""
-        guesser, models = self._ready(), self.context.models
-        for saying in sayings:  # the giver is told of a picture that cannot be used
-            read_picture(saying.part)
-        guesser.memory.learn(sayings, lambda parts: guesser.look_at(parts, models))
-        first = sayings[0]
+        classifier, models = self._ready(), self.context.models
+        # The memory skips pictures that cannot be read. Here the error is raised, so that the giver is told.
+        for item in feedback:
+            read_picture(item.part)
+        classifier.memory.learn(feedback, lambda parts: classifier.extract(parts, models))
+        first = feedback[0]
         if first.kind == "praised":
             return f"“{first.label}” stays: learning must not make that answer worse."
-        if first.kind == "not":
+        if first.kind == "refused":
             return f"I will not call this picture “{first.label}” again."
-        counts = {label_key(label): n for label, n in guesser.memory.counts().items()}
+        counts = {label_key(label): n for label, n in classifier.memory.counts().items()}
         n = counts.get(label_key(first.label), 0)
         effect = f"I now know “{first.label}” from {n} picture{'s' if n > 1 else ''}."
-        if others := guesser.memory.overlaps(first.label):
-            named = listed([f"“{other}”" for other in others[:3]], "and")
+        if others := classifier.memory.confusable_labels(first.label):
+            named = join([f"“{other}”" for other in others[:3]], "and")
             effect += f" It is hard to tell from {named}: check the labels, or teach more pictures of each."
         return effect
 
     def rebuild(self, judged_turns: Sequence[JudgedTurn]) -> None:
         with self._lock:
             self._judged_turns = tuple(judged_turns)
-            if self._guesser is not None:
-                self._guesser.memory.rebuild(all_said(judged_turns))
+            # Without a classifier there is nothing to rebuild yet: `_ready` does it when it makes one.
+            if self._classifier is not None:
+                self._classifier.memory.rebuild(all_label_feedback(judged_turns))
 
     def forget(self, feedback: Feedback, turn: Turn) -> None:  # noqa: ARG002
         with self._lock:
-            guesser = self._guesser
-        if guesser is None:
+            classifier = self._classifier
+        if classifier is None:
             return
         for part in pictures_of(turn):
             try:
-                guesser.looker.forget(hashlib.sha256(part.read()).hexdigest())
-            except AssistantError:  # it is gone already, and will not be asked for again
+                classifier.extractor.forget(hashlib.sha256(part.read()).hexdigest())
+            except AssistantError:  # the file is gone, so its hash is not known and nobody will ask for it again
                 continue
 
     def base(self) -> Mapping[str, Any]:
-        return {**self.context.models.base_of(self._spec()), "vectors": _VECTORS}
+        return {**self.context.models.base_of(self._spec()), "vectors": _VECTORS_VERSION}
 
     def examples(self, judged_turns: Sequence[JudgedTurn]) -> list[Example]:
         from smallai_image.examples import examples_of
@@ -195,41 +206,42 @@ class ImageClassification(LearningTask):
         return protected_of(judged_turns)
 
     def labelled(self, judged_turns: Sequence[JudgedTurn]) -> Mapping[str, tuple[str, npt.NDArray[np.float32]]]:
-        sayings = [each for each in all_said(judged_turns) if each.kind == "is"]
-        seen = self._ready().look_at([saying.part for saying in sayings], self.context.models)
-        # Of a lesson with several pictures one speaks for all.
+        labelled = [item for item in all_label_feedback(judged_turns) if item.kind == "labelled"]
+        features = self._ready().extract([item.part for item in labelled], self.context.models)
+        # If one piece of feedback labels several pictures, the last one represents it.
         return {
-            saying.feedback_id: (saying.label, picture.vector)
-            for saying, picture in zip(sayings, seen, strict=True)
-            if picture is not None
+            item.feedback_id: (item.label, found.vector)
+            for item, found in zip(labelled, features, strict=True)
+            if found is not None
         }
 
     def train(self, training: Training) -> str:
         from smallai_image.training import train
 
-        return train(training, self._spec(), self._ready().looker)
+        return train(training, self._spec(), self._ready().extractor)
 
     def evaluate(self, examples: Sequence[Example], adapter: Adapter | None, models: ModelRuntime) -> list[Score]:
-        from smallai_image.examples import evaluated
+        from smallai_image.examples import evaluate
 
-        return evaluated(examples, lambda pictures: self._ready().alone(pictures, models, adapter))
+        classifier = self._ready()
+        return evaluate(examples, lambda pictures: classifier.classify_without_memory(pictures, models, adapter))
 
-    def _ready(self) -> Guesser:
-        """What guesses, made when it is first needed: its libraries take time to import."""
-        from smallai_image.classifier import Guesser
+    def _ready(self) -> PictureClassifier:
+        """Returns the classifier; makes it on first use, because its libraries take time to import."""
+        from smallai_image.classifier import PictureClassifier
 
         with self._lock:
-            if self._guesser is None:
-                guesser = Guesser(self.context, self._spec())
-                guesser.memory.rebuild(all_said(self._judged_turns))
-                self._guesser = guesser
-            return self._guesser
+            if self._classifier is None:
+                classifier = PictureClassifier(self.context, self._spec())
+                classifier.memory.rebuild(all_label_feedback(self._judged_turns))
+                self._classifier = classifier
+            return self._classifier
 
     def _spec(self) -> ModelSpec:
         return ModelSpec(self.context.model_names.image, task=self.name)
 
     def _labels(self, text: str, options: ImageOptions) -> tuple[tuple[str, ...], list[Notice]]:
-        """The labels to choose among, if any, and what to say about the text that came with the picture."""
+        """Returns the labels to choose from, empty for the model's classes, and notices about the message's text."""
         from smallai_image.zero_shot import alternatives
 
         if not text.strip():

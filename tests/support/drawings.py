@@ -1,4 +1,7 @@
-"""Pictures of things that no model was trained on, drawn here: no two are the same, each kind is easy to tell."""
+"""Drawings of three kinds of things. Each seed gives another picture, and the kinds are easy to tell apart.
+
+They are drawn here, so that no model was trained on them and the tests need no files.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +14,22 @@ SIDE = 160
 
 
 def rings(seed: int) -> bytes:
-    """Circles in each other, in two colours."""
+    """Returns a PNG of concentric rings in two colors."""
     return _drawn(seed, "rings")
 
 
 def flag(seed: int) -> bytes:
-    """Stripes in three colours, on a pole."""
+    """Returns a PNG of three colored stripes on a pole."""
     return _drawn(seed, "flag")
 
 
 def face(seed: int) -> bytes:
-    """A round face with two eyes and a mouth."""
+    """Returns a PNG of a round face with two eyes and a mouth."""
     return _drawn(seed, "face")
 
 
 def _drawn(seed: int, kind: str) -> bytes:
+    # The tests depend on the order of the random draws: another order gives other pictures.
     random = np.random.default_rng(seed)
     image = Image.new("RGB", (SIDE, SIDE), _color(random, 200))
     draw = ImageDraw.Draw(image)
@@ -54,6 +58,6 @@ def _drawn(seed: int, kind: str) -> bytes:
     return file.getvalue()
 
 
-def _color(random: np.random.Generator, least: int) -> tuple[int, int, int]:
-    red, green, blue = (int(integer) for integer in random.integers(least, 256, 3))
+def _color(random: np.random.Generator, minimum: int) -> tuple[int, int, int]:
+    red, green, blue = (int(channel) for channel in random.integers(minimum, 256, 3))
     return red, green, blue
