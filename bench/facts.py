@@ -46,6 +46,7 @@ class Wanted(NamedTuple):
     canary_drop: float = 0.01
 
 
+# The figures of docs/benchmarks.md. The larger model must do better from the memory, because it copies better.
 SMALL = Wanted("smollm2-135m-instruct", "none", memory=0.80)
 QWEN = Wanted("qwen2.5-coder-0.5b-instruct", "nf4", memory=0.95)
 
@@ -56,6 +57,7 @@ def opened(wanted: Wanted) -> Iterator[tuple[Assistant, ModelSpec]]:
     models = ModelsConfig(chat=wanted.name, chat_quantization=wanted.quantization)  # type: ignore[arg-type]
     spec = ModelSpec(wanted.name, task=TASK, quantization=wanted.quantization)  # type: ignore[arg-type]
     print(f"{wanted.name}, {wanted.quantization}", flush=True)
+    # A new data folder, so that the user's own feedback plays no part; the models are those already pulled.
     with tempfile.TemporaryDirectory() as folder:
         config = AssistantConfig(
             data_dir=Path(folder), models_dir=load_config().models_dir, device="cpu", models=models

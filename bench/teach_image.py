@@ -81,6 +81,7 @@ def extract(assistant: Assistant, rows: Sequence[tuple[Path, object]], extractor
 def draws(labels: npt.NDArray[np.str_], shots: int) -> Iterator[tuple[list[int], list[int]]]:
     """Yields ten random splits into taught and asked indexes, with `shots` taught pictures of each label."""
     counts = Counter(labels.tolist())
+    # A few pictures decide little: one draw alone can be wrong by several points.
     for seed in range(N_DRAWS):
         random = np.random.default_rng(seed)
         taught: list[int] = []
@@ -117,6 +118,7 @@ def compare(pictures: Pictures, shots: int) -> dict[str, float]:
     found: dict[str, list[float]] = defaultdict(list)
     for taught, asked in draws(pictures.labels, shots):
         labels = [str(pictures.labels[i]) for i in taught]
+        # Fitted on the first view only, to show what augmentation changes.
         plain = fit(pictures.views[taught][:, :1], labels, [1.0] * len(taught))
         head = head_of(pictures, taught)
         classifiers: dict[str, FastMemory | Head] = {"memory": memory_of(pictures, taught), "head": head}
@@ -143,7 +145,7 @@ def by_embedding(pictures: Pictures, taught: Sequence[int], asked: Sequence[int]
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     names = sorted(set(pictures.labels[taught]))
     means = np.stack([rows[[i for i in taught if pictures.labels[i] == name]].mean(0) for name in names])
-    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    means /= np.linalg.norm(means, axis=1, keepdims=True)  # the product with unit rows is the cosine
     return float(np.mean(np.array(names)[(rows[asked] @ means.T).argmax(1)] == pictures.labels[asked]))
 
 
@@ -259,6 +261,7 @@ def train_and_serve(assistant: Assistant) -> None:
         )
         kind = task.train(training)
         adapter = assistant.adapters.add(folder, task=TASK, kind=kind, base=task.base())
+    # Forced, because no gate has judged the adapter: this bench measures it itself.
     assistant.promote(adapter.id, force=True)
     task.rebuild([])
 

@@ -114,8 +114,8 @@ def examples_of(judged_turns: Sequence[JudgedTurn]) -> list[Example]:
             continue
         if given.correction is not None and len(given.correction) <= _MAX_ANSWER_CHARS:
             right = given.correction.strip()
-            # The wordings have different split keys, so that some are held out: what is measured is whether the fact
-            # is known in other words.
+            # The wordings have different split keys, so that some of them are held out. The evaluation then measures
+            # whether the model knows the fact in wordings that it was not trained on.
             rng = random.Random(turn.id)  # noqa: S311  (reproducible, not secret)
             out += [
                 Example(

@@ -211,7 +211,7 @@ def names_differ(first: str, second: str) -> bool:
 
 def _names(text: str) -> frozenset[str]:
     """Returns the capitalized words inside sentences and the words with a digit, without plural endings."""
-    # A capital at the beginning of a sentence is no sign of a name.
+    # Every sentence begins with a capital, so one at the beginning does not show a name.
     found = re.findall(r"(?<![.?!] )(?<!^)\b[A-Z]\w+|\b\w*\d\w*", text)
     return frozenset(re.sub(r"s$", "", word.casefold()) for word in found)
 

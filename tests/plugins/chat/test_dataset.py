@@ -46,7 +46,7 @@ def test_loss_is_cross_entropy_or_kl(tmp_path: Path) -> None:
 
     def loss(*is_reference: bool) -> float:
         marked = [{**row, "is_reference": flag} for row, flag in zip(rows, is_reference, strict=True)]
-        # A trainer of its own is not needed: `compute_loss` uses no attribute of it.
+        # `compute_loss` uses no attribute of the trainer, so none has to be made.
         return KLTrainer.compute_loss(None, model, collate(marked, pad_id=0)).item()  # type: ignore[arg-type]
 
     assert loss(False, False) == pytest.approx(float(expected), abs=1e-4)

@@ -249,7 +249,7 @@ def huge_png() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", rows) + png_chunk(b"IEND", b"")
 
 
-# Memory is measured in a process of its own: in this one other tests have raised the peak already.
+# Memory is measured in a separate process: other tests have raised the peak of this one.
 MEASURE = """
 import json, resource, sys
 from pathlib import Path
