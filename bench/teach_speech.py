@@ -1,9 +1,9 @@
-"""Speech learns the user's words: twenty invented ones, ten corrections: `python -m bench.teach_speech`.
+"""Speech learns the user's words: twenty invented ones from ten corrections: `python -m bench.teach_speech`.
 
-Each sentence is spoken by espeak-ng. The corrected ones hold two of the words each; the measured ones hold each word
-twice, in other sentences and by other voices. Measured are the words that are wrong before and after the corrections,
-the same with an adapter trained on them alone, what real recordings lose by either, and how often words that merely
-sound like a taught one are taken for it.
+espeak-ng speaks all sentences. A corrected one holds two of the words. Each word is asked for in two other sentences,
+in other voices. Measured are the words that are wrong before and after the corrections, the same with only an adapter
+that was trained on them, the word error rate on real recordings with either, and how often words that merely sound
+like a taught one are replaced by it.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from bench.speech import word_error_rate
 from smallai_assistant import Adapter, Assistant, AudioPart, Example, Training
 from smallai_assistant.config import load_config
 from smallai_speech import SpeechRecognition
-from smallai_speech.learning import Spoken
-from smallai_speech.memory import Told
+from smallai_speech.examples import SpeechPayload
+from smallai_speech.memory import TranscriptPair
 
-MAX_ERRORS_LEFT = 0.5  # of the errors on the words before
-MAX_WER_CHANGE = 0.002
+MAX_ERRORS_LEFT = 0.5  # share of the errors on the words before
+MAX_WER_CHANGE = 0.002  # on real recordings
 TASK = "automatic-speech-recognition"
 WORDS = (
     "Zorvex", "Kelmatrin", "Quandrel", "Merovane", "Brixolume", "Talvorin", "Fendrick", "Osquith", "Velkara",
@@ -44,7 +44,7 @@ ASKED = (
     "We had a long meeting about {} yesterday afternoon.",
 )
 ASKED_VOICES = ("en-gb", "en-us+f3", "en-gb+m3", "en-us+f2", "en-us+m1")
-# What the words are taken for, now really said.
+# What the words are misheard as, now really said.
 ALIKE = ("next effort", "one rule", "the trump card", "this tool", "carbon", "my main", "Walter", "the mask")
 
 
@@ -109,16 +109,17 @@ def measure(assistant: Assistant) -> dict[str, Any]:
 
 
 def n_wrong(words: Sequence[str], texts: Sequence[str]) -> int:
-    """Texts without their word, in the user's spelling."""
+    """Number of texts that do not hold their word in the user's spelling."""
     return sum(word not in text for word, text in zip(words, texts, strict=True))
 
 
 def holds_any(text: str) -> bool:
+    """Whether a taught word is in the text."""
     return any(word in text for word in WORDS)
 
 
 def trained(assistant: Assistant) -> tuple[Adapter, float]:
-    """An adapter made from the corrections alone, as a learning cycle makes it, and the seconds it took."""
+    """Trains an adapter on the corrections, as a learning cycle does. Returns it and the seconds that it took."""
     task = assistant.tasks[TASK]
     assert isinstance(task, SpeechRecognition)
     examples = task.examples(assistant.feedback.judged_turns(TASK))
@@ -139,7 +140,7 @@ def trained(assistant: Assistant) -> tuple[Adapter, float]:
 
 
 def alone(assistant: Assistant, adapter: Adapter, rows: Sequence[tuple[bytes, str]]) -> list[str]:
-    """What the adapter makes of recordings, the fast memory off."""
+    """The transcripts of recordings with the adapter and without the fast memory."""
     task = assistant.tasks[TASK]
     assert isinstance(task, SpeechRecognition)
     return [score.answer for score in task.evaluate([example(*row) for row in rows], adapter, assistant.models)]
@@ -147,11 +148,12 @@ def alone(assistant: Assistant, adapter: Adapter, rows: Sequence[tuple[bytes, st
 
 def example(data: bytes, text: str) -> Example:
     """One recording to judge by."""
-    return Example(text, text, text, text, payload=Spoken(AudioPart(data=data), Told("", text), is_praised=False))
+    payload = SpeechPayload(AudioPart(data=data), TranscriptPair("", text), is_praised=False)
+    return Example(text, text, text, text, payload=payload)
 
 
 def main() -> None:
-    """Prints the table and the JSON line; exits 1 where a figure is missed."""
+    """Prints the table and the JSON line. Exits with 1 if a figure is missed."""
     with (
         tempfile.TemporaryDirectory() as folder,
         Assistant(load_config(data_dir=Path(folder) / "data")) as assistant,

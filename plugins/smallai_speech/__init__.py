@@ -1,4 +1,4 @@
-"""Speech: writes down what is said in a recording, with times."""
+"""Speech: transcribes recordings, with times."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from smallai_assistant import Engine, Task, hookimpl
 from smallai_speech.engine import SpeechModel, WhisperEngine
-from smallai_speech.task import SpeechOptions, SpeechRecognition
+from smallai_speech.options import SpeechOptions
+from smallai_speech.task import SpeechRecognition
 
 __all__ = ["SpeechModel", "SpeechOptions", "SpeechRecognition", "WhisperEngine"]
 

@@ -1,4 +1,4 @@
-"""What kind of sound file bytes are, and whether all of it is there: read from the headers, before any decoder."""
+"""Tells the format of a sound file and whether the file is complete, from its headers, before any decoder sees it."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ _MPEG2 = {
     3: (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
 _MPEG_HZ = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
-_TAGS = (b"TAG", b"APETAGEX", b"ID3", b"LYRICS")
+_TAGS = (b"TAG", b"APETAGEX", b"ID3", b"LYRICS")  # which may follow the last frame of an MP3 file
 _UNKNOWN_SIZE = 0x7FFF0000  # recorders that write to a pipe leave 0x7fff.... or 0xffffffff
-_MIN_SHARE = 0.1  # a file with less than this of the sound that its header claims is not a cut file but a broken one
+_MIN_SHARE = 0.1  # a file that holds less of the sound that its header claims is broken, not just cut short
+_SEARCHED_BYTES = 65_536  # in which the first MPEG frame must lie
 
 
 def sniff(data: bytes) -> Container:
-    """The container, by the first bytes and never by a name.
+    """The container, told by the first bytes and never by a file name.
 
     Raises:
-        InvalidAudio: no supported one.
+        InvalidAudio: the format is not supported.
     """
     if not data:
         raise errors.InvalidAudio("the recording has no bytes")
@@ -45,6 +46,7 @@ def sniff(data: bytes) -> Container:
         return "mov"
     if head[:4] == b"\x1a\x45\xdf\xa3":
         return "matroska"
+    # These may begin with an ID3 tag, so their own marks come after it.
     start = _after_id3(data)
     if data[start : start + 4] == b"fLaC":
         return "flac"
@@ -52,11 +54,11 @@ def sniff(data: bytes) -> Container:
         return "aac"
     if _first_mpeg_frame(data, start) is not None:
         return "mp3"
-    raise errors.InvalidAudio("the bytes are no recording of a known format")
+    raise errors.InvalidAudio("the bytes are not a recording of a known format")
 
 
-def what_is_missing(data: bytes, container: Container) -> str | None:
-    """Says what the headers promise and the bytes do not hold; None where nothing tells.
+def missing_part(data: bytes, container: Container) -> str | None:
+    """Says what the headers promise and the bytes do not hold; None if nothing is missing or the format cannot tell.
 
     Raises:
         InvalidAudio: the header is absurd: no channel, or far more sound than there are bytes.
@@ -67,7 +69,7 @@ def what_is_missing(data: bytes, container: Container) -> str | None:
         return _ogg_missing(data)
     if container == "mp3":
         return _mp3_missing(data)
-    return None
+    return None  # of the others the decoder tells
 
 
 def _wav_missing(data: bytes) -> str | None:
@@ -84,7 +86,7 @@ def _wav_missing(data: bytes) -> str | None:
         if name == b"data":
             claimed = long_size if size == 0xFFFFFFFF and long_size is not None else size
             return _wav_data_missing(claimed, len(data) - body, is_known=long_size is not None)
-        position = body + size + (size & 1)
+        position = body + size + (size & 1)  # chunks begin at even positions
     raise errors.InvalidAudio("the WAV file has no sound in it")
 
 
@@ -108,6 +110,7 @@ def _wav_data_missing(claimed: int, present: int, *, is_known: bool) -> str | No
 
 
 def _ogg_missing(data: bytes) -> str | None:
+    """Looks for a whole last page with the flag that ends the stream (RFC 3533, section 6)."""
     last = data.rfind(b"OggS")
     header = data[last : last + 27]
     if len(header) == 27:
@@ -125,7 +128,8 @@ def _mp3_missing(data: bytes) -> str | None:
     while (length := _mpeg_frame_bytes(data, position)) is not None and position + length <= len(data):
         position += length
         found += 1
-    if promised is not None and found < promised:  # the frame that promises counts among the found, not the promised
+    # The frame that holds the promise is among the found and not among the promised: one lost frame is not noticed.
+    if promised is not None and found < promised:
         return f"the header promises {promised:,} frames, the file holds {found:,}"
     rest = data[position : position + 16]
     if rest.startswith(_TAGS) or not rest.strip(b"\0"):
@@ -134,7 +138,7 @@ def _mp3_missing(data: bytes) -> str | None:
 
 
 def _xing_frames(data: bytes, position: int) -> int | None:
-    """Frames promised by a Xing or Info header in the first frame."""
+    """Number of frames promised by a Xing or Info header in the first frame; None if there is no such header."""
     frame = data[position : position + 64]
     for tag in (b"Xing", b"Info"):
         at = frame.find(tag)
@@ -144,7 +148,7 @@ def _xing_frames(data: bytes, position: int) -> int | None:
 
 
 def _after_id3(data: bytes) -> int:
-    """Where the sound starts after an ID3v2 tag, whose size is four bytes of seven bits."""
+    """The position after an ID3v2 tag, whose size is stored as four bytes of seven bits; 0 if there is no tag."""
     if data[:3] != b"ID3" or len(data) < 10:
         return 0
     size = 0
@@ -154,7 +158,7 @@ def _after_id3(data: bytes) -> int:
 
 
 def _is_adts(data: bytes, position: int) -> bool:
-    """Two AAC frames in a row (ISO 13818-7, 6.2)."""
+    """Whether two AAC frames follow each other at `position` (ISO 13818-7, 6.2)."""
     for _ in range(2):
         head = data[position : position + 6]
         if len(head) < 6 or head[0] != 0xFF or head[1] & 0xF6 != 0xF0:
@@ -167,9 +171,12 @@ def _is_adts(data: bytes, position: int) -> bool:
 
 
 def _first_mpeg_frame(data: bytes, start: int) -> int | None:
-    """Where three MPEG audio frames in a row begin within the first 64 KiB, or one that fills the rest."""
+    """The position of the first three MPEG audio frames in a row within 64 KiB; None if there are none.
+
+    Two bytes that look like a frame's header are common in other data; three frames that meet are not.
+    """
     position = start
-    while (position := data.find(b"\xff", position, start + 65_536)) >= 0:
+    while (position := data.find(b"\xff", position, start + _SEARCHED_BYTES)) >= 0:
         at, n_frames = position, 0
         while n_frames < 3 and (length := _mpeg_frame_bytes(data, at)) is not None:
             at += length
@@ -193,5 +200,6 @@ def _mpeg_frame_bytes(data: bytes, position: int) -> int | None:
     rate_hz = _MPEG_HZ[version][hz_index]
     if layer == 1:
         return (12 * bits_per_second // rate_hz + padding) * 4
+    # A frame has 1152 samples, 576 in layer 3 of the lower rates; an eighth, for the rate counts bits.
     samples_per_8_bits = 72 if layer == 3 and version != 3 else 144
     return samples_per_8_bits * bits_per_second // rate_hz + padding

@@ -1,7 +1,7 @@
-"""Sound files to mono 16 kHz samples, in this process, from bytes only.
+"""Decodes sound files to mono 16 kHz samples, in this process, from bytes only.
 
-No decoder ever sees a path or an address: libsndfile and FFmpeg's libraries read from memory, each told the container
-that the first bytes showed, so that a playlist or a network protocol cannot be reached.
+No decoder ever gets a path or an address. libsndfile and FFmpeg's libraries read from memory, and the container is
+fixed from the first bytes, so that a file cannot make them open a playlist or a network address.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from smallai_assistant import Notice, errors
-from smallai_speech.containers import Container, sniff, what_is_missing
+from smallai_speech.containers import Container, missing_part, sniff
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     FloatArray = npt.NDArray[np.float32]
 
 SAMPLE_RATE = 16_000  # what Whisper was trained on (Radford et al. 2022, section 2.2)
-_RATES_HZ = (2_000, 768_000)
-_BLOCK_VALUES = 2**13  # samples times channels decoded at once: what one damaged block costs
-_SHORTEST_S = 0.02
-_CLAIM_TOLERANCE_S = 0.06  # an encoder's lead-in is counted by some containers and cut by the decoder
+_RATES_HZ = (2_000, 768_000)  # lowest and highest; others are damage, or made to exhaust memory
+_BLOCK_VALUES = 2**13  # samples times channels decoded at once: one damaged block costs no more than these
+_MIN_S = 0.02
+_CLAIM_TOLERANCE_S = 0.06  # some containers count an encoder's lead-in, which the decoder cuts
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +49,11 @@ def decode_audio(data: bytes, *, max_duration_s: float, name: str = "the recordi
 
     Args:
         data: the encoded file.
-        max_duration_s: decoding stops with an error once there is more.
-        name: for the messages; nothing is opened by it.
+        max_duration_s: decoding stops with an error as soon as there is more.
+        name: used in messages only; no file is opened by it.
 
     Raises:
-        InvalidAudio: the bytes are no recording, nothing can be decoded, or a sample is not finite.
+        InvalidAudio: the bytes are not a recording, nothing can be decoded, or a sample is not finite.
         InputTooLarge: the recording is longer than `max_duration_s`.
     """
     try:
@@ -63,10 +63,12 @@ def decode_audio(data: bytes, *, max_duration_s: float, name: str = "the recordi
 
 
 def resample(samples: FloatArray, *, from_hz: int, to_hz: int = SAMPLE_RATE) -> FloatArray:
-    """Resample mono audio, band-limited.
+    """Resamples mono audio, band-limited.
 
     Args:
         samples: float32, shape (n_samples,), in [-1, 1].
+        from_hz: the rate of `samples`.
+        to_hz: the rate wanted.
 
     Returns:
         float32, shape (round(n_samples * to_hz / from_hz),).
@@ -93,11 +95,12 @@ def _decode(data: bytes, max_duration_s: float) -> Recording:
     import numpy as np
 
     container = sniff(data)
-    missing = what_is_missing(data, container)
+    missing = missing_part(data, container)
     source = _open(data, container)
     limit = round(max_duration_s * SAMPLE_RATE)
-    collected = bytearray()  # grows in place: no second copy of a long recording
+    collected = bytearray()  # grows in place: a list of blocks would need a second copy of a long recording
     try:
+        # Refuse before decoding if the header says so; that of a cut file claims more than can be decoded.
         if source.claimed_s is not None and source.claimed_s > max_duration_s and missing is None:
             raise _too_long(source.claimed_s, max_duration_s)
         for block in source.blocks():
@@ -109,18 +112,18 @@ def _decode(data: bytes, max_duration_s: float) -> Recording:
     finally:
         source.close()
     samples = np.frombuffer(collected, np.float32)
-    if len(samples) < _SHORTEST_S * SAMPLE_RATE:
+    if len(samples) < _MIN_S * SAMPLE_RATE:
         raise errors.InvalidAudio(f"the recording holds {len(samples) / SAMPLE_RATE:.3f} s of sound")
     peak = max(float(samples.max()), -float(samples.min()))
-    if peak > 1.0:  # float formats may exceed full scale
+    if peak > 1.0:  # samples stored as floats may exceed full scale
         samples /= peak
     return Recording(samples, tuple(_notices(source, len(samples) / SAMPLE_RATE, missing)))
 
 
 def _open(data: bytes, container: Container) -> _Source:
-    """libsndfile where it knows the file; FFmpeg for other containers and codecs, and for FLAC that is cut short.
+    """Opens a file with libsndfile if it knows the format, else with FFmpeg, which also reads FLAC that is cut short.
 
-    MP3 goes to FFmpeg since libsndfile's decoder prints warnings on standard error.
+    MP3 goes to FFmpeg, since libsndfile's decoder prints warnings on standard error.
     """
     if container in ("wav", "flac", "ogg"):
         import soundfile
@@ -135,28 +138,29 @@ def _open(data: bytes, container: Container) -> _Source:
 def _too_long(found_s: float, max_duration_s: float) -> errors.InputTooLarge:
     return errors.InputTooLarge(
         f"the recording lasts {found_s / 60:.1f} min or more, {max_duration_s / 60:.1f} min are allowed",
-        hint="cut it into parts, or raise max_duration_s",
+        hint="split it into parts, or raise max_duration_s",
     )
 
 
 def _notices(source: _Source, decoded_s: float, missing: str | None) -> Iterator[Notice]:
+    """Tells the user what is cut off or damaged; `missing` is what the headers showed."""
     if missing is None and source.stopped is not None:
         missing = source.stopped
     if missing is None and source.claimed_s is not None and decoded_s < source.claimed_s - _CLAIM_TOLERANCE_S:
         missing = f"the header claims {source.claimed_s:.1f} s"
     if missing is not None:
         yield Notice("audio_truncated", f"The recording is cut short: {missing}; {decoded_s:.1f} s could be read.")
-    if source.n_damaged > (missing is not None):
+    if source.n_damaged > (missing is not None):  # the cut itself damages one packet
         yield Notice("audio_damaged", f"{source.n_damaged} damaged packets of the recording were left out.")
 
 
 class _Source:
-    """Mono 16 kHz blocks of one file.
+    """One open file, read as mono 16 kHz blocks.
 
     Attributes:
-        claimed_s: the duration its header gives, None where it does not.
-        stopped: why decoding ended before the end.
-        n_damaged: packets that were skipped.
+        claimed_s: the duration that the header gives; None if it gives none.
+        stopped: why decoding ended before the end of the file; None if it did not.
+        n_damaged: number of packets that were skipped.
     """
 
     claimed_s: float | None = None
@@ -178,7 +182,7 @@ class _SoundFileSource(_Source):
         self._error: type[Exception] = soundfile.LibsndfileError
         self._rate_hz, self._n_channels = int(file.samplerate), int(file.channels)
         _check_rate(self._rate_hz)
-        if 0 < file.frames < 2**62:
+        if 0 < file.frames < 2**62:  # libsndfile gives 2**63 - 1 if the header does not say
             self.claimed_s = int(file.frames) / self._rate_hz
 
     def blocks(self) -> Iterator[FloatArray]:
@@ -198,7 +202,7 @@ class _SoundFileSource(_Source):
             if not len(block):
                 break
             n_read += len(block)
-            with np.errstate(over="ignore", invalid="ignore"):  # the sum of huge samples is found not to be finite
+            with np.errstate(over="ignore", invalid="ignore"):  # a sum that overflows is caught below
                 mono = block[:, 0] if self._n_channels == 1 else block.mean(axis=1, dtype=np.float32)
             if not np.isfinite(mono).all():
                 raise errors.InvalidAudio("the recording holds samples that are not finite numbers")
@@ -216,7 +220,7 @@ class _AvSource(_Source):
 
         self._errors: tuple[type[Exception], ...] = (av.error.FFmpegError, ValueError, EOFError)
         try:
-            # The container is fixed and no protocol is allowed: nothing inside can make FFmpeg open anything else.
+            # The container is fixed and no protocol is allowed: the file cannot make FFmpeg open anything else.
             self._container = av.open(
                 io.BytesIO(data), format=container, options={"protocol_whitelist": ""}, metadata_errors="ignore"
             )
@@ -226,7 +230,8 @@ class _AvSource(_Source):
             self._container.close()
             raise errors.InvalidAudio("the file has no sound track")
         self._stream = self._container.streams.audio[0]
-        if container not in ("aac", "mp3") and self._container.duration:  # for those a guess from the bit rate
+        # Of AAC and MP3 streams FFmpeg guesses the duration from the bit rate: that is not a claim of the file.
+        if container not in ("aac", "mp3") and self._container.duration:
             self.claimed_s = self._container.duration / 1_000_000
 
     def blocks(self) -> Iterator[FloatArray]:
@@ -240,7 +245,7 @@ class _AvSource(_Source):
                 self.stopped = "the last packet is cut"
                 continue
             for frame in frames:
-                self.stopped = None
+                self.stopped = None  # what was damaged before was not the end
                 _check_rate(frame.sample_rate)
                 n_frames += 1
                 yield resampler.push_frame(frame)
@@ -267,7 +272,7 @@ class _Resampler:
         self._resampler: Any = None
 
     def push(self, mono: FloatArray, from_hz: int) -> FloatArray:
-        """Resamples the next block; some of it comes out later."""
+        """Resamples the next block; the filter keeps some of it until the next call."""
         if from_hz == self._to_hz:
             return mono
         import av
@@ -278,7 +283,10 @@ class _Resampler:
         return self.push_frame(frame)
 
     def push_frame(self, frame: Any) -> FloatArray:
-        """Resamples and mixes down the next frame; one of another format ends the stream before it."""
+        """Resamples the next frame and mixes its channels to one.
+
+        A frame of another format starts a new resampler; what the old one still holds comes first.
+        """
         import av
         import numpy as np
 
@@ -288,11 +296,11 @@ class _Resampler:
             before = self.flush()
             self._format = layout
             self._resampler = av.AudioResampler(format="fltp", layout="mono", rate=self._to_hz)
-        frame.pts = None  # a file's time stamps may go backwards, its samples do not
+        frame.pts = None  # time stamps in a file may go backwards, which the resampler refuses
         return np.concatenate([before, *_arrays(self._resampler.resample(frame))])
 
     def flush(self) -> FloatArray:
-        """What is still inside."""
+        """Returns the samples that the resampler still holds, and forgets it."""
         import numpy as np
 
         if self._resampler is None:
@@ -313,4 +321,5 @@ def _check_rate(rate_hz: int) -> None:
 
 
 def _reason(error: BaseException) -> str:
+    """The last part of a library's message: the parts before it name files and codes."""
     return str(error).split(": ")[-1].strip().rstrip(".").lower()[:120]

@@ -13,8 +13,18 @@ from smallai_assistant import Engine, InvalidInput, LoadedModel, ModelSpec, erro
 from smallai_speech.decode import SAMPLE_RATE
 from smallai_speech.lora import SwappedWeights
 from smallai_speech.model_files import build, checked_dimensions, checked_heads, halve, read_config, shapes
-from smallai_speech.rescoring import Repairs, meant, score_texts
-from smallai_speech.window import WINDOW_S, Decoded, DecodeOptions, Piece, Run, Stopped, cut_at_times, piece_of, retold
+from smallai_speech.rescoring import Repairs, rescore, score_texts
+from smallai_speech.window import (
+    WINDOW_S,
+    Decoded,
+    DecodeOptions,
+    Piece,
+    Run,
+    Stopped,
+    cut_at_times,
+    piece_of,
+    with_text,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,12 +35,12 @@ if TYPE_CHECKING:
 TASK = "automatic-speech-recognition"
 MODEL_TYPE = "openai-whisper"
 
-_N_FRAMES = 3000  # of the mel spectrogram, 10 ms each, in a window
+_N_FRAMES = 3000  # of the mel spectrogram in a window, 10 ms each
 _FRAMES_PER_S = 100
-_MAX_PROMPT_CHARS = 4_000
+_MAX_PROMPT_CHARS = 4_000  # far more than 224 tokens: bounds the time that the tokenizer takes
 _MAX_SCORED_PROMPT_CHARS = 600  # some 150 of the 224 tokens that a prompt may have
-_ALIGNING = Lock()  # whisper switches the attention of every model in the process while it aligns
-_SEED = 0  # of the fallback's sampling: the same recording gives the same text
+_ALIGNING = Lock()  # whisper switches off the fast attention of every model in the process while it aligns
+_SEED = 0  # of the sampling at higher temperatures: the same recording always gives the same text
 
 
 class WhisperEngine(Engine):
@@ -39,6 +49,7 @@ class WhisperEngine(Engine):
     name = MODEL_TYPE
 
     def can_load(self, spec: ModelSpec, folder: Path) -> bool:
+        # Every engine is asked about every folder: one that cannot be read belongs to another engine.
         try:
             return spec.task == TASK and read_config(folder).get("model_type") == MODEL_TYPE
         except errors.ModelInvalid:
@@ -83,25 +94,29 @@ class SpeechModel(LoadedModel):
     """A loaded Whisper: turns windows of at most 30 s of mono 16 kHz sound into text.
 
     Attributes:
-        languages: the codes it knows; one where it is not multilingual.
+        languages: the codes that it knows; `en` alone if it is not multilingual.
+        network: the `whisper.model.Whisper`; None once the model is released. Only the model's thread may compute with
+            it.
     """
 
     languages: tuple[str, ...]
+    network: Any
 
     def __init__(self, spec: ModelSpec, network: Any, *, device: str, is_half: bool) -> None:
         from whisper.tokenizer import LANGUAGES
 
         tensors = [*network.parameters(), *network.buffers()]
+        # The mask of the alignment heads is sparse and tiny; its storage cannot be measured like the others.
         dense = (tensor for tensor in tensors if not tensor.is_sparse)
         super().__init__(spec, device=device, n_bytes=LoadedModel.measure(iter(dense)))
-        self._network: Any = network
+        self.network = network
         self._is_half = is_half
         self._adapters = SwappedWeights(network)
         self.languages = tuple(LANGUAGES)[: network.num_languages] if network.is_multilingual else ("en",)
 
     def release(self) -> None:
         self._adapters.drop_all()
-        self._network = None
+        self.network = None
 
     def retire_adapter(self, adapter_id: str) -> None:
         self._adapters.retire(adapter_id)
@@ -120,17 +135,17 @@ class SpeechModel(LoadedModel):
 
         Raises:
             ValueError: the window is empty or too long.
-            Stopped: `cancel` was set; it is looked at after every token.
+            Stopped: `cancel` was set; it is checked after every token.
             AdapterMismatch: the adapter's weights do not fit the model.
-            OutOfMemory: the device refused the memory, even for a beam of 1.
+            OutOfMemory: the device has no memory, even for a beam of 1.
         """
         if not 0 < len(samples) <= WINDOW_S * SAMPLE_RATE:
             raise ValueError(f"a window has 1 to {WINDOW_S * SAMPLE_RATE:.0f} samples, not {len(samples)}")
         return self.call(lambda: self._decode(samples, options, cancel or Event()))
 
     def prompt_fits(self, prompt: str) -> bool:
-        """Whether all of the prompt is used; of a longer one only the end is."""
-        n_allowed = self._network.dims.n_text_ctx // 2 - 1
+        """Whether all of the prompt is used; only the end of a longer one is."""
+        n_allowed = self.network.dims.n_text_ctx // 2 - 1
         return len(prompt) <= _MAX_PROMPT_CHARS and len(self._prompt_tokens(prompt)) <= n_allowed
 
     # -- on the model's thread --
@@ -139,7 +154,7 @@ class SpeechModel(LoadedModel):
         import torch
 
         with torch.inference_mode():
-            _, probabilities = self._network.detect_language(self._encode(self._mel(samples)), self._tokenizer(None))
+            _, probabilities = self.network.detect_language(self._encode(self._mel(samples)), self._tokenizer(None))
         by_language: dict[str, float] = probabilities[0]
         return max(by_language, key=by_language.__getitem__)
 
@@ -150,13 +165,14 @@ class SpeechModel(LoadedModel):
             return self._decode_once(samples, options, cancel)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
+        # Outside the handler: inside it the traceback still holds the tensors of the first try.
         try:
             return self._decode_once(samples, replace(options, beam_size=1), cancel)
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
             raise errors.OutOfMemory(
-                f"the device {self.device} had no memory to decode {len(samples) / SAMPLE_RATE:.1f} s of speech",
-                hint="free some, or set device to cpu",
+                f"the device {self.device} has no memory to decode {len(samples) / SAMPLE_RATE:.1f} s of speech",
+                hint="free some memory, or set device to cpu",
             ) from error
 
     def _decode_once(self, samples: FloatArray, options: DecodeOptions, cancel: Event) -> Decoded:
@@ -167,7 +183,7 @@ class SpeechModel(LoadedModel):
         with (
             self._adapters.use(options.adapter),
             torch.inference_mode(),
-            torch.random.fork_rng(devices=cuda),
+            torch.random.fork_rng(devices=cuda),  # the random state of the process stays as it was
         ):
             torch.manual_seed(_SEED)
             mel = self._mel(samples)
@@ -187,28 +203,28 @@ class SpeechModel(LoadedModel):
         )
 
     def _mel(self, samples: FloatArray) -> Any:
-        """Shape (n_mels, 3000). The missing end is zero in the spectrogram, as in whisper's own `transcribe`."""
+        """The spectrogram, shape (n_mels, 3000). After the sound it is zero, as in whisper's own `transcribe`."""
         import torch
         from whisper.audio import N_SAMPLES, log_mel_spectrogram, pad_or_trim
 
         sound = torch.from_numpy(samples.copy()).to(self.device)
-        mel = log_mel_spectrogram(sound, self._network.dims.n_mels, padding=N_SAMPLES)
+        mel = log_mel_spectrogram(sound, self.network.dims.n_mels, padding=N_SAMPLES)
         mel = pad_or_trim(mel[:, : -(-len(samples) * _FRAMES_PER_S // SAMPLE_RATE)], _N_FRAMES)
         return mel.half() if self._is_half else mel
 
     def _encode(self, mel: Any) -> Any:
-        return self._network.encoder(mel[None])
+        return self.network.encoder(mel[None])
 
     def _tokenizer(self, language: str | None) -> Any:
         from whisper.tokenizer import get_tokenizer
 
-        network = self._network
+        network = self.network
         return get_tokenizer(
             network.is_multilingual, num_languages=network.num_languages, language=language, task="transcribe"
         )
 
     def _prompt_tokens(self, prompt: str) -> list[int]:
-        """The end of the prompt as text: what looks like a control token is spelt out."""
+        """The end of the prompt; text that looks like a control token is encoded as plain text."""
         text = prompt[-_MAX_PROMPT_CHARS:].strip()
         return list(self._tokenizer("en").encode(" " + text, disallowed_special=())) if text else []
 
@@ -216,9 +232,9 @@ class SpeechModel(LoadedModel):
         from whisper.decoding import DecodingOptions, DecodingTask
 
         samples = options.temperature > 0
-        width = options.beam_size if options.beam_size > 1 else None
+        width = options.beam_size if options.beam_size > 1 else None  # whisper's greedy search has no beam
         task = DecodingTask(
-            self._network,
+            self.network,
             DecodingOptions(
                 language=options.language,
                 temperature=options.temperature,
@@ -232,33 +248,38 @@ class SpeechModel(LoadedModel):
         return task.run(features)[0]
 
     def _with_words(self, runs: list[Run], features: Any, options: DecodeOptions) -> tuple[list[Run], Repairs]:
-        """The runs with the words of the vocabulary where they were meant."""
+        """Replaces what was heard by the words of the vocabulary that were meant."""
         if not options.vocabulary:
             return runs, ()
         tokenizer = self._tokenizer(options.language)
-        texts = [tokenizer.decode([t for t in tokens if t < tokenizer.eot]) for tokens, _, _ in runs]
+        texts = [tokenizer.decode([token for token in run.tokens if token < tokenizer.eot]) for run in runs]
 
         def changed(wanted: Sequence[str]) -> list[Run]:
             return [
-                (tokens if new == old else retold(tokens, new, tokenizer), start, end)
-                for (tokens, start, end), old, new in zip(runs, texts, wanted, strict=True)
+                run if new == old else with_text(run, new, tokenizer)
+                for run, old, new in zip(runs, texts, wanted, strict=True)
             ]
 
         def score(prompt: str, versions: Sequence[Sequence[str]]) -> list[float]:
             before = self._prompt_tokens(f"{prompt}. {options.prompt}"[:_MAX_SCORED_PROMPT_CHARS])
             prefix = [tokenizer.sot_prev, *before, *tokenizer.sot_sequence]
-            room = self._network.dims.n_text_ctx - len(prefix) - 1
-            tokens = [[t for run, _, _ in changed(version) for t in run][:room] for version in versions]
-            return score_texts(self._network, features, prefix, [[*token, tokenizer.eot] for token in tokens])
+            room = self.network.dims.n_text_ctx - len(prefix) - 1
+            rows = [[token for run in changed(version) for token in run.tokens][:room] for version in versions]
+            return score_texts(self.network, features, prefix, [[*row, tokenizer.eot] for row in rows])
 
-        wanted, repairs = meant(texts, options.vocabulary, score)
+        wanted, repairs = rescore(texts, options.vocabulary, score)
         return changed(wanted), repairs
 
     def _pieces(self, runs: list[Run], mel: Any, n_frames: int, options: DecodeOptions) -> tuple[Piece, ...]:
         tokenizer = self._tokenizer(options.language)
         segments: list[dict[str, Any]] = [
-            {"seek": 0, "start": start, "end": end, "tokens": [t for t in tokens if t < tokenizer.eot]}
-            for tokens, start, end in runs
+            {
+                "seek": 0,
+                "start": run.start_s,
+                "end": run.end_s,
+                "tokens": [token for token in run.tokens if token < tokenizer.eot],
+            }
+            for run in runs
         ]
         segments = [segment for segment in segments if segment["tokens"] and segment["end"] > segment["start"]]
         if options.word_timestamps:
@@ -267,7 +288,7 @@ class SpeechModel(LoadedModel):
             with _ALIGNING:
                 add_word_timestamps(
                     segments=segments,
-                    model=self._network,
+                    model=self.network,
                     tokenizer=tokenizer,
                     mel=mel,
                     num_frames=n_frames,
@@ -277,7 +298,7 @@ class SpeechModel(LoadedModel):
 
 
 class _StopWhen:
-    """A logit filter that changes nothing: whisper calls it at every token, the one place to stop at."""
+    """A logit filter that changes no logits: whisper calls it at every token, the only place to stop at."""
 
     def __init__(self, cancel: Event) -> None:
         self._cancel = cancel

@@ -1,7 +1,7 @@
-"""LoRA weights on openai-whisper: a copy of the touched layers, in place only while a request computes.
+"""Serves LoRA weights on openai-whisper: a merged copy of the adapted layers, in place only while a request computes.
 
-Whisper computes in float32 or float16 and nothing is quantized, so weight + B A is exact enough and as fast as the
-bare layer. The shared weights are never written: on the model's thread the layers' parameters are exchanged for the
+Whisper computes in float32 or float16 and is never quantized, so weight + B A is exact enough and as fast as the bare
+layer. The shared weights are never written: on the model's thread the layers' parameters are exchanged for the
 adapter's and put back after the call.
 """
 
@@ -20,9 +20,9 @@ from smallai_assistant import Adapter, errors
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 KINDS = ("lora", "lora+vocabulary")  # of adapters that have weights
-_MAX_MERGED = 3  # adapters kept: one that serves, one that is compared with it, one before
-_PREFIX = "base_model.model."
-# Names in transformers' Whisper and in openai-whisper's; the longer first, since the shorter are part of them.
+_MAX_MERGED = 3  # adapters kept: the one that serves, the one that is compared with it, and the one before
+_PREFIX = "base_model.model."  # which peft puts before every name
+# Names in transformers' Whisper and in openai-whisper's. Longer names come first: some of the others are parts of them.
 _RENAMED = (
     ("model.encoder.layers.", "encoder.blocks."),
     ("model.decoder.layers.", "decoder.blocks."),
@@ -61,10 +61,10 @@ class SwappedWeights:
 
     @contextmanager
     def use(self, adapter: Adapter | None) -> Iterator[None]:
-        """Inside, the network computes with the adapter; on the model's thread only.
+        """Lets the network compute with the adapter inside the `with` block. Only for the model's thread.
 
         Raises:
-            AdapterMismatch: its weights do not fit.
+            AdapterMismatch: the adapter's weights do not fit.
         """
         if adapter is None or adapter.kind not in KINDS:
             yield
@@ -78,23 +78,24 @@ class SwappedWeights:
                 layer.weight = weight
             yield
         finally:
+            # Also after an error halfway: the next request must find the shared weights.
             for layer, weight in before:
                 layer.weight = weight
             self._drop_retired()
 
     def retire(self, adapter_id: str) -> None:
-        """The adapter no longer serves; it is dropped after the next use of any; from any thread."""
+        """Marks an adapter as no longer serving. It is dropped after the next use of any. For any thread."""
         with self._lock:
             self._retired.add(adapter_id)
 
     def drop_all(self) -> None:
-        """Gives up every reference."""
+        """Drops every reference to weights."""
         self._merged.clear()
         self._network = None
 
     def _of(self, adapter: Adapter) -> dict[str, Any]:
         with self._lock:
-            self._retired.discard(adapter.id)
+            self._retired.discard(adapter.id)  # it serves again, after a rollback for example
         if adapter.id not in self._merged:
             self._merged[adapter.id] = self._merge(adapter)
             while len(self._merged) > _MAX_MERGED:
@@ -103,7 +104,7 @@ class SwappedWeights:
         return self._merged[adapter.id]
 
     def _merge(self, adapter: Adapter) -> dict[str, Any]:
-        """The touched layers' weights with what the adapter adds, as parameters."""
+        """The adapted layers' weights with the adapter's deltas added, as parameters."""
         import torch
 
         merged = {}
@@ -114,6 +115,7 @@ class SwappedWeights:
                 raise _mismatch(adapter.folder, f"the model has no layer {name}") from error
             if weight.shape != delta.shape:
                 raise _mismatch(adapter.folder, f"{name} is {tuple(weight.shape)}, the adapter's {tuple(delta.shape)}")
+            # Summed in float32: a small delta would vanish in float16.
             total = (weight.float() + delta.to(weight.device)).to(weight.dtype)
             merged[name] = torch.nn.Parameter(total, requires_grad=False)
         return merged
@@ -126,10 +128,13 @@ class SwappedWeights:
 
 
 def read_deltas(folder: Path) -> dict[str, Any]:
-    """What the LoRA weights in `folder` add to each layer: B A alpha / r (Hu et al. 2021, section 4.1), float32.
+    """Reads what the LoRA weights in `folder` add to each layer: B A alpha / r (Hu et al. 2021, section 4.1).
+
+    Returns:
+        For each layer, by its name in openai-whisper, a float32 tensor of the shape of its weight.
 
     Raises:
-        AdapterMismatch: the files are malformed, or hold something else than LoRA on linear layers.
+        AdapterMismatch: the files are malformed, or hold anything but LoRA on linear layers.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -145,7 +150,7 @@ def read_deltas(folder: Path) -> dict[str, Any]:
         stem = name.removesuffix(".lora_A.weight")
         if stem == name:
             if not name.endswith(".lora_B.weight"):
-                raise _mismatch(folder, f"{name} is no LoRA weight")
+                raise _mismatch(folder, f"{name} is not a LoRA weight")
             continue
         other = tensors.get(f"{stem}.lora_B.weight")
         if other is None or tensor.ndim != 2 or other.ndim != 2 or other.shape[1] != tensor.shape[0]:
@@ -157,14 +162,14 @@ def read_deltas(folder: Path) -> dict[str, Any]:
 
 
 def openai_name(name: str) -> str:
-    """A layer's name in openai-whisper, from the one in transformers."""
+    """A layer's name in openai-whisper, from its name in transformers."""
     for theirs, ours in _RENAMED:
         name = name.replace(theirs, ours)
     return name
 
 
 def transformers_name(name: str) -> str:
-    """A tensor's name in transformers' Whisper, from the one in openai-whisper; the inverse of `openai_name`."""
+    """A tensor's name in transformers' Whisper, from its name in openai-whisper; the inverse of `openai_name`."""
     for theirs, ours in _RENAMED:
         name = name.replace(ours, theirs)
     return name

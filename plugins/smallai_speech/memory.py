@@ -1,4 +1,4 @@
-"""The fast memory of speech: the vocabulary that the feedback so far makes, built when it is first needed."""
+"""The fast memory of speech: the vocabulary made from the feedback so far, built when it is first needed."""
 
 from __future__ import annotations
 
@@ -13,64 +13,68 @@ from smallai_speech.vocabulary import Vocabulary, entries_of
 
 log = logging.getLogger(__name__)
 
+_MAX_NAMED = 5  # words in a message; the rest is counted
+
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What is known of a recording: what was heard, and what is right; equal where the transcript was praised."""
+class TranscriptPair:
+    """What the model heard in a recording, empty if it never heard it, and what is right; equal if it was praised."""
 
     heard: str
     right: str
 
 
 class WordMemory:
-    """Lessons in, vocabulary out; any thread."""
+    """Holds the judged turns and the vocabulary that they make. Every method may be called from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._judged_turns: list[JudgedTurn] = []
-        self._built: Vocabulary | None = Vocabulary()
+        self._built: Vocabulary | None = Vocabulary()  # None: to be built at the next use
 
     def replace(self, judged_turns: Sequence[JudgedTurn]) -> None:
-        """Forgets all and takes these, oldest first; cheap, the work is done at the first use."""
+        """Replaces all judged turns by these, oldest first. The vocabulary is built at the next use."""
         with self._lock:
             self._judged_turns, self._built = list(judged_turns), None
 
     def add(self, judged_turn: JudgedTurn) -> None:
-        """Takes one more."""
+        """Adds one judged turn, newer than all others."""
         with self._lock:
             self._judged_turns, self._built = [*self._judged_turns, judged_turn], None
 
     def vocabulary(self) -> Vocabulary:
-        """The vocabulary of all lessons."""
+        """The vocabulary of all judged turns."""
+        # Building happens under the lock: two threads that both need it would otherwise do the work twice.
         with self._lock:
             if self._built is None:
-                self._built = vocabulary_of(told_by(self._judged_turns))
+                self._built = vocabulary_of(transcript_pairs_of(self._judged_turns))
             return self._built
 
 
-def told_by(judged_turns: Iterable[JudgedTurn]) -> list[Told]:
-    """What the lessons say; of several corrections of a turn by one source the last."""
-    told: dict[tuple[str, str], Told] = {}
+def transcript_pairs_of(judged_turns: Iterable[JudgedTurn]) -> list[TranscriptPair]:
+    """The transcript pairs in the feedback. If a source corrected a turn several times, its last correction counts."""
+    pairs: dict[tuple[str, str], TranscriptPair] = {}
     for judged_turn in judged_turns:
-        given, heard = judged_turn.feedback, judged_turn.turn.text.strip()
-        key = (given.source, given.turn_id)
-        if given.correction is not None:
-            told.pop(key, None)
-            told[key] = Told(heard, given.correction)
-        elif given.is_good and heard:
-            told.setdefault(key, Told(heard, heard))
-    return list(told.values())
+        feedback, heard = judged_turn.feedback, judged_turn.turn.text.strip()
+        key = (feedback.source, feedback.turn_id)
+        if feedback.correction is not None:
+            pairs.pop(key, None)  # the new pair goes to the end: later pairs win in the vocabulary
+            pairs[key] = TranscriptPair(heard, feedback.correction)
+        elif feedback.is_good and heard:
+            pairs.setdefault(key, TranscriptPair(heard, heard))  # praise does not undo a correction
+    return list(pairs.values())
 
 
-def vocabulary_of(told: Iterable[Told]) -> Vocabulary:
-    """The vocabulary that corrections make, oldest first. What cannot be read is left out, with a line in the log."""
+def vocabulary_of(pairs: Iterable[TranscriptPair]) -> Vocabulary:
+    """The vocabulary that corrections make, oldest first. A pair that cannot be compared is logged and left out."""
     found = Findings()
     known: set[str] = set()
-    for each in told:
+    for pair in pairs:
         try:
-            new = compare(each.heard, each.right, known=frozenset(known))
+            new = compare(pair.heard, pair.right, known=frozenset(known))
         except Exception:
-            log.exception("a correction of %d characters could not be compared", len(each.right))
+            # One odd correction must not cost the user all other words.
+            log.exception("a correction of %d characters could not be compared", len(pair.right))
             continue
         found.pairs += new.pairs
         found.vetoes += new.vetoes
@@ -80,23 +84,25 @@ def vocabulary_of(told: Iterable[Told]) -> Vocabulary:
 
 
 def what_changed(before: Vocabulary, after: Vocabulary) -> str:
-    """What a lesson taught, one sentence; empty where nothing."""
+    """Says for the user what a feedback taught; empty if it taught nothing."""
     old = {entry.word: entry for entry in before.entries}
-    learnt, freed = [], []
+    learned, freed = [], []
     for entry in after.entries:
         was = old.get(entry.word)
         forms = [form for form in entry.heard if was is None or form not in was.heard]
         if was is None or forms:
-            learnt.append(f"“{entry.word}”" + (f" (heard as “{forms[0]}”)" if forms else ""))
+            learned.append(f"“{entry.word}”" + (f" (heard as “{forms[0]}”)" if forms else ""))
         freed += [(form, entry.word) for form in entry.never if was is None or form not in was.never]
-    said = []
-    if learnt:
-        said.append(f"From now on {_list(learnt)} will be recognized.")
+    sentences = []
+    if learned:
+        sentences.append(f"From now on {_list(learned)} will be recognized.")
     if freed:
-        said.append(_list([f"“{form}” is no longer taken for “{word}”" for form, word in freed]) + ".")
-    return " ".join(said)
+        sentences.append(_list([f"“{form}” is no longer taken for “{word}”" for form, word in freed]) + ".")
+    return " ".join(sentences)
 
 
 def _list(names: Sequence[str]) -> str:
-    shown = list(names[:5]) + ([f"{len(names) - 5} more"] if len(names) > 5 else [])
+    shown = list(names[:_MAX_NAMED])
+    if len(names) > _MAX_NAMED:
+        shown.append(f"{len(names) - _MAX_NAMED} more")
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"

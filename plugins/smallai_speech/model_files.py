@@ -1,4 +1,7 @@
-"""Reads a folder of Whisper weights: `config.json` and `model.safetensors`, whose header decides what is allocated."""
+"""Reads and checks a folder of Whisper weights: `config.json` and `model.safetensors`.
+
+The header of the weights, which is checked against the size of the file, decides how much memory is allocated.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,19 @@ _DIMENSIONS = (
     "n_mels", "n_audio_ctx", "n_audio_state", "n_audio_head", "n_audio_layer",
     "n_vocab", "n_text_ctx", "n_text_state", "n_text_head", "n_text_layer",
 )  # fmt: skip
-_N_AUDIO_CTX = 1500
+_N_AUDIO_CTX = 1500  # of every Whisper: 30 s of sound in steps of 20 ms
 _MAX_HEADER_BYTES = 100 * 2**20  # the safetensors format's own limit
 
 
 def build(dimensions: dict[str, int], state: dict[str, Any], heads: list[tuple[int, int]]) -> Any:
-    """A `whisper.model.Whisper` with the weights of `state`, all of them and no others; raises RuntimeError else."""
+    """Makes a `whisper.model.Whisper` with the weights of `state`.
+
+    Args:
+        heads: (layer, head) pairs whose attention follows the words in time; if it is empty, whisper's default.
+
+    Raises:
+        RuntimeError: a weight is missing, unknown or of another shape.
+    """
     import torch
     from whisper.model import ModelDimensions, Whisper
 
@@ -32,7 +42,7 @@ def build(dimensions: dict[str, int], state: dict[str, Any], heads: list[tuple[i
 
 
 def halve(network: Any) -> None:
-    """Everything but the layer norms, which whisper computes in float32."""
+    """Converts the weights to float16, except those of the layer norms, which whisper computes in float32."""
     from torch import nn
 
     for module in network.modules():
@@ -42,7 +52,11 @@ def halve(network: Any) -> None:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The config.json of a model folder; empty where it holds no object."""
+    """Reads the config.json of a model folder. Returns an empty dict if the file holds something other than an object.
+
+    Raises:
+        ModelInvalid: the file cannot be read.
+    """
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -51,11 +65,16 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """The tensors of model.safetensors, from its header."""
+    """Reads the shapes of the tensors of model.safetensors from its header.
+
+    Raises:
+        ModelInvalid: the header cannot be read.
+    """
     path = folder / "model.safetensors"
     try:
         with path.open("rb") as file:
             n_bytes = int.from_bytes(file.read(8), "little")
+            # The length comes from the file itself: check it before reading that many bytes.
             if n_bytes > min(_MAX_HEADER_BYTES, path.stat().st_size):
                 raise ValueError(f"a header of {n_bytes:,} bytes")
             header = json.loads(file.read(n_bytes))
@@ -69,12 +88,17 @@ def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def checked_dimensions(config: dict[str, Any], of_file: dict[str, tuple[int, ...]], folder: Path) -> dict[str, int]:
-    """The model's sizes, which must be those of the weights: the file decides how much memory is taken."""
+    """Returns the model's sizes after checking them against the shapes of the weights.
+
+    Raises:
+        ModelInvalid: the config has other sizes than the weights, or no Whisper has such sizes.
+    """
     dims = config.get("dims")
     if not isinstance(dims, dict) or sorted(dims) != sorted(_DIMENSIONS):
         raise errors.ModelInvalid(f"{folder / 'config.json'}: dims must have {', '.join(_DIMENSIONS)}")
     if any(type(value) is not int or value < 1 for value in dims.values()):
         raise errors.ModelInvalid(f"{folder / 'config.json'}: dims must be positive whole numbers")
+    # The last block of each side proves the number of layers; the other shapes follow from these sizes.
     audio, text = dims["n_audio_state"], dims["n_text_state"]
     expected = {
         "encoder.conv1.weight": (audio, dims["n_mels"], 3),
@@ -93,15 +117,19 @@ def checked_dimensions(config: dict[str, Any], of_file: dict[str, tuple[int, ...
         and audio == text
         and audio % dims["n_audio_head"] == 0
         and text % dims["n_text_head"] == 0
-        and 51_864 <= dims["n_vocab"] <= 51_866
+        and 51_864 <= dims["n_vocab"] <= 51_866  # English, multilingual, and large-v3 with Cantonese
     )
     if not is_possible:
-        raise errors.ModelInvalid(f"{folder}: dims are not those of a Whisper: {dims}")
+        raise errors.ModelInvalid(f"{folder}: no Whisper has the dims {dims}")
     return dims
 
 
 def checked_heads(config: dict[str, Any], dims: dict[str, int], folder: Path) -> list[tuple[int, int]]:
-    """(layer, head) pairs whose attention follows the words in time."""
+    """Reads the (layer, head) pairs whose attention follows the words in time.
+
+    Raises:
+        ModelInvalid: they are not pairs, or the model has no such head.
+    """
     heads = config.get("alignment_heads", [])
     try:
         pairs = [(int(layer), int(head)) for layer, head in heads]

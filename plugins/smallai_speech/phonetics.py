@@ -1,7 +1,8 @@
-"""How a word sounds, near enough to say that two spellings may be one word heard twice.
+"""Compares how words sound, closely enough to find that two spellings may be the same word.
 
-Not a pronunciation dictionary: letters become some twenty sounds by rules that hold for most names in European
-languages, and sounds that are made alike, such as b and p, cost less to confuse than sounds that are not.
+It uses rules instead of a pronunciation dictionary, which has no names: letters become some twenty sounds by rules
+that hold for most names in European languages. Sounds that the mouth makes alike, such as b and p, cost less to confuse
+than others.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import re
 import unicodedata
 from functools import lru_cache
 
+# The rules apply in this order: a longer spelling comes before its parts, and vowels come last, since rules before them
+# look at the letters around.
 _RULES = tuple(
     (re.compile(pattern), sound)
     for pattern, sound in (
@@ -41,32 +44,34 @@ _RULES = tuple(
 )
 _DOUBLED = re.compile(r"(.)\1+")
 _VOWELS = "aeo"
-# Consonants made alike. Voiced and voiceless twins are near; sounds of one place of the mouth less so.
+# Consonants made alike: voiced and voiceless twins are nearest, sounds made at one place of the mouth less near.
 _TWINS = ("pb", "td", "kg", "fv", "sz", "SJ", "Tf", "mn", "lr", "wv", "Ye", "Ts")
 _NEIGHBOURS = ("pbfvmw", "tdTszln", "kgJS", "lrw", "tJS", "szSJ")
+# Costs of a confusion, in proportion to that of two sounds with nothing in common.
 _TWIN_COST, _NEIGHBOUR_COST, _VOWEL_COST, _OTHER_COST = 0.25, 0.6, 0.3, 1.0
-_LOST_VOWEL, _LOST_CONSONANT, _LOST_WEAK = 0.45, 0.9, 0.5  # h, w, y and r after a vowel are often not heard
-_WEAK = "hwYr"
+_LOST_VOWEL, _LOST_CONSONANT, _LOST_WEAK = 0.45, 0.9, 0.5
+_WEAK = "hwYr"  # often not heard after a vowel
+_GROUPS = ("pbfvm", "tdT", "kg", "szSJ", "n", "lr", "w")  # of consonants, one bit each in a skeleton
 
 
-@lru_cache(maxsize=20_000)
+@lru_cache(maxsize=20_000)  # a transcript asks for the same words over and over
 def sounds(text: str) -> str:
-    """The sounds of a text as one string, spaces left out: `Plexidyne` and `plexy dine` give the same."""
+    """The sounds of a text as one string without spaces: `Plexidyne` and `plexy dine` give the same."""
     plain = unicodedata.normalize("NFKD", text.casefold())
     words = re.findall(r"\w+", "".join(c for c in plain if not unicodedata.combining(c) and c not in "'’"))
     return _DOUBLED.sub(r"\1", "".join(_word_sounds(word) for word in words))
 
 
 def similarity(first: str, second: str) -> float:
-    """How alike two texts sound, in [0, 1]; 1 is the same sounds."""
+    """How alike two texts sound, in [0, 1]; 1 means the same sounds."""
     return _similarity(sounds(first), sounds(second))
 
 
 def skeleton(of: str) -> int:
-    """A bit for each group of consonants in the sounds `of`: a quick look whether two may be alike."""
+    """One bit for each group of consonants in the sounds `of`: a quick test whether two texts may be alike."""
     bits = 0
-    for i, group in enumerate(("pbfvm", "tdT", "kg", "szSJ", "n", "lr", "w")):
-        bits |= any(each in of for each in group) << i
+    for i, group in enumerate(_GROUPS):
+        bits |= any(sound in of for sound in group) << i
     return bits
 
 
@@ -85,14 +90,15 @@ def _similarity(first: str, second: str) -> float:
 
 
 def _weight(of: str) -> float:
-    return sum(_loss(each) for each in of)
+    """Cost of losing all the sounds: the largest distance that a text of this length can have."""
+    return sum(_loss(sound) for sound in of)
 
 
 def _distance(first: str, second: str) -> float:
     """Weighted edit distance (Wagner and Fischer 1974)."""
     row = [0.0]
-    for each in second:
-        row.append(row[-1] + _loss(each))
+    for sound in second:
+        row.append(row[-1] + _loss(sound))
     for one in first:
         lost, previous = _loss(one), row
         row = [previous[0] + lost]
@@ -104,6 +110,7 @@ def _distance(first: str, second: str) -> float:
 
 
 def _loss(sound: str) -> float:
+    """Cost of a sound that one text has and the other does not."""
     if sound in _VOWELS:
         return _LOST_VOWEL
     return _LOST_WEAK if sound in _WEAK else _LOST_CONSONANT
@@ -111,6 +118,7 @@ def _loss(sound: str) -> float:
 
 @lru_cache(maxsize=4_096)
 def _confusion(one: str, other: str) -> float:
+    """Cost of one sound in the place of the other."""
     if one == other:
         return 0.0
     if one in _VOWELS and other in _VOWELS:

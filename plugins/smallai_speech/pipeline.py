@@ -1,4 +1,4 @@
-"""One recording to an answer: decode, look for speech, lease the model, stream the segments."""
+"""One recording to one answer: decode, look for speech, lease the model, stream the segments."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from smallai_assistant import (
     SegmentPart,
     TextPart,
 )
-from smallai_speech.vocabulary import Vocabulary
+from smallai_speech.options import SpeechOptions
+from smallai_speech.vocabulary import Vocabulary, vocabulary_in
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from smallai_speech.decode import Recording
     from smallai_speech.engine import SpeechModel
-    from smallai_speech.task import SpeechOptions
     from smallai_speech.window import DecodeOptions
 
     FloatArray = npt.NDArray[np.float32]
@@ -36,8 +36,8 @@ Lease = Callable[[], "AbstractContextManager[SpeechModel]"]
 
 
 @dataclass(frozen=True, slots=True)
-class Learnt:
-    """What was learned and serves now: the champion, and the fast memory; None where it is off."""
+class Learned:
+    """What serves beside the base: the champion, and the vocabulary of the fast memory; None if there is none."""
 
     adapter: Adapter | None = None
     vocabulary: Vocabulary | None = None
@@ -48,8 +48,6 @@ class Learnt:
         Raises:
             AdapterMismatch: the champion's vocabulary cannot be read.
         """
-        from smallai_speech.learning import vocabulary_in
-
         of_adapter = vocabulary_in(self.adapter) if self.adapter is not None else None
         if of_adapter is None or self.vocabulary is None:
             return of_adapter or self.vocabulary
@@ -57,7 +55,7 @@ class Learnt:
 
 
 def recording_of(message: Message, options: SpeechOptions) -> Recording:
-    """The message's one recording, decoded.
+    """Decodes the one recording of the message.
 
     Raises:
         InvalidInput: there is not exactly one, or it cannot be read.
@@ -71,19 +69,24 @@ def recording_of(message: Message, options: SpeechOptions) -> Recording:
     return decode_audio(parts[0].read(), max_duration_s=options.max_duration_s, name=parts[0].name)
 
 
-def write_down(recording: Recording, request: Request, lease: Lease, learnt: Learnt) -> Iterator[Item]:
-    """The transcript of a recording, part by part."""
+def transcript_parts(recording: Recording, request: Request, lease: Lease, learned: Learned) -> Iterator[Item]:
+    """The transcript of a recording, part by part, and its details.
+
+    Raises:
+        InvalidInput: the model does not know the language.
+        AdapterMismatch: the champion does not fit the model.
+    """
     from smallai_speech.vad import Activity, Span
 
     activity = Activity(recording.samples) if request.options.vad else None
     spans = [Span(0, len(recording.samples))] if activity is None else activity.windows()
-    if not spans:
+    if not spans:  # without speech the model is not even loaded
         yield Notice("no_speech", "Nobody speaks in the recording.")
         return
     with lease() as model:
         yield Details({"model": str(model.spec)})
         first = recording.samples[spans[0].start : spans[0].end]
-        options = _decode_options(request, model, first, learnt)
+        options = _decode_options(request, model, first, learned)
         yield Details({"language": options.language})
         if not model.prompt_fits(options.prompt):
             yield Notice("prompt_truncated", "The prompt is longer than the model takes; only its end was used.")
@@ -104,6 +107,7 @@ def write_down(recording: Recording, request: Request, lease: Lease, learnt: Lea
 
 
 def _answer(request: Request, transcript: Iterator[Any]) -> Iterator[Item]:
+    """The segments as parts; at the end what is known only then: the words' times and the repairs."""
     from smallai_speech.transcribe import Repaired, Segment
     from smallai_speech.window import Stopped
 
@@ -129,14 +133,15 @@ def _answer(request: Request, transcript: Iterator[Any]) -> Iterator[Item]:
         yield Details({"stop_reason": "cancelled"})
         return
     if n_segments == 0:
-        yield Notice("no_speech", "No words were made out in the recording.")
+        yield Notice("no_speech", "No words were recognized in the recording.")
     if repairs:
         yield Details({"repairs": repairs})
     if request.options.word_timestamps:
         yield Details({"words": words})
 
 
-def _decode_options(request: Request, model: SpeechModel, first: FloatArray, learnt: Learnt) -> DecodeOptions:
+def _decode_options(request: Request, model: SpeechModel, first: FloatArray, learned: Learned) -> DecodeOptions:
+    """The options of every window; `first` is the beginning of the speech, which tells the language."""
     from smallai_speech.decode import SAMPLE_RATE
     from smallai_speech.transcribe import UNSPACED
     from smallai_speech.window import WINDOW_S, DecodeOptions
@@ -152,6 +157,7 @@ def _decode_options(request: Request, model: SpeechModel, first: FloatArray, lea
         prompt=prompt,
         beam_size=options.beam_size,
         word_timestamps=options.word_timestamps,
-        vocabulary=None if language in UNSPACED else learnt.words(),  # it knows words by the spaces between them
-        adapter=learnt.adapter,
+        # A vocabulary finds words by the spaces between them.
+        vocabulary=None if language in UNSPACED else learned.words(),
+        adapter=learned.adapter,
     )

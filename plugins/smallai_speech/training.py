@@ -1,7 +1,7 @@
-"""Corrected recordings into LoRA weights: Whisper in transformers, PEFT on the query and value of every attention.
+"""Trains LoRA weights on corrected recordings: Whisper in transformers, PEFT on query and value of every attention.
 
-A copy of the base is trained; what serves is not touched. Each step hears its recordings a little faster or slower,
-louder or softer, and with some noise, so that the words are learned and not the recordings.
+A copy of the base is trained, so that the serving model is not touched. In each step the recordings are played a little
+faster or slower, louder or softer, and with some noise: the weights learn the words and not the recordings.
 """
 
 from __future__ import annotations
@@ -32,25 +32,33 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RANK, ALPHA = 8, 16
-TARGETS = ("q_proj", "v_proj")
-RATE, BATCH, EPOCHS = 1e-3, 4, 8
-_MAX_TRAINING_S = 240.0  # where the caller sets no deadline: two cores make some 100 steps of tiny.en in it
-_GOOD_LOSS = 0.05  # of an epoch: what is known by heart is not learned better
+TARGETS = ("q_proj", "v_proj")  # the matrices that the LoRA paper found worth most (Hu et al. 2021, section 7.1)
+LEARNING_RATE, BATCH, EPOCHS = 1e-3, 4, 8
+_MAX_TRAINING_S = 240.0  # without a deadline from the caller: two cores make some 100 steps of tiny.en in this time
+_GOOD_LOSS = 0.05  # mean of an epoch at which training stops: the examples are known by heart
 _CHECKPOINT_S = 30.0
-# Part of the way from the base to what was trained (Wortsman et al. 2022): of 20 taught words in other voices, 8, 13
-# and 19 stay wrong at 1, 0.7 and 0.5; on other speech the word error rate is 8.5 % at 1 and the base's 4.2 % at 0.7.
+# Part of the trained delta that is kept (Wortsman et al. 2022). Of 20 taught words in other voices, 8, 13 and 19 stay
+# wrong at 1, 0.7 and 0.5. On other speech the word error rate is 8.5 % at 1, and that of the base, 4.2 %, at 0.7.
 _SHARE_KEPT = 0.7
 _WARM_STEPS = 4
-_MAX_WORDS_A_SECOND = 7.0  # fast speech has 4 to 5
-_SPEEDS, _GAINS, _NOISE_DB = (0.92, 1.08), (0.4, 1.2), (15.0, 40.0)
+_MAX_WORDS_PER_S = 7.0  # fast speech has 4 to 5: a transcript with more belongs to another recording
+_MIN_ALLOWED_WORDS = 3.0  # whatever the length: short recordings are often cut tightly
+_SPEEDS, _GAINS, _NOISE_DB = (0.92, 1.08), (0.4, 1.2), (15.0, 40.0)  # ranges of the augmentation; noise below the sound
 _DONE, _STATE = "adapter_model.safetensors", "state.safetensors"
-_N_FRAMES = 3000
-_IGNORED = -100  # of torch's cross entropy
+_N_FRAMES = 3000  # of the spectrogram of a window
+_IGNORED = -100  # the label that torch's cross entropy leaves out
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A recording, float32 at 16 kHz, and the decoder's tokens for it; `tokens[n_given:]` are to be learned."""
+    """One recording to train on.
+
+    Attributes:
+        samples: float32, shape (n_samples,), mono, 16 kHz.
+        tokens: the decoder's tokens, from the start sequence to the end token.
+        n_given: number of tokens at the start that are given; the others are learned.
+        weight: of the recording in the loss.
+    """
 
     samples: FloatArray
     tokens: tuple[int, ...]
@@ -59,9 +67,9 @@ class Row:
 
 
 def train_weights(training: Training, examples: Sequence[Example], spec: ModelSpec, target: Path) -> bool:
-    """Writes a PEFT adapter into `target`; False where no recording can be trained on.
+    """Writes a PEFT adapter into `target`. Returns False if no recording can be trained on.
 
-    It goes on from the checkpoint that a stopped run with the same examples left in `target`.
+    Training continues from the checkpoint that a stopped run with the same examples left in `target`.
 
     Raises:
         TrainingFailed: the loss became NaN.
@@ -79,9 +87,10 @@ def train_weights(training: Training, examples: Sequence[Example], spec: ModelSp
     training.progress("loading a copy of the model to train", 0.02)
     model = with_lora(load_copy(folder, dims), seed=training.seed).to(training.models.device)
     _fit(model, rows, training, target / _STATE)
-    _soften(model)
+    _scale_down(model)
     finished = target / ".finished"
     model.save_pretrained(str(finished))
+    # Saved beside and moved: a file named like the finished weights must not exist half written.
     for path in finished.iterdir():
         if path.name != "README.md":  # peft writes a model card for hubs
             path.replace(target / path.name)
@@ -91,7 +100,11 @@ def train_weights(training: Training, examples: Sequence[Example], spec: ModelSp
 
 
 def load_copy(folder: Path, dims: dict[str, int]) -> Any:
-    """transformers' Whisper with the weights of an openai-whisper folder, float32."""
+    """Makes transformers' Whisper with the weights of an openai-whisper folder, in float32.
+
+    Raises:
+        ModelInvalid: transformers' Whisper has other weights than the folder.
+    """
     from safetensors.torch import load_file
     from transformers import WhisperConfig, WhisperForConditionalGeneration
 
@@ -114,6 +127,7 @@ def load_copy(folder: Path, dims: dict[str, int]) -> Any:
         transformers_name(name): tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()
     }
     missing, unexpected = model.load_state_dict(state, strict=False)
+    # The output matrix is missing on purpose: it is tied to the embedding.
     if unexpected or set(missing) - {"proj_out.weight"}:
         raise errors.ModelInvalid(f"{folder}: transformers' Whisper has other weights: {[*missing, *unexpected][:3]}")
     model.tie_weights()
@@ -121,7 +135,7 @@ def load_copy(folder: Path, dims: dict[str, int]) -> Any:
 
 
 def with_lora(model: Any, *, seed: int) -> Any:
-    """The model with fresh LoRA weights, the only ones that train."""
+    """The model with new LoRA weights, the only ones that are trained."""
     import torch
     from peft import LoraConfig, get_peft_model
 
@@ -131,39 +145,45 @@ def with_lora(model: Any, *, seed: int) -> Any:
 
 
 def _rows(examples: Sequence[Example], dims: dict[str, int]) -> list[Row]:
-    """What can be trained on: recordings of one window whose transcript can be said in their time."""
+    """The recordings of at most one window whose transcript can be said in their time."""
     from whisper.tokenizer import get_tokenizer
 
+    # As whisper derives them from the size of its vocabulary, in `Whisper.num_languages` and `is_multilingual`.
     n_languages = dims["n_vocab"] - 51_765 - (dims["n_vocab"] >= 51_865)
     is_multilingual = dims["n_vocab"] >= 51_865
     tokenizer = get_tokenizer(is_multilingual, num_languages=n_languages, language="en", task="transcribe")
     rows = []
-    for each in examples:
-        part: AudioPart = each.payload.recording
+    for example in examples:
+        part: AudioPart = example.payload.recording
         try:
             samples = decode_audio(part.read(), max_duration_s=WINDOW_S, name=part.name).samples
         except AssistantError as error:
-            log.warning("%s is not trained on: %s", each.id, error)
+            log.warning("%s is not trained on: %s", example.id, error)
             continue
-        n_words, most = len(WORD.findall(each.expected)), _MAX_WORDS_A_SECOND * len(samples) / SAMPLE_RATE
-        text = tokenizer.encode(" " + each.expected.strip(), disallowed_special=())
-        end = tokenizer.timestamp_begin + round(len(samples) / SAMPLE_RATE / 0.02)
+        duration_s = len(samples) / SAMPLE_RATE
+        n_words = len(WORD.findall(example.expected))
+        text = tokenizer.encode(" " + example.expected.strip(), disallowed_special=())
+        end = tokenizer.timestamp_begin + round(duration_s / 0.02)  # time tokens count in steps of 0.02 s
         tokens = (*tokenizer.sot_sequence, tokenizer.timestamp_begin, *text, end, tokenizer.eot)
-        if n_words > max(most, 3.0) or len(tokens) > dims["n_text_ctx"]:
-            log.warning("%s is not trained on: %d words in %.1f s", each.id, n_words, len(samples) / SAMPLE_RATE)
+        if n_words > max(_MAX_WORDS_PER_S * duration_s, _MIN_ALLOWED_WORDS) or len(tokens) > dims["n_text_ctx"]:
+            log.warning("%s is not trained on: %d words in %.1f s", example.id, n_words, duration_s)
             continue
-        rows.append(Row(samples, tokens, len(tokenizer.sot_sequence) + 1, each.weight))
+        rows.append(Row(samples, tokens, len(tokenizer.sot_sequence) + 1, example.weight))
     return rows
 
 
 def _fit(model: Any, rows: Sequence[Row], training: Training, state: Path) -> None:
-    """Trains step by step; a step depends on the seed and its number alone, so that a resumed run is the same run."""
+    """Trains step by step, and writes a checkpoint every 30 s.
+
+    The random numbers of a step depend on the seed and the step's number alone, so that a resumed run gives the same
+    weights.
+    """
     import numpy as np
     import torch
 
     begun, saved_at = time.monotonic(), time.monotonic()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0.01)
     steps_an_epoch = math.ceil(len(rows) / BATCH)
     n_steps = EPOCHS * steps_an_epoch
     first = _resume(state, parameters, optimizer)
@@ -177,7 +197,8 @@ def _fit(model: Any, rows: Sequence[Row], training: Training, state: Path) -> No
         at = step % steps_an_epoch * BATCH
         batch = [rows[i] for i in order[at : at + BATCH]]
         for group in optimizer.param_groups:
-            group["lr"] = RATE * min((step + 1) / _WARM_STEPS, 1.0) * 0.5 * (1 + math.cos(math.pi * step / n_steps))
+            warm_up = min((step + 1) / _WARM_STEPS, 1.0)
+            group["lr"] = LEARNING_RATE * warm_up * 0.5 * (1 + math.cos(math.pi * step / n_steps))
         loss = _step(model, batch, np.random.default_rng([training.seed, step, 1]))
         if not math.isfinite(loss):
             raise errors.TrainingFailed(f"the loss became {loss} at step {step + 1} of {n_steps}")
@@ -194,7 +215,8 @@ def _fit(model: Any, rows: Sequence[Row], training: Training, state: Path) -> No
     model.eval()
 
 
-def _soften(model: Any) -> None:
+def _scale_down(model: Any) -> None:
+    """Keeps `_SHARE_KEPT` of the delta. B A is linear in B, so scaling B is enough."""
     import torch
 
     with torch.no_grad():
@@ -204,10 +226,13 @@ def _soften(model: Any) -> None:
 
 
 def _step(model: Any, batch: Sequence[Row], rng: np.random.Generator) -> float:
-    """Gradients of the mean loss of a batch; the time stamps are given and not learned."""
+    """Computes the gradients of the mean loss of a batch. Returns the loss.
+
+    The time stamps are given and not learned: nobody corrected them.
+    """
     import torch
 
-    mels = torch.stack([_mel(_varied(row.samples, rng), model.config.num_mel_bins) for row in batch])
+    mels = torch.stack([_mel(_augmented(row.samples, rng), model.config.num_mel_bins) for row in batch])
     longest = max(len(row.tokens) for row in batch)
     tokens = torch.full((len(batch), longest), batch[0].tokens[-1])
     targets = torch.full((len(batch), longest), _IGNORED)
@@ -221,13 +246,14 @@ def _step(model: Any, batch: Sequence[Row], rng: np.random.Generator) -> float:
         out.logits.float().transpose(1, 2), targets[:, 1:].to(device), ignore_index=_IGNORED, reduction="none"
     )
     weights = torch.tensor([row.weight for row in batch], device=device)
+    # Mean over the tokens of each recording first: otherwise long recordings would count more.
     loss = (losses.sum(1) / (targets[:, 1:] != _IGNORED).sum(1).to(device) * weights).sum() / weights.sum()
     loss.backward()
     return float(loss.detach())
 
 
 def _mel(samples: FloatArray, n_mels: int) -> Any:
-    """Shape (n_mels, 3000), as the engine makes it."""
+    """The spectrogram, shape (n_mels, 3000), as the engine makes it."""
     import torch
     from whisper.audio import N_SAMPLES, log_mel_spectrogram, pad_or_trim
 
@@ -235,57 +261,57 @@ def _mel(samples: FloatArray, n_mels: int) -> Any:
     return pad_or_trim(mel[:, : -(-len(samples) * 100 // SAMPLE_RATE)], _N_FRAMES)
 
 
-def _varied(samples: FloatArray, rng: np.random.Generator) -> FloatArray:
-    """The recording at another speed and level, with some noise."""
+def _augmented(samples: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """The recording at another speed and level, with some noise; at most one window."""
     import numpy as np
 
     speed = rng.uniform(*_SPEEDS)
     n_samples = min(round(len(samples) / speed), int(WINDOW_S * SAMPLE_RATE))
     faster = np.interp(np.arange(n_samples) * speed, np.arange(len(samples)), samples)
     level = float(np.sqrt((faster**2).mean())) * 10 ** (-rng.uniform(*_NOISE_DB) / 20)
-    varied = (faster + rng.normal(0, level + 1e-6, n_samples)) * rng.uniform(*_GAINS)
-    clipped: FloatArray = np.clip(varied, -1, 1).astype(np.float32)
+    louder = (faster + rng.normal(0, level + 1e-6, n_samples)) * rng.uniform(*_GAINS)
+    clipped: FloatArray = np.clip(louder, -1, 1).astype(np.float32)
     return clipped
 
 
 def _save(path: Path, parameters: Sequence[Any], optimizer: Any, step: int) -> None:
-    """Weights, Adam's moments and the next step, written beside and put in place at once."""
+    """Writes a checkpoint atomically: the weights, Adam's moments and the next step."""
     from safetensors.torch import save_file
 
     tensors: dict[str, Any] = {}
-    for i, each in enumerate(parameters):
-        moments = optimizer.state[each]
+    for i, parameter in enumerate(parameters):
+        moments = optimizer.state[parameter]
         tensors |= {
-            f"{i}.weight": each.detach(),
+            f"{i}.weight": parameter.detach(),
             f"{i}.first": moments["exp_avg"],
             f"{i}.second": moments["exp_avg_sq"],
         }
     temporary = path.with_suffix(".new")
-    save_file({name: each.contiguous() for name, each in tensors.items()}, temporary, {"step": json.dumps(step)})
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, {"step": json.dumps(step)})
     temporary.replace(path)
 
 
 def _resume(path: Path, parameters: Sequence[Any], optimizer: Any) -> int:
-    """Takes up a checkpoint. Returns the next step, 0 where there is none that fits."""
+    """Loads a checkpoint. Returns the next step, 0 if there is no checkpoint that fits."""
     import torch
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(str(path), framework="pt") as file:
             step = int(json.loads(file.metadata()["step"]))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
-        if any(tensors[f"{i}.weight"].shape != each.shape for i, each in enumerate(parameters)):
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+        if any(tensors[f"{i}.weight"].shape != parameter.shape for i, parameter in enumerate(parameters)):
             raise ValueError("of another shape")
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         if path.exists():
-            log.warning("the checkpoint %s is left aside: %s", path.name, error)
+            log.warning("the checkpoint %s is ignored: %s", path.name, error)
         return 0
     with torch.no_grad():
-        for i, each in enumerate(parameters):
-            each.copy_(tensors[f"{i}.weight"])
-            optimizer.state[each] = {
+        for i, parameter in enumerate(parameters):
+            parameter.copy_(tensors[f"{i}.weight"])
+            optimizer.state[parameter] = {
                 "step": torch.tensor(float(step)),
-                "exp_avg": tensors[f"{i}.first"].to(each.device),
-                "exp_avg_sq": tensors[f"{i}.second"].to(each.device),
+                "exp_avg": tensors[f"{i}.first"].to(parameter.device),
+                "exp_avg_sq": tensors[f"{i}.second"].to(parameter.device),
             }
     return step

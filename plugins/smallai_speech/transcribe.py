@@ -1,4 +1,4 @@
-"""From samples to segments: where speech is, window by window, and which words to believe."""
+"""From samples to segments: decodes window by window, and leaves out text that Whisper made up."""
 
 from __future__ import annotations
 
@@ -24,29 +24,31 @@ if TYPE_CHECKING:
 _MAX_REPETITIVE = 2.4
 _MIN_LOGPROB = -1.0
 _MAX_NO_SPEECH = 0.6
-# What Whisper writes on noise, learnt from subtitles. Somebody may say it: then the model is sure of it.
+# Phrases that Whisper learned from subtitles and writes on noise. If somebody really says one, the model is sure of it.
 _STOCK_PHRASES = frozenset(
     {
         "you", "thank you", "thanks", "thank you very much", "thank you for watching", "thanks for watching",
         "thank you so much for watching", "please subscribe", "bye", "bye bye", "okay", "oh", "so", "hmm", "the end",
     }
 )  # fmt: skip
-_STOCK_LEAST_LOGPROB = -0.7
-_STOCK_MOST_NO_SPEECH = 0.5
+_STOCK_MIN_LOGPROB = -0.7
+_STOCK_MAX_NO_SPEECH = 0.5
 
 _QUIET_PEAK, _RAISED_PEAK = 0.1, 0.3  # below -20 dB the model gets worse, at -10 dB it is at its best
-_MIN_VOICED_S = 0.08  # of what is left of a window
-_MIN_STEP_S = 1.0
-_SURE_LOGPROB, _MAX_SAID_CHARS = -0.5, 200
-_LATE_S, _EARLY_S = 0.6, 0.2
+_MIN_VOICED_S = 0.08  # of speech, for the rest of a window to be decoded
+_MIN_STEP_S = 1.0  # a time stamp nearer to the window's start would make too many windows
+_SURE_LOGPROB, _MAX_SAID_CHARS = -0.5, 200  # of text that becomes part of the next window's prompt
+_LATE_S, _EARLY_S = 0.6, 0.2  # by how much a time stamp may be late or early
 UNSPACED = frozenset({"zh", "ja", "th", "lo", "my", "yue", "bo", "km"})  # written without spaces between sentences
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A believed piece of text, its times in seconds from the start of the recording.
+    """A piece of text that is believed to be said.
 
-    `delta` is the text with the space that belongs before it.
+    Attributes:
+        piece: its times are in seconds from the start of the recording.
+        delta: the text with the space that belongs before it.
     """
 
     piece: Piece
@@ -55,7 +57,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Repaired:
-    """A word of the vocabulary was put in the place of what was heard."""
+    """A word of the vocabulary replaced what was heard."""
 
     heard: str
     word: str
@@ -75,9 +77,10 @@ def transcribe(
 
     Args:
         samples: float32, shape (n_samples,), mono, 16 kHz: the whole recording.
-        spans: stretches to decode; a longer one than 30 s is walked through by the model's own time stamps.
+        spans: stretches to decode. One longer than 30 s is decoded window after window; each begins at the time stamp
+            that the one before ended with.
         temperatures: tried in turn until the text is neither repetitive nor improbable.
-        activity: where speech is, to skip what is left of a window without any.
+        activity: the speech in the recording. With it, the rest of a window is skipped if it holds none.
 
     Raises:
         Stopped: `cancel` was set.
@@ -97,6 +100,7 @@ def transcribe(
                     model, _raised(window), hinted, temperatures, cancel=cancel, may_repeat=len(parts) < 2
                 )
             except _Repetitive:
+                # Decode each stretch of speech alone, before the spans that follow.
                 left.extendleft(reversed(parts))
                 break
             said = _believed(decoded)
@@ -116,26 +120,30 @@ def transcribe(
 
 
 class _Repetitive(Exception):
-    """The text of a window repeats itself: what was said does, or the model runs in circles. In parts one can tell."""
+    """The text of a window repeats itself.
+
+    Either the speaker does, or the model runs in circles. The stretches of speech decoded one by one show which.
+    """
 
 
 def _prompt(model: SpeechModel, given: str, said: str) -> str:
-    """The caller's prompt and, where there is room, what was said just before, as in whisper's own `transcribe`."""
+    """The caller's prompt and, if there is room, the text just before, as in whisper's own `transcribe`."""
     both = f"{given} {said[-_MAX_SAID_CHARS:]}".strip() if said else given
     return both if model.prompt_fits(both) else given
 
 
 def _believed(decoded: Decoded | None) -> str:
-    """What the next window may be told was said: nothing that the model was unsure of, or it would go on with it."""
+    """The text that the next window's prompt may hold: none that the model was unsure of, or it would go on with it."""
     if decoded is None or decoded.avg_logprob < _SURE_LOGPROB:
         return ""
     return " ".join(piece.text.strip() for piece in decoded.pieces)
 
 
 def _next(start: int, n_samples: int, decoded: Decoded | None, activity: Activity | None) -> int:
-    """Where to go on: past the window, or where the model broke off.
+    """The sample to go on at: after the window, or at the time stamp at which the model broke off.
 
-    Its time stamps are late by some tenths of a second, which would cut the next word: go back to the pause.
+    Its time stamps are late by some tenths of a second, which would cut the next word. So the pause before the time
+    stamp is searched for.
     """
     if decoded is None or not _MIN_STEP_S <= decoded.consumed_s < n_samples / SAMPLE_RATE:
         return start + n_samples
@@ -154,10 +162,13 @@ def _decode(
     cancel: Event | None,
     may_repeat: bool,
 ) -> Decoded | None:
-    """The first decoding that is good, else the most probable that can be believed, else None.
+    """Returns the first good decoding; if there is none, the most probable one that can be believed, or None.
+
+    Args:
+        may_repeat: try the next temperature if the text repeats itself, instead of raising.
 
     Raises:
-        _Repetitive: the first text repeats itself, unless it may.
+        _Repetitive: the text repeats itself, and `may_repeat` is false.
     """
     fallbacks: list[Decoded] = []
     for temperature in temperatures:
@@ -172,7 +183,7 @@ def _decode(
             fallbacks.append(decoded)
             if decoded.avg_logprob >= _MIN_LOGPROB:
                 break
-    best = max(fallbacks, key=lambda each: each.avg_logprob, default=None)
+    best = max(fallbacks, key=lambda decoded: decoded.avg_logprob, default=None)
     if best is None:
         return None
     pieces = tuple(piece for piece in best.pieces if _is_believable(piece, best))
@@ -180,15 +191,16 @@ def _decode(
 
 
 def _is_believable(piece: Piece, decoded: Decoded) -> bool:
+    """Whether a text is words that were said, and not a stock phrase, dots or notes that Whisper writes on noise."""
     text = "".join(c if c.isalnum() else " " for c in piece.text.casefold())
     words = " ".join(text.split())
     if words in _STOCK_PHRASES:
-        return decoded.avg_logprob >= _STOCK_LEAST_LOGPROB and decoded.no_speech_prob <= _STOCK_MOST_NO_SPEECH
-    return bool(words)  # dots and notes are no words
+        return decoded.avg_logprob >= _STOCK_MIN_LOGPROB and decoded.no_speech_prob <= _STOCK_MAX_NO_SPEECH
+    return bool(words)
 
 
 def _raised(window: FloatArray) -> FloatArray:
-    """A quiet window, made louder."""
+    """The window, made louder if it is quiet."""
     peak = max(float(window.max()), -float(window.min()))
     return window * (_RAISED_PEAK / peak) if 0 < peak < _QUIET_PEAK else window
 

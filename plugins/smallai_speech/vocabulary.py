@@ -1,25 +1,31 @@
-"""A personal vocabulary: the user's words, how each was misheard, and where a text may mean one of them."""
+"""A personal vocabulary: the user's words, how each was misheard, and which parts of a text may mean one of them."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+from smallai_assistant import Adapter, errors
 from smallai_speech.ordinary import is_ordinary
 from smallai_speech.phonetics import similarity, skeleton, sounds
 
-MAX_WORDS = 500
+VOCABULARY_FILE = "vocabulary.json"  # in an adapter's folder
+MAX_WORDS = 500  # the newest are kept
 MAX_FORMS = 8  # of one word
 MAX_WORD_CHARS = 40
 WORD = re.compile(r"[^\W_]+(?:[-'’.&][^\W_]+)*")
 
-_LONGEST_SPAN = 4  # words that one long name is misheard as
-_MIN_LIKENESS = 0.46  # below, a mishearing cannot be told from chance
-_SURE_LIKENESS = 0.85  # above, an uncommon word is a near miss without asking the model
-_LEARNT_LIKENESS = 0.95  # of a form that was corrected before
+_MAX_SPAN_WORDS = 4  # words that one long name is misheard as
+_MIN_LIKENESS = 0.46  # below it, a mishearing cannot be told from chance
+_SURE_LIKENESS = 0.85  # above it, an uncommon word is a near miss without asking the model
+_LEARNED_LIKENESS = 0.95  # of a form that was corrected before
+_MIN_SHARED_GROUPS = 0.4  # of the consonant groups of two texts that may sound alike
+_MAX_FILE_BYTES = 10_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +34,8 @@ class Entry:
 
     Attributes:
         heard: what it was taken for, case-folded, the commonest first.
-        never: what was wrongly taken for it: forms that the user put back.
-        n: corrections that hold it.
+        never: forms that were replaced by it wrongly: the user put them back.
+        n: number of corrections that hold it.
     """
 
     word: str
@@ -44,8 +50,9 @@ class Suspect:
 
     Attributes:
         likeness: of the sounds, in [0, 1].
-        is_sure: a near miss that holds an uncommon word, or a learnt one: it needs no second opinion.
-        n_ordinary: how many words it is where all are ordinary, else 0.
+        is_sure: whether it is a near miss or a learned form that holds an uncommon word: it is replaced whatever the
+            model says.
+        n_ordinary: number of its words if all of them are ordinary, else 0.
     """
 
     start: int
@@ -56,12 +63,21 @@ class Suspect:
     n_ordinary: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Sounding:
+    """An entry with the sounds of its word and their skeleton."""
+
+    entry: Entry
+    sounds: str
+    bits: int
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """The words of one user, at most `MAX_WORDS`; immutable.
 
     Attributes:
-        attested: case-folded words that the user confirmed or wrote, which are as ordinary as the common ones.
+        attested: case-folded words that the user confirmed or wrote; they are treated like common ones.
     """
 
     entries: tuple[Entry, ...] = ()
@@ -70,25 +86,29 @@ class Vocabulary:
     def __bool__(self) -> bool:
         return bool(self.entries)
 
-    def suspects(self, text: str, *, most: int = 16) -> list[Suspect]:
-        """Where the text may mean a word of the vocabulary, the likeliest first; several may overlap."""
+    def suspects(self, text: str, *, limit: int = 16) -> list[Suspect]:
+        """The stretches that may mean a word of the vocabulary, the likeliest first; they may overlap."""
         words = list(WORD.finditer(text))
         found: list[Suspect] = []
         for i, first in enumerate(words):
-            for last in words[i : i + _LONGEST_SPAN]:
+            for last in words[i : i + _MAX_SPAN_WORDS]:
                 span = text[first.start() : last.end()]
                 found += self._alike(span, first.start(), last.end())
-        found.sort(key=lambda each: (-each.likeness, each.end - each.start))
-        return found[:most]
+        found.sort(key=lambda suspect: (-suspect.likeness, suspect.end - suspect.start))
+        return found[:limit]
 
     def repair(self, text: str) -> str:
-        """The text with sure near misses put right. Ordinary words stay: whether one was meant the sound must tell."""
+        """The text with sure near misses replaced.
+
+        Ordinary words stay: only the sound can tell whether the user's word was meant.
+        """
         kept: list[Suspect] = []
-        for suspect in self.suspects(text, most=1_000):
+        for suspect in self.suspects(text, limit=1_000):
             if suspect.is_sure and all(suspect.end <= other.start or suspect.start >= other.end for other in kept):
                 kept.append(suspect)
-        for each in sorted(kept, key=lambda one: -one.start):
-            text = replaced(text, each)
+        # From the end, so that the positions before stay right.
+        for suspect in sorted(kept, key=lambda suspect: -suspect.start):
+            text = replaced(text, suspect)
         return text
 
     def with_words_of(self, other: Vocabulary) -> Vocabulary:
@@ -111,7 +131,11 @@ class Vocabulary:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Vocabulary:
-        """Raises ValueError where `values` is not what `to_json` gives."""
+        """The inverse of `to_json`.
+
+        Raises:
+            ValueError: `values` is not what `to_json` returns.
+        """
         try:
             entries = tuple(
                 Entry(_text(row["word"]), _texts(row["heard"]), _texts(row["never"]), int(row["n"]))
@@ -119,34 +143,36 @@ class Vocabulary:
             )
             return cls(entries[:MAX_WORDS], frozenset(_texts(values["attested"])))
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"no vocabulary: {error!r}") from error
+            raise ValueError(f"not a vocabulary: {error!r}") from error
 
     @cached_property
-    def _forms(self) -> list[tuple[Entry, str, int]]:
-        """Each word with its sounds and their skeleton."""
-        return [(entry, sounds(entry.word), skeleton(sounds(entry.word))) for entry in self.entries]
+    def _soundings(self) -> list[_Sounding]:
+        return [_Sounding(entry, sounds(entry.word), skeleton(sounds(entry.word))) for entry in self.entries]
 
     @cached_property
-    def _learnt(self) -> dict[str, list[Entry]]:
-        learnt: dict[str, list[Entry]] = {}
+    def _entries_by_form(self) -> dict[str, list[Entry]]:
+        by_form: dict[str, list[Entry]] = {}
         for entry in self.entries:
             for form in entry.heard:
-                learnt.setdefault(form, []).append(entry)
-        return learnt
+                by_form.setdefault(form, []).append(entry)
+        return by_form
 
     def _alike(self, span: str, start: int, end: int) -> Iterable[Suspect]:
+        """The words that a stretch of text may mean."""
         plain = normalized(span)
-        learnt = self._learnt.get(plain, [])
+        learned = self._entries_by_form.get(plain, [])
         heard = sounds(span)
         bits = skeleton(heard)
         words = WORD.findall(span)
         n_ordinary = len(words) if all(self._is_ordinary(word) for word in words) else 0
-        for entry, sound, wanted in self._forms:
+        for sounding in self._soundings:
+            entry = sounding.entry
             if plain in entry.never or span == entry.word:
                 continue
-            if entry in learnt:
-                yield Suspect(start, end, entry, _LEARNT_LIKENESS, not n_ordinary, n_ordinary)
-            elif n_ordinary != 1 and _may_be_alike(sound, wanted, heard, bits):  # one ordinary word is what it is
+            if entry in learned:
+                yield Suspect(start, end, entry, _LEARNED_LIKENESS, not n_ordinary, n_ordinary)
+            # A single ordinary word is suspected only if the user corrected that very word before.
+            elif n_ordinary != 1 and _may_be_alike(sounding, heard, bits):
                 likeness = similarity(span, entry.word)
                 if likeness >= _MIN_LIKENESS:
                     is_sure = likeness >= _SURE_LIKENESS and not n_ordinary
@@ -154,6 +180,29 @@ class Vocabulary:
 
     def _is_ordinary(self, word: str) -> bool:
         return word.casefold() in self.attested or is_ordinary(word)
+
+
+def vocabulary_in(adapter: Adapter) -> Vocabulary | None:
+    """Reads the adapter's words. Returns None if its kind has none.
+
+    Raises:
+        AdapterMismatch: the file cannot be read.
+    """
+    if "vocabulary" not in adapter.kind:
+        return None
+    path = adapter.folder / VOCABULARY_FILE
+    try:
+        if path.stat().st_size > _MAX_FILE_BYTES:
+            raise ValueError("it is too large")
+        return Vocabulary.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError) as error:
+        raise errors.AdapterMismatch(f"{path}: {error}") from error
+
+
+def write_vocabulary(folder: Path, vocabulary: Vocabulary) -> None:
+    """Writes the file that `vocabulary_in` reads."""
+    text = json.dumps(vocabulary.to_json(), indent=1, ensure_ascii=False)
+    (folder / VOCABULARY_FILE).write_text(text, encoding="utf-8")
 
 
 def replaced(text: str, suspect: Suspect) -> str:
@@ -169,17 +218,18 @@ def normalized(text: str) -> str:
 def entries_of(
     pairs: Sequence[tuple[str, str]], vetoes: Sequence[tuple[str, str]], *, attested: frozenset[str] = frozenset()
 ) -> Vocabulary:
-    """A vocabulary from confusions, oldest first.
+    """Makes a vocabulary from confusions, oldest first.
 
     Args:
-        pairs: (word as the user wrote it, what was heard; empty where nothing is known to be).
+        pairs: (word as the user wrote it, what was heard; empty if that is not known).
         vetoes: (word that was put there, what the user put back).
+        attested: case-folded words that were right.
     """
     words: dict[str, str] = {}
     heard: dict[str, dict[str, int]] = {}
     for word, form in pairs:
         key = word.casefold()
-        words.pop(key, None)  # the latest spelling, and its place, count
+        words.pop(key, None)  # the latest spelling counts, and moves to the end, which is kept longest
         words[key] = word
         forms = heard.setdefault(key, {})
         forms[normalized(form)] = forms.get(normalized(form), 0) + 1
@@ -189,21 +239,23 @@ def entries_of(
     entries = []
     for key, word in list(words.items())[-MAX_WORDS:]:
         refused = tuple(dict.fromkeys(reversed(never.get(key, []))))[:MAX_FORMS]
-        counted = sorted(heard[key].items(), key=lambda each: -each[1])
-        forms_of = tuple(form for form, _ in counted if form and form != key and form not in refused)[:MAX_FORMS]
-        entries.append(Entry(word, forms_of, refused, sum(heard[key].values())))
+        counted = sorted(heard[key].items(), key=lambda form_and_count: -form_and_count[1])
+        taken_for = tuple(form for form, _ in counted if form and form != key and form not in refused)[:MAX_FORMS]
+        entries.append(Entry(word, taken_for, refused, sum(heard[key].values())))
     return Vocabulary(tuple(entries), attested - words.keys())
 
 
-def _may_be_alike(first: str, first_bits: int, second: str, second_bits: int) -> bool:
-    if not second or not 0.5 <= len(second) / max(len(first), 1) <= 2.0:
+def _may_be_alike(sounding: _Sounding, heard: str, bits: int) -> bool:
+    """A quick test before the edit distance, which would be too slow for every word at every place of a text."""
+    if not heard or not 0.5 <= len(heard) / max(len(sounding.sounds), 1) <= 2.0:
         return False
-    in_common, in_all = (first_bits & second_bits).bit_count(), (first_bits | second_bits).bit_count()
-    return in_all == 0 or in_common >= 0.4 * in_all
+    in_common, in_all = (sounding.bits & bits).bit_count(), (sounding.bits | bits).bit_count()
+    return in_all == 0 or in_common >= _MIN_SHARED_GROUPS * in_all
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_WORD_CHARS * 4:
+    # A form may be several words long.
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_WORD_CHARS * _MAX_SPAN_WORDS:
         raise TypeError(f"a word is {value!r}")
     return value
 

@@ -10,22 +10,21 @@ from smallai_assistant import Adapter
 if TYPE_CHECKING:
     from smallai_speech.vocabulary import Vocabulary
 
-WINDOW_S = 30.0  # what the encoder takes, no more and no less
-
-Run = tuple[list[int], float, float]  # tokens between two time stamps, both included; start and end in seconds
+WINDOW_S = 30.0  # length of the encoder's input; shorter sound is padded
+_TIME_STEP_S = 0.02  # between two of Whisper's time tokens
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeOptions:
-    """How a window becomes words.
+    """How a window is decoded.
 
     Args:
         language: a code such as `en`; the model must know it.
         prompt: text that precedes the recording, which sets names and style.
         beam_size: hypotheses kept in the search at temperature 0; 1 is greedy.
-        temperature: 0 searches, above samples and keeps the best of `beam_size`.
+        temperature: 0 searches; a higher one samples `beam_size` texts and keeps the best.
         word_timestamps: align every word.
-        vocabulary: words of the user, put right where the model finds that they were meant.
+        vocabulary: words of the user, which replace what was heard if the model finds that they were meant.
         adapter: LoRA weights to compute with; None for the bare base.
     """
 
@@ -36,6 +35,15 @@ class DecodeOptions:
     word_timestamps: bool = False
     vocabulary: Vocabulary | None = None
     adapter: Adapter | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Tokens from one time stamp to the next, both included, and their times in seconds."""
+
+    tokens: list[int]
+    start_s: float
+    end_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +68,10 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What the model made of a window.
+    """The decoding of one window.
 
     Attributes:
-        consumed_s: how far the text goes; less than the window where the model broke off at a time stamp.
+        consumed_s: how far the text goes; less than the window if the model broke off at a time stamp.
         avg_logprob: mean natural logarithm of the tokens' probabilities.
         no_speech_prob: the model's probability that nobody speaks.
         compression_ratio: bytes of the text over bytes of it zipped; repetition makes it large.
@@ -83,40 +91,45 @@ class Stopped(Exception):
 
 
 def cut_at_times(tokens: list[int], first_time: int, window_s: float) -> tuple[list[Run], float]:
-    """Token runs with start and end in seconds, and how far they reach; the rules of whisper's `transcribe`.
+    """Cuts a window's tokens into runs, by the rules of whisper's own `transcribe`.
 
-    Time tokens count in steps of 0.02 s from `first_time`. Two in a row end one run and begin the next; a lone one at
-    the end says that nothing follows in the window.
+    Time tokens count in steps of 0.02 s from `first_time`. Two in a row end one run and begin the next. A single one at
+    the end says that no speech follows in the window.
+
+    Returns:
+        The runs, and how far they reach, in seconds.
     """
 
     def at(token: int) -> float:
-        return min((token - first_time) * 0.02, window_s)
+        return min((token - first_time) * _TIME_STEP_S, window_s)
 
     is_time = [token >= first_time for token in tokens]
     pairs = [i + 1 for i in range(len(tokens) - 1) if is_time[i] and is_time[i + 1]]
     ends_alone = is_time[-2:] == [False, True]
     if not pairs:
         times = [token for token in tokens if token > first_time]
-        return [
-            (tokens, at(tokens[0]) if is_time[:1] == [True] else 0.0, at(times[-1]) if times else window_s)
-        ], window_s
+        start_s = at(tokens[0]) if is_time[:1] == [True] else 0.0
+        return [Run(tokens, start_s, at(times[-1]) if times else window_s)], window_s
+    # What follows the last pair without a closing time stamp is incomplete: the next window decodes it again.
     cuts = [*pairs, len(tokens)] if ends_alone else pairs
     runs = [tokens[start:end] for start, end in zip([0, *cuts], cuts, strict=False)]
     consumed_s = window_s if ends_alone else at(tokens[cuts[-1] - 1])
-    return [(run, at(run[0]), at(run[-1])) for run in runs], consumed_s
+    return [Run(run, at(run[0]), at(run[-1])) for run in runs], consumed_s
 
 
-def retold(tokens: list[int], text: str, tokenizer: Any) -> list[int]:
-    """A run's tokens with another text between its time stamps."""
-    times = [t for t in tokens if t >= tokenizer.timestamp_begin]
-    head = times[:1] if tokens[0] >= tokenizer.timestamp_begin else []
-    tail = times[-1:] if len(tokens) > 1 and tokens[-1] >= tokenizer.timestamp_begin else []
-    return [*head, *tokenizer.encode(text, disallowed_special=()), *tail]
+def with_text(run: Run, text: str, tokenizer: Any) -> Run:
+    """The run with another text between its time stamps."""
+    times = [token for token in run.tokens if token >= tokenizer.timestamp_begin]
+    head = times[:1] if run.tokens[0] >= tokenizer.timestamp_begin else []
+    tail = times[-1:] if len(run.tokens) > 1 and run.tokens[-1] >= tokenizer.timestamp_begin else []
+    # disallowed_special=(): words that look like a control token are encoded as plain text.
+    return Run([*head, *tokenizer.encode(text, disallowed_special=()), *tail], run.start_s, run.end_s)
 
 
 def piece_of(segment: dict[str, Any], text: str) -> Piece:
+    """A piece from a segment in whisper's form, with its words if they were aligned."""
     words = tuple(
-        Word(each["word"], float(each["start"]), float(each["end"]), float(each["probability"]))
-        for each in segment.get("words", ())
+        Word(word["word"], float(word["start"]), float(word["end"]), float(word["probability"]))
+        for word in segment.get("words", ())
     )
     return Piece(text, float(segment["start"]), float(segment["end"]), words)
