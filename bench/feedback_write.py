@@ -80,7 +80,7 @@ def measure_feedback(folder: Path, url: str) -> dict[str, float]:
 
 def main() -> int:
     """Prints a table and the JSON line; 1 where a figure is missed."""
-    from tests.databases import NoServer, temporary_schema, temporary_server
+    from tests.support.databases import NoServer, temporary_schema, temporary_server
 
     figures: dict[str, Any] = {"bench": "feedback_write", "n": N_WRITES}
     with tempfile.TemporaryDirectory() as name:

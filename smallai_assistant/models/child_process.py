@@ -1,7 +1,7 @@
-"""Work in a process of its own: it can be stopped at any moment, and its crash or its memory is not ours.
+"""Work in a child process: it can be stopped at any moment, and neither its crash nor its memory affects this one.
 
-A child that is one of our modules writes JSON objects to standard output, one a line: what it found out, and as the
-last one an error, if there was one. It ends by itself when its parent is gone.
+A child that runs a module of this package writes JSON objects to standard output, one a line: its results, and after a
+failure the error as the last one. It ends by itself if its parent is gone.
 """
 
 from __future__ import annotations
@@ -22,15 +22,22 @@ from typing import Any
 from smallai_assistant import errors
 from smallai_assistant.errors import AssistantError, Cancelled, ModelInvalid, OutOfMemory, StoreFull
 
-_POLL_S = 0.1
-_PATIENCE_S = 5.0  # between the request to end and the kill
-_FAILED = 3
+_POLL_S = 0.1  # ten times a second: Ctrl-C and the progress bar feel immediate
+_PATIENCE_S = 5.0  # between SIGTERM and SIGKILL; pip deletes its temporary files in this time
+_FAILED = 3  # not 1 or 2, with which Python itself ends after an exception or a wrong option
+# A quota of the user's (EDQUOT) that is used up is the same to people as a full disk.
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A process that has ended: `status` as subprocess gives it, and all it wrote."""
+    """A process that has ended.
+
+    Attributes:
+        status: the exit status, negative if a signal ended it.
+        output: all of standard output.
+        log: all of standard error.
+    """
 
     status: int
     output: str
@@ -44,24 +51,25 @@ def run_python(
     environment: Mapping[str, str] | None = None,
     on_tick: Callable[[], None] = lambda: None,
 ) -> Finished:
-    """Runs this interpreter with `arguments`, without the working directory on its path, and waits.
+    """Runs this interpreter with `arguments` and waits for its end.
 
     Args:
         cancel: set it to stop the process.
-        environment: in place of this process's.
+        environment: replaces the environment of this process; None passes it on.
         on_tick: called every 0.1 s.
 
     Raises:
         Cancelled: `cancel` was set; the process has ended.
     """
+    # Files, not pipes: nobody reads while the child runs, and a full pipe would block it.
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
-            [sys.executable, "-P", *arguments],
-            stdin=subprocess.PIPE,  # its end tells the child that we are gone
+            [sys.executable, "-P", *arguments],  # -P: nothing is imported from the working directory
+            stdin=subprocess.PIPE,  # the child reads its end when this process is gone
             stdout=output,
             stderr=log,
             env=dict(os.environ if environment is None else environment),
-            start_new_session=True,  # Ctrl-C in the terminal is ours to answer
+            start_new_session=True,  # Ctrl-C in the terminal reaches only this process, which stops the child in order
         )
         try:
             while process.poll() is None:
@@ -82,49 +90,55 @@ def run_module(
     cancel: threading.Event,
     on_tick: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
-    """Runs a module of this package whose `__main__` part calls `serve`. Returns what it reported.
+    """Runs a module of this package whose `__main__` part calls `serve`.
+
+    Returns:
+        The objects that it reported, in order.
 
     Raises:
-        AssistantError: the one the child raised.
-        ModelInvalid: it crashed.
-        OutOfMemory: the system killed it.
+        AssistantError: the error that the child raised, with its class.
+        ModelInvalid: the child crashed.
+        OutOfMemory: the system killed the child.
         Cancelled: `cancel` was set.
     """
+    # The folder that holds the package: the child must import the same code, also if it runs from a source folder.
     home = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(each for each in (home, os.environ.get("PYTHONPATH")) if each)
+    path = os.pathsep.join(part for part in (home, os.environ.get("PYTHONPATH")) if part)
     done = run_python(
         ["-m", module, *arguments], cancel=cancel, environment=os.environ | {"PYTHONPATH": path}, on_tick=on_tick
     )
-    reports = [each for each in map(_report_of, done.output.splitlines()) if each is not None]
+    reports = [found for line in done.output.splitlines() if (found := _report_of(line)) is not None]
     if done.status == 0:
         return reports
     if done.status == _FAILED and reports and "error" in reports[-1]:
         last = reports[-1]
         raise getattr(errors, last["error"])(last["message"], hint=last["hint"])
-    if done.status == -signal.SIGKILL:
+    if done.status == -signal.SIGKILL:  # Linux ends a process this way when the memory runs out
         raise OutOfMemory("the system ended the work, most likely for want of memory", hint="close other programs")
     last_line = (done.log.strip().splitlines() or ["it gave no reason"])[-1]
     raise ModelInvalid(f"the library that reads the file crashed (status {done.status}): {last_line}")
 
 
 def serve(work: Callable[[Sequence[str]], None]) -> None:
-    """The main part of a child: runs `work` with the command line's arguments and reports how it ended."""
+    """The main part of a child: runs `work` with the arguments of the command line and reports its failure."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         work(sys.argv[1:])
     except BaseException as error:
-        # Rust code panics outside of Exception, and no failure of a child may pass for a success.
-        report(error=type(failure := _typed(error)).__name__, message=failure.message, hint=failure.hint)
+        # BaseException: a panic of Rust code (safetensors, tokenizers) is not an Exception, and no failure of a child
+        # may look like a success.
+        failure = _as_assistant_error(error)
+        report(error=type(failure).__name__, message=failure.message, hint=failure.hint)
         sys.exit(_FAILED)
 
 
 def report(**values: Any) -> None:
-    """Tells the parent, from within a child."""
+    """Sends an object to the parent, from within a child."""
     print(json.dumps(values), flush=True)
 
 
 def _report_of(line: str) -> dict[str, Any] | None:
-    """None for what a library printed, and for a line that a crash cut short."""
+    """The object in a line; None if a library printed the line, or a crash cut it short."""
     try:
         value = json.loads(line)
     except ValueError:
@@ -132,10 +146,10 @@ def _report_of(line: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _typed(error: BaseException) -> AssistantError:
+def _as_assistant_error(error: BaseException) -> AssistantError:
     if isinstance(error, AssistantError):
         return error
-    # safetensors wraps the system's error into its own
+    # safetensors wraps the error of the system into one of its own, which has only a text.
     if (isinstance(error, OSError) and error.errno in DISK_FULL) or "(os error 28)" in str(error):
         return StoreFull("the disk is full")
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
@@ -144,9 +158,10 @@ def _typed(error: BaseException) -> AssistantError:
 
 
 def _end_with_parent() -> None:
+    """Ends this child as soon as its standard input ends, which happens when the parent is gone, killed or not."""
     while os.read(0, 1):
         pass
-    os._exit(_FAILED)
+    os._exit(_FAILED)  # `sys.exit` would end only this thread
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

