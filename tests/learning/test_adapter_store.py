@@ -1,4 +1,4 @@
-"""The champion is always a whole, approved version; every move of it is told; and it can be moved back."""
+"""The champion is always a whole, approved version; every move of it is logged; and it can be moved back."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def store(database: Database, tmp_path: Path) -> AdapterStore:
 
 
 def entries(store: AdapterStore, task: str = TASK) -> list[tuple[str, str | None, str | None]]:
-    return [(each["kind"], each["adapter_id"], each["previous_id"]) for each in store.log(task)]
+    return [(entry["kind"], entry["adapter_id"], entry["previous_id"]) for entry in store.log(task)]
 
 
 # -- adding --
 
 
-def test_a_version_is_its_files_and_where_it_came_from(store: AdapterStore, tmp_path: Path) -> None:
+def test_version_holds_its_files_and_lineage(store: AdapterStore, tmp_path: Path) -> None:
     parent = add(store, "parent")
     store.promote(parent.id)
     made = add(store, "child", status=None, ids=["f1", "f2", "f1"])
@@ -61,7 +61,7 @@ def test_a_version_is_its_files_and_where_it_came_from(store: AdapterStore, tmp_
     assert [path.name for path in sorted((tmp_path / "adapters").iterdir())] == sorted([parent.id, made.id])
 
 
-def test_the_same_files_twice_are_two_versions(store: AdapterStore) -> None:
+def test_same_files_twice_are_two_versions(store: AdapterStore) -> None:
     assert add(store, "same").id != add(store, "same").id
 
 
@@ -88,7 +88,7 @@ def test_files_that_cannot_be_kept_are_refused(store: AdapterStore, tmp_path: Pa
         *(("float8_e4m3fn", value) for value in ("nan", "1")),  # it has no infinity
     ],
 )
-def test_weights_that_are_no_numbers_are_refused(store: AdapterStore, dtype: str, value: str) -> None:
+def test_weights_that_are_not_finite_are_refused(store: AdapterStore, dtype: str, value: str) -> None:
     import torch
     from safetensors.torch import save_file
 
@@ -113,7 +113,7 @@ def test_cut_weights_are_refused(store: AdapterStore) -> None:
 
 
 @pytest.mark.parametrize(("code", "kind"), [(28, StoreFull), (5, StoreError)])
-def test_files_that_cannot_be_written_make_no_version(
+def test_unwritable_files_make_no_version(
     store: AdapterStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, kind: type[StoreError]
 ) -> None:
     add(store, "first")
@@ -127,7 +127,7 @@ def test_files_that_cannot_be_written_make_no_version(
     assert len(store.versions()) == len(list((tmp_path / "adapters").iterdir())) == 1
 
 
-def test_another_base_is_refused(store: AdapterStore) -> None:
+def test_adapter_of_another_base_is_refused(store: AdapterStore) -> None:
     adapter = add(store)
     check_base(adapter, BASE)
     for base in ({"model": "other", "sha256": "00"}, {"model": "tiny"}, {**BASE, "quantization": "nf4"}):
@@ -138,7 +138,7 @@ def test_another_base_is_refused(store: AdapterStore) -> None:
 # -- moving the champion --
 
 
-def test_only_what_the_gate_approved_is_promoted(store: AdapterStore) -> None:
+def test_only_approved_versions_are_promoted(store: AdapterStore) -> None:
     for status in (None, "refused"):
         adapter = add(store, str(status), status=status)
         with pytest.raises(GateRejected, match="worse" if status else "candidate"):
@@ -151,14 +151,14 @@ def test_only_what_the_gate_approved_is_promoted(store: AdapterStore) -> None:
     assert store.champion_id(TASK) == adapter.id
     assert store.log(TASK)[0]["reason"] == "by hand (forced: the gate's decision was refused)"
     store.rollback(TASK)
-    store.rollback(TASK, to=adapter.id)  # it has served, so that it can again
+    store.rollback(TASK, to=adapter.id)  # it has served before
     assert store.champion_id(TASK) == adapter.id
 
 
 def test_two_rollbacks_go_back_two_promotions(store: AdapterStore) -> None:
-    a, b, c = (add(store, each).id for each in "abc")
-    for each in (a, b, a, c):
-        store.promote(each)
+    a, b, c = (add(store, content).id for content in "abc")
+    for version in (a, b, a, c):
+        store.promote(version)
     served = [store.champion_id(TASK)]
     for _ in range(4):
         now = store.rollback(TASK)
@@ -170,10 +170,10 @@ def test_two_rollbacks_go_back_two_promotions(store: AdapterStore) -> None:
     assert entries(store)[4] == ("rollback", a, c)
 
 
-def test_a_rollback_to_a_version_to_none_and_past_one_that_was_removed(store: AdapterStore) -> None:
-    a, b, c = (add(store, each).id for each in "abc")
-    for each in (a, b, c):
-        store.promote(each)
+def test_rollback_to_a_version_or_none(store: AdapterStore) -> None:
+    a, b, c = (add(store, content).id for content in "abc")
+    for version in (a, b, c):
+        store.promote(version)
     store.remove(b)
     assert store.previous_id(TASK) == a
     store.rollback(TASK, to="none")
@@ -202,7 +202,7 @@ def test_the_champion_cannot_be_removed(store: AdapterStore, database: Database)
         assert connection.scalar(sa.select(sa.func.count()).select_from(learned)) == 0
 
 
-def test_of_a_removal_and_a_promotion_at_once_one_wins(store: AdapterStore) -> None:
+def test_removal_and_promotion_at_once_have_one_winner(store: AdapterStore) -> None:
     for n in range(8):
         adapter = add(store, str(n))
         gate, failed = threading.Barrier(2), []
@@ -230,7 +230,7 @@ def test_of_a_removal_and_a_promotion_at_once_one_wins(store: AdapterStore) -> N
 
 @pytest.mark.parametrize("name", ["deep/weights.bin", "config.json", MANIFEST])
 @pytest.mark.parametrize("how", ["bit", "gone", "more"])
-def test_a_damaged_champion_is_replaced_by_the_one_before_and_the_log_says_so(
+def test_damaged_champion_is_replaced_and_logged(
     store: AdapterStore, caplog: pytest.LogCaptureFixture, name: str, how: str
 ) -> None:
     good, bad = add(store, "good"), add(store, "bad")
@@ -257,17 +257,17 @@ def test_a_damaged_champion_is_replaced_by_the_one_before_and_the_log_says_so(
     assert [version.id for version in store.versions()] == [good.id] + [bad.id] * (how == "more" or name != MANIFEST)
 
 
-def test_with_all_damaged_the_bare_base_serves(store: AdapterStore) -> None:
-    made = [add(store, each) for each in "abc"]
-    for each in made:
-        store.promote(each.id)
-        flip_a_bit(each.folder / "config.json")
+def test_bare_base_serves_if_all_are_damaged(store: AdapterStore) -> None:
+    for content in "abc":
+        adapter = add(store, content)
+        store.promote(adapter.id)
+        flip_a_bit(adapter.folder / "config.json")
     store_of_another_process = ServingAdapters(store)
     assert store_of_another_process.champion(TASK) is None
     assert [kind for kind, *_ in entries(store)] == ["promote"] * 3 + ["rollback"] * 3
 
 
-def test_a_champion_that_was_replaced_meanwhile_is_not_moved_away(store: AdapterStore) -> None:
+def test_replaced_champion_is_not_moved_away(store: AdapterStore) -> None:
     a, b = add(store, "a"), add(store, "b")
     store.promote(a.id)
     store.promote(b.id)
@@ -278,9 +278,7 @@ def test_a_champion_that_was_replaced_meanwhile_is_not_moved_away(store: Adapter
 # -- what a kill leaves --
 
 
-def test_work_folders_are_swept_when_their_process_is_dead(
-    store: AdapterStore, database: Database, tmp_path: Path
-) -> None:
+def test_work_folders_of_dead_processes_are_swept(store: AdapterStore, database: Database, tmp_path: Path) -> None:
     folder = tmp_path / "adapters"
     code = f"""
 import sys
@@ -297,7 +295,7 @@ with held_folder(Path({str(folder)!r})) as work:
     work = Path(process.stdout.readline().strip())
     with store.work_folder() as own:
         AdapterStore(database, folder)
-        assert (work / "half").exists()  # both are held by somebody who lives
+        assert (work / "half").exists()  # both are held by a living process
         assert own.exists()
     process.kill()
     process.communicate()
@@ -305,7 +303,7 @@ with held_folder(Path({str(folder)!r})) as work:
     assert not list(folder.iterdir())
 
 
-def test_versions_that_were_never_recorded_are_swept(store: AdapterStore, database: Database, tmp_path: Path) -> None:
+def test_unrecorded_versions_are_swept(store: AdapterStore, database: Database, tmp_path: Path) -> None:
     kept = add(store)
     for name, age_s in (("old", 120), ("new", 0)):
         folder = tmp_path / "adapters" / name
@@ -316,8 +314,18 @@ def test_versions_that_were_never_recorded_are_swept(store: AdapterStore, databa
     store.verify(kept.id)
 
 
-def test_the_manifest_is_readable_by_others(store: AdapterStore) -> None:
+def test_manifest_names_the_id_and_files(store: AdapterStore) -> None:
     adapter = add(store)
     manifest = json.loads((adapter.folder / MANIFEST).read_text())
     assert manifest["id"] == adapter.id
     assert manifest["files"] == adapter.files
+
+
+def test_part_is_a_subfolder_with_files(store: AdapterStore) -> None:
+    adapter = add(store)
+    assert (adapter.part.adapter_id, adapter.part.name, adapter.part.folder) == (adapter.id, "", adapter.folder)
+    deep = adapter.with_part("deep")
+    assert deep is not None
+    assert (deep.id, deep.part.name, deep.part.folder) == (adapter.id, "deep", adapter.folder / "deep")
+    assert deep.part != adapter.part
+    assert adapter.with_part("shallow") is None

@@ -21,7 +21,7 @@ from smallai_assistant.storage.database import Database
 
 
 class Champions(RuleBasedStateMachine):
-    """`served` is the list, the last one serves now; None is the bare base."""
+    """Models a registry: `served` is the history of champions, the last of which serves; None is the bare base."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Champions(RuleBasedStateMachine):
         for _ in range(3):
             self.add("approved")
 
-    @precondition(lambda self: len(self.status) < 3)  # few, so that one serves again and again
+    @precondition(lambda self: len(self.status) < 3)  # few, so that each serves several times
     @rule(status=st.sampled_from(["approved", "approved", "approved", "refused"]))
     def add(self, status: str) -> None:
         self.n_added += 1
@@ -106,8 +106,9 @@ class Champions(RuleBasedStateMachine):
             return
         self.store.remove(adapter_id)
         del self.status[adapter_id]
-        left = [each for each in self.served if each != adapter_id]
-        self.served = [each for each, after in zip(left, [*left[1:], object()], strict=True) if each != after]
+        # Two entries of one version become neighbours if the version between them goes: they count once.
+        left = [version for version in self.served if version != adapter_id]
+        self.served = [version for version, after in zip(left, [*left[1:], object()], strict=True) if version != after]
 
     @precondition(lambda self: self.served[-1] is not None and self.served[-1] not in self.damaged)
     @rule()
@@ -127,7 +128,7 @@ class Champions(RuleBasedStateMachine):
         self.store = AdapterStore(self.database, self.folder / "adapters")
 
     @invariant()
-    def the_champion_is_whole_and_the_log_ends_with_it(self) -> None:
+    def champion_is_whole_and_last_in_the_log(self) -> None:
         champion = self.store.champion(TASK)
         assert (champion.id if champion else None) == self.served[-1]
         assert self.store.previous_id(TASK) == self.previous

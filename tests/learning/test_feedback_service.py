@@ -1,4 +1,4 @@
-"""Feedback takes effect at once, and a fault of a plugin never costs what was stored."""
+"""Feedback takes effect at once, and a fault of a plugin never loses what was stored."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ from smallai_assistant.errors import InputTooLarge, NotEnoughData, StoreError
 from smallai_assistant.learning import feedback_service as feedback_service_module
 
 FOUR = ("chat", "image", "speech", "recommend")
+WATCHDOG_S = 30.0  # how long a test waits for an event before it fails
 
 
 class Learner(LearningTask):
-    """Answers with the last correction of the same text; every step can be made to fail."""
+    """Answers with the last correction of the same text. Every method can be made to fail."""
 
     name = "scripted"
     accepts = (frozenset({"text"}), frozenset({"image"}))
@@ -84,7 +85,7 @@ class Learner(LearningTask):
 
 
 class Observer(ScriptedPlugin):
-    """Hears of feedback and does with it what the test says."""
+    """Records the feedback it is told of, and does with it what the test says."""
 
     def __init__(self, *tasks: Any) -> None:
         super().__init__(*tasks)
@@ -113,12 +114,12 @@ def observer(task: Learner) -> Observer:
 
 @pytest.fixture
 def open_it(tmp_path: Path, database_url: str) -> Iterator[Open]:
-    """Opens an assistant on the test's data; what it said before is there."""
+    """Opens an assistant on the test's data, and closes the one before: a restart."""
     opened: list[Assistant] = []
 
     def make(plugin: Observer) -> Assistant:
-        for each in opened:
-            each.close()
+        for earlier in opened:
+            earlier.close()
         opened.append(
             Assistant(
                 data_dir=tmp_path / "data",
@@ -132,8 +133,8 @@ def open_it(tmp_path: Path, database_url: str) -> Iterator[Open]:
         return opened[-1]
 
     yield make
-    for each in opened:
-        each.close()
+    for assistant in opened:
+        assistant.close()
 
 
 @pytest.fixture
@@ -148,7 +149,7 @@ def answer(it: Assistant, text: str = "q") -> Turn:
 # -- given --
 
 
-def test_a_correction_is_known_at_the_next_turn_and_after_a_restart(
+def test_correction_is_known_also_after_a_restart(
     it: Assistant, task: Learner, observer: Observer, open_it: Open
 ) -> None:
     turn = answer(it)
@@ -163,7 +164,7 @@ def test_a_correction_is_known_at_the_next_turn_and_after_a_restart(
     assert answer(again).text == "a"
 
 
-def test_the_same_event_twice_is_learned_once(it: Assistant, task: Learner, observer: Observer) -> None:
+def test_same_key_is_learned_once(it: Assistant, task: Learner, observer: Observer) -> None:
     turn = answer(it)
     first = it.give_feedback(Feedback(turn.id, correction="a", key="k"))
     second = it.give_feedback(Feedback(turn.id, correction="b", key="k"))
@@ -172,21 +173,22 @@ def test_the_same_event_twice_is_learned_once(it: Assistant, task: Learner, obse
     assert answer(it).text == "a"
 
 
-def test_feedback_may_come_before_the_turn_is_on_disk(it: Assistant) -> None:
+def test_feedback_may_come_before_the_turn_is_stored(it: Assistant, observer: Observer) -> None:
     with it.database.write():  # the writer of turns has to wait
         response = it.ask("q", task="scripted")
         for _ in response:
             pass
         receipts: list[Any] = []
+        is_stored = threading.Event()
+        observer.act = lambda _: is_stored.set()
         thread = threading.Thread(target=lambda: receipts.append(response.rate(good=True)))
         thread.start()
-        thread.join(0.3)
-        assert receipts == []
-    thread.join(30)
+        assert not is_stored.wait(0.3)
+    thread.join(WATCHDOG_S)
     assert receipts[0].is_new
 
 
-def test_an_unknown_turn_is_refused_and_nobody_hears_of_it(it: Assistant, task: Learner, observer: Observer) -> None:
+def test_feedback_on_an_unknown_turn_is_refused(it: Assistant, task: Learner, observer: Observer) -> None:
     with pytest.raises(InvalidInput, match="no turn"):
         it.give_feedback(Feedback("nope", is_good=True))
     assert it.feedback.rows() == []
@@ -204,7 +206,7 @@ def test_an_unknown_turn_is_refused_and_nobody_hears_of_it(it: Assistant, task: 
         type("Panic", (BaseException,), {})("panic"),
     ],
 )
-def test_feedback_that_cannot_be_learned_now_is_stored_and_told(
+def test_unlearned_feedback_is_stored_and_reported(
     it: Assistant, task: Learner, error: BaseException, open_it: Open
 ) -> None:
     turn = answer(it)
@@ -219,7 +221,7 @@ def test_feedback_that_cannot_be_learned_now_is_stored_and_told(
     assert answer(open_it(Observer(Learner()))).text == "a"  # the next start knows
 
 
-def test_an_effect_that_is_no_sentence_is_told(it: Assistant, task: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_effect_must_be_a_sentence(it: Assistant, task: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
     turn = answer(it)
     monkeypatch.setattr(task, "learn_now", lambda _: None)
     receipt = it.give_feedback(Feedback(turn.id, is_good=True))
@@ -227,7 +229,7 @@ def test_an_effect_that_is_no_sentence_is_told(it: Assistant, task: Learner, mon
     assert "must return a sentence" in receipt.notices[0].text
 
 
-def test_ctrl_c_while_it_learns_loses_nothing(it: Assistant, task: Learner) -> None:
+def test_interrupt_while_learning_loses_nothing(it: Assistant, task: Learner) -> None:
     turn = answer(it)
     task.fails["learn_now"] = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
@@ -236,7 +238,7 @@ def test_ctrl_c_while_it_learns_loses_nothing(it: Assistant, task: Learner) -> N
 
 
 @pytest.mark.parametrize("error", [ValueError("broken"), KeyboardInterrupt(), SystemExit(1)])
-def test_an_observer_that_raises_changes_nothing(it: Assistant, observer: Observer, error: BaseException) -> None:
+def test_raising_observer_changes_nothing(it: Assistant, observer: Observer, error: BaseException) -> None:
     def fail(_: Feedback) -> None:
         raise error
 
@@ -246,7 +248,7 @@ def test_an_observer_that_raises_changes_nothing(it: Assistant, observer: Observ
     assert answer(it).text == "a"
 
 
-def test_an_observer_may_give_feedback_itself(it: Assistant, observer: Observer) -> None:
+def test_observer_may_give_feedback(it: Assistant, observer: Observer) -> None:
     turn = answer(it)
     observer.act = lambda given: (
         it.give_feedback(Feedback(turn.id, comment="seen", key=f"seen {given.id}")) if not given.comment else None
@@ -255,7 +257,7 @@ def test_an_observer_may_give_feedback_itself(it: Assistant, observer: Observer)
     assert [row.feedback.comment for row in it.feedback.rows() if row.feedback] == ["", "seen"]
 
 
-def test_a_closed_assistant_takes_no_feedback(it: Assistant) -> None:
+def test_closed_assistant_takes_no_feedback(it: Assistant) -> None:
     turn = answer(it)
     it.close()
     with pytest.raises(StoreError, match="closed"):
@@ -265,7 +267,7 @@ def test_a_closed_assistant_takes_no_feedback(it: Assistant) -> None:
 # -- taught --
 
 
-def test_what_is_taught_is_known(it: Assistant, open_it: Open) -> None:
+def test_taught_example_is_known(it: Assistant, open_it: Open) -> None:
     receipt = it.teach("scripted", "q", "a")
     assert receipt.effect
     assert answer(it).text == "a"
@@ -291,7 +293,7 @@ def test_what_is_taught_is_known(it: Assistant, open_it: Open) -> None:
         ("scripted", ImagePart(Path(__file__)), "a", InputTooLarge),
     ],
 )
-def test_what_cannot_be_taught_stores_nothing(
+def test_unteachable_example_stores_nothing(
     it: Assistant, monkeypatch: pytest.MonkeyPatch, name: str, content: Any, label: str, kind: type[InvalidInput]
 ) -> None:
     monkeypatch.setattr(feedback_service_module, "MAX_KEPT_MEDIA_BYTES", 1000)
@@ -304,7 +306,7 @@ def test_what_cannot_be_taught_stores_nothing(
 # -- taken back, erased --
 
 
-def test_what_is_undone_is_forgotten_at_once_and_for_good(it: Assistant, task: Learner, open_it: Open) -> None:
+def test_undone_feedback_is_forgotten_permanently(it: Assistant, task: Learner, open_it: Open) -> None:
     first = it.teach("scripted", "q", "a").feedback
     second = it.teach("scripted", "q", "b").feedback
     assert answer(it).text == "b"
@@ -318,7 +320,7 @@ def test_what_is_undone_is_forgotten_at_once_and_for_good(it: Assistant, task: L
     assert answer(open_it(Observer(Learner()))).text == "?"
 
 
-def test_an_erasure_names_the_adapters_that_learned_from_it(it: Assistant) -> None:
+def test_erasure_names_adapters_that_learned_from_it(it: Assistant) -> None:
     first, second = (it.teach("scripted", text, "a").feedback.id for text in ("q", "r"))
     old = add(it.adapters, "old", task="scripted", ids=[first])
     champion = add(it.adapters, "new", task="scripted", ids=[first, second])
@@ -336,7 +338,7 @@ def test_an_erasure_names_the_adapters_that_learned_from_it(it: Assistant) -> No
 
 
 @pytest.mark.parametrize("step", ["forget", "rebuild"])
-def test_a_task_that_cannot_forget_is_told_of(it: Assistant, task: Learner, step: str) -> None:
+def test_task_that_cannot_forget_is_reported(it: Assistant, task: Learner, step: str) -> None:
     ids = [it.teach("scripted", text, "a").feedback.id for text in ("q", "r")]
     task.fails[step] = RuntimeError("broken")
     for notices in (it.undo_feedback(ids[0]).notices, it.erase_feedback([ids[1]]).notices):
@@ -345,10 +347,10 @@ def test_a_task_that_cannot_forget_is_told_of(it: Assistant, task: Learner, step
     assert [row.state for row in it.feedback.rows()] == ["retracted", "erased"]
 
 
-# -- recalled --
+# -- rebuilt --
 
 
-def test_a_task_that_cannot_recall_does_not_stop_the_start(it: Assistant, open_it: Open) -> None:
+def test_failing_rebuild_does_not_stop_the_start(it: Assistant, open_it: Open) -> None:
     it.teach("scripted", "q", "a")
     task = Learner()
     task.fails["rebuild"] = RuntimeError("broken")
@@ -359,40 +361,39 @@ def test_a_task_that_cannot_recall_does_not_stop_the_start(it: Assistant, open_i
     assert isinstance(response.notices[0], Notice)
 
 
-def test_a_task_without_its_context_does_not_stop_the_start(open_it: Open) -> None:
+def test_task_without_context_does_not_stop_the_start(open_it: Open) -> None:
     task = Learner()
     task.setup = lambda context: None  # type: ignore[method-assign]
     assert "context" in open_it(Observer(task)).broken_plugins["scripted"]
 
 
-def test_what_the_champion_answers_itself_is_not_recalled(it: Assistant) -> None:
+def test_retired_feedback_is_not_rebuilt(it: Assistant) -> None:
     first = it.teach("scripted", "q", "a").feedback.id
     it.teach("scripted", "r", "b")
     adapter = add(it.adapters, task="scripted", ids=[first])
     it.adapters.judge(adapter.id, "approved", {"retired_ids": [first]})
     it.adapters.promote(adapter.id)
-    it._feedback_service.rebuild("scripted")
+    it._feedback_service.rebuild("scripted")  # private: what a promotion does, without a cycle
     assert (answer(it, "q").text, answer(it, "r").text) == ("?", "b")
     assert answer(it).adapter == adapter.id
 
 
-def test_a_feedback_that_comes_while_the_memory_is_made_anew_is_in_it(
-    it: Assistant, task: Learner, monkeypatch: pytest.MonkeyPatch
+def test_feedback_during_a_rebuild_is_kept(
+    it: Assistant, task: Learner, observer: Observer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     turn = answer(it)
-    has_read, real = threading.Event(), task.rebuild
+    has_read, has_arrived, real = threading.Event(), threading.Event(), task.rebuild
 
     def slowly(judged_turns: Sequence[JudgedTurn]) -> None:
         has_read.set()
-        given.wait(0.5)
+        assert has_arrived.wait(WATCHDOG_S)  # the feedback is stored, and these judged turns do not hold it
         real(judged_turns)
 
-    given = threading.Event()
     monkeypatch.setattr(task, "rebuild", slowly)
-    recalling = threading.Thread(target=lambda: it._feedback_service.rebuild("scripted"))
-    recalling.start()
-    assert has_read.wait(10)
+    observer.act = lambda _: has_arrived.set()
+    rebuilding = threading.Thread(target=lambda: it._feedback_service.rebuild("scripted"))
+    rebuilding.start()
+    assert has_read.wait(WATCHDOG_S)
     it.give_feedback(Feedback(turn.id, correction="a"))
-    given.set()
-    recalling.join()
+    rebuilding.join(WATCHDOG_S)
     assert answer(it).text == "a"

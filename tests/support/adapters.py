@@ -1,4 +1,4 @@
-"""Adapters to register and to damage."""
+"""Adapters that tests register and damage."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ def add(
     task: str = TASK,
     ids: Sequence[str] = (),
 ) -> Adapter:
+    """Registers an adapter of two files, one of them in a subfolder.
+
+    Args:
+        status: the gate's decision; None leaves it unjudged.
+    """
     with store.work_folder() as work:
         (work / "deep").mkdir()
         (work / "deep" / "weights.bin").write_text(content)
@@ -29,6 +34,7 @@ def add(
 
 
 def flip_a_bit(path: Path) -> None:
+    """Damages a file without changing its size."""
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)

@@ -1,4 +1,4 @@
-"""A scripted task that learns, pictures included: a fake whose every step a test decides."""
+"""A scripted learning task that also takes pictures: a fake whose every step a test decides."""
 
 from __future__ import annotations
 
@@ -27,11 +27,14 @@ N_STEPS = 8
 
 
 class Echo(LearningTask):
-    """Says what it hears. It can learn to shout: `say 1` -> `SAY 1`; what it was corrected in it knows at once.
+    """Repeats what it hears. It can learn to shout: `say 1` -> `SAY 1`; a correction takes effect at once.
 
     Args:
         learns: False trains an adapter that does nothing.
-        at_step: called at each step of the training with its number.
+        at_step: called at each training step, with its number.
+
+    Attributes:
+        begun_at: the first step of each training; later ones may continue from a checkpoint.
     """
 
     name: ClassVar[str] = "echo"
@@ -54,7 +57,7 @@ class Echo(LearningTask):
     def learn_now(self, judged_turn: JudgedTurn) -> str:
         if judged_turn.feedback.correction is None:
             return ""
-        if judged_turn.feedback.correction == "crash":
+        if judged_turn.feedback.correction == "crash":  # lets a test see a fault of the task
             raise RuntimeError("boom")
         self._memory[_heard(judged_turn.turn.request.parts)] = judged_turn.feedback.correction
         heard = _heard(judged_turn.turn.request.parts)
@@ -88,7 +91,7 @@ class Echo(LearningTask):
         self.begun_at.append(first)
         for step in range(first, N_STEPS):
             training.yield_to_serving()
-            checkpoint.write_text(str(step))
+            checkpoint.write_text(str(step))  # this step is not done yet: a resumed training repeats it
             training.progress("training", step / N_STEPS, loss=1 / (step + 1))
             self.at_step(step)
         wants = sum(example.expected == example.prompt.upper() for example in training.examples)
@@ -98,7 +101,8 @@ class Echo(LearningTask):
 
     def evaluate(self, examples: Sequence[Example], adapter: Adapter | None, models: Any) -> list[Score]:
         answers = [self._answer(example.prompt, adapter) for example in examples]
-        return [Score(float(a == each.expected), a) for a, each in zip(answers, examples, strict=True)]
+        pairs = zip(examples, answers, strict=True)
+        return [Score(float(answer == example.expected), answer) for example, answer in pairs]
 
     def _answer(self, heard: str, adapter: Adapter | None) -> str:
         shout = adapter is not None and json.loads((adapter.folder / "voice.json").read_text())["shout"]
@@ -110,13 +114,13 @@ def _heard(parts: Sequence[Any]) -> str:
 
 
 def open_echo(folder: Path, *tasks: Any) -> Assistant:
-    """An assistant with an echo, or with these tasks, and nothing else."""
+    """Opens an assistant with an echo, or with the given tasks, and nothing else."""
     config = AssistantConfig(data_dir=folder, device="cpu", disabled_plugins=OWN_PLUGINS)
     return Assistant(config, plugins=[ScriptedPlugin(*(tasks or (Echo(),)))])
 
 
 def correct(assistant: Assistant, n: int = 20, *, source: str = "local", first: int = 0) -> list[str]:
-    """`n` corrections that ask it to shout; of the first 20, eight are held out. Returns their ids."""
+    """Gives `n` corrections that ask it to shout. Of the first 20, eight are held out. Returns their ids."""
     ids = []
     for number in range(first, first + n):
         response = assistant.ask(f"say {number}", task="echo", user_id=source)
