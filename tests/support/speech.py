@@ -60,13 +60,14 @@ def melody() -> np.ndarray:
 
 
 HUM = sum(0.1 / k * np.sin(2 * np.pi * 50 * k * T) for k in (1, 2, 3, 5))
+# Ten seconds each, float64, level in [-1, 1] as in a recording.
 NO_SPEECH = {
     "silence": 0 * T,
     "direct current": 0 * T + 0.3,
     "white noise": 0.1 * NOISE,
     "loud white noise": 0.5 * NOISE,
     "faint white noise": 1e-4 * NOISE,
-    "rounding noise": np.round(0.6 * NOISE) / 32_768,
+    "rounding noise": np.round(0.6 * NOISE) / 32_768,  # of a 16-bit recorder in a silent room
     "pink noise": colored(1),
     "brown noise": colored(2),
     "noise bursts": 0.1 * NOISE * (T % 1 < 0.2),
@@ -81,7 +82,7 @@ NO_SPEECH = {
     "a melody": melody(),
 }
 
-# Invented words and what each was misheard as.
+# Invented words and what each was misheard as by the starter model.
 JARGON = Vocabulary(
     tuple(
         Entry(word, heard)

@@ -1,4 +1,4 @@
-"""A tiny openai-whisper model as a CTranslate2 file, made in-process from seeded weights."""
+"""Tiny openai-whisper models, made in-process from seeded weights: as CTranslate2 files and as safetensors."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+# The codes of types in the format of CTranslate2.
 _DTYPES = {"float32": 0, "int8": 1, "int16": 2, "int32": 3, "float16": 4}
 
 
 def make_model(seed: int = 0) -> Any:
-    """A seeded whisper.model.Whisper in float32."""
+    """A seeded `whisper.model.Whisper` in float32."""
     import torch
     from whisper.model import ModelDimensions, Whisper
 
@@ -25,7 +26,7 @@ def make_model(seed: int = 0) -> Any:
 
 
 def variables_of(model: Any) -> dict[str, np.ndarray[Any, Any]]:
-    """The model's weights under CTranslate2's names, query, key and value fused."""
+    """The model's weights under CTranslate2's names, with query, key and value fused."""
     state = {name: value.detach().numpy() for name, value in model.state_dict().items()}
     out: dict[str, np.ndarray[Any, Any]] = {}
 
@@ -37,6 +38,7 @@ def variables_of(model: Any) -> dict[str, np.ndarray[Any, Any]]:
 
     def fused(ours: str, names: tuple[str, ...], theirs: str) -> None:
         weights = [state[f"{ours}.{name}.weight"] for name in names]
+        # Whisper's keys have no bias; the fused layer needs one.
         zeros = np.zeros(len(weights[0]), np.float32)
         biases = [zeros if name == "key" else state[f"{ours}.{name}.bias"] for name in names]
         out[f"{theirs}/weight"], out[f"{theirs}/bias"] = np.concatenate(weights), np.concatenate(biases)
@@ -66,7 +68,7 @@ def variables_of(model: Any) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def quantize(variables: dict[str, np.ndarray[Any, Any]], name: str) -> None:
-    """Stores a weight as int8 with a scale for each row."""
+    """Replaces a weight by int8 values and a scale for each row."""
     weight = variables[name]
     scale = 127.0 / np.abs(weight).reshape(len(weight), -1).max(axis=1)
     variables[name] = np.rint(weight * scale.reshape(-1, *[1] * (weight.ndim - 1))).astype(np.int8)
@@ -74,11 +76,12 @@ def quantize(variables: dict[str, np.ndarray[Any, Any]], name: str) -> None:
 
 
 def write_ct2(folder: Path, variables: dict[str, np.ndarray[Any, Any]], *, spec: str = "WhisperSpec") -> None:
-    """Writes `model.bin`, `config.json` and a `tokenizer.json`, the output matrix as an alias of the embedding."""
+    """Writes `model.bin`, `config.json` and `tokenizer.json`. The output matrix is an alias of the embedding."""
 
     def text(value: str) -> bytes:
         return struct.pack("<H", len(value) + 1) + value.encode() + b"\0"
 
+    # Version 6 of the format: name of the spec, its revision, the variables, the aliases.
     out = struct.pack("<I", 6) + text(spec) + struct.pack("<II", 3, len(variables))
     for name, value in variables.items():
         raw = np.ascontiguousarray(value).tobytes()
@@ -92,7 +95,7 @@ def write_ct2(folder: Path, variables: dict[str, np.ndarray[Any, Any]], *, spec:
 
 
 def make_whisper(folder: Path, *, n_vocab: int = 51_864, **config: Any) -> Path:
-    """A Whisper of one layer with random weights."""
+    """Writes a Whisper of one layer with random weights as the engine reads it. Returns the folder."""
     import torch
     from safetensors.torch import save_file
     from whisper.model import ModelDimensions, Whisper

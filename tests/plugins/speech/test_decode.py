@@ -1,4 +1,4 @@
-"""Sound files become samples, or a typed error; what is cut says so."""
+"""Sound files become samples or a typed error, and a notice tells what is cut off."""
 
 from __future__ import annotations
 
@@ -58,6 +58,7 @@ def av_encoded(container: str, codec: str, rate: int) -> bytes:
     return file.getvalue()
 
 
+# Encoded once: the damage and cut tests take each file hundreds of times.
 @functools.cache
 def files() -> dict[str, bytes]:
     return {
@@ -102,7 +103,8 @@ def test_every_format_gives_the_same_tone(name: str) -> None:
     assert samples.dtype == np.float32
     assert samples.ndim == 1
     assert recording.duration_s == pytest.approx(3.0, abs=0.1)
-    # Codecs shift by their lead-in and may change the level when they mix down: compare the best alignment's shape.
+    # Codecs shift the sound by their lead-in and may change the level when they mix channels: compare the shapes at the
+    # best alignment.
     spectrum = np.fft.rfft(samples, 2**17) * np.conj(np.fft.rfft(wanted, 2**17))
     likeness = np.fft.irfft(spectrum).max() / (np.linalg.norm(samples) * np.linalg.norm(wanted))
     assert likeness > 0.99
@@ -116,10 +118,10 @@ def test_resampling_is_band_limited() -> None:
     assert len(kept) == len(gone) == 32_000
     middle = slice(1_000, -1_000)
     assert np.std(kept[middle]) == pytest.approx(np.std(speech_band), rel=0.01)
-    assert np.std(gone[middle]) < 1e-3 * np.std(above)  # at least 60 dB down, where it would alias to 5 kHz
+    assert np.std(gone[middle]) < 1e-3 * np.std(above)  # 60 dB down: else it would alias to 5 kHz
 
 
-def test_resampling_refuses_nonsense() -> None:
+def test_resampling_refuses_bad_input() -> None:
     with pytest.raises(ValueError, match="positive"):
         resample(np.zeros(10, np.float32), from_hz=0)
     with pytest.raises(ValueError, match="one-dimensional"):
@@ -138,7 +140,7 @@ def test_resampling_gives_the_stated_length(n_samples: int, from_hz: int, to_hz:
     assert out.shape == (round(n_samples * to_hz / from_hz),)
 
 
-# -- what is no recording --
+# -- bytes that are not a recording --
 
 
 @pytest.mark.parametrize(
@@ -163,7 +165,7 @@ def test_resampling_gives_the_stated_length(n_samples: int, from_hz: int, to_hz:
         "0 channels", "0 Hz", "1 Hz", "2 GHz", "3 ms",
     ],
 )  # fmt: skip
-def test_no_recording_is_invalid_audio(data: bytes, no_network: None) -> None:
+def test_other_bytes_are_invalid_audio(data: bytes, no_network: None) -> None:
     with pytest.raises(InvalidAudio) as caught:
         decode_audio(data, max_duration_s=HOUR_S, name="memo.wav")
     assert caught.value.hint
@@ -171,14 +173,14 @@ def test_no_recording_is_invalid_audio(data: bytes, no_network: None) -> None:
 
 
 @pytest.mark.parametrize("claimed", [4_000_000_000, 0xFFFFFFFF, 0x7FFFFFFF])
-def test_a_header_that_claims_4_gb_takes_no_4_gb(claimed: int) -> None:
+def test_a_claimed_size_allocates_nothing(claimed: int) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(InvalidAudio, match="claims"):
         decode(wav_header(claimed) + bytes(1_000))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024  # KiB
 
 
-def test_a_recorder_that_wrote_to_a_pipe_knows_no_length() -> None:
+def test_a_piped_recording_has_no_claimed_length() -> None:
     recording = decode(wav_header(0xFFFFFFFF) + bytes(64_000))
     assert recording.duration_s == 2.0
     assert recording.notices == ()
@@ -186,7 +188,7 @@ def test_a_recorder_that_wrote_to_a_pipe_knows_no_length() -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("rate", [RATE, 48_000])
-def test_samples_that_are_no_numbers(value: float, rate: int) -> None:
+def test_samples_that_are_not_finite(value: float, rate: int) -> None:
     samples = tone(1.0, rate)
     samples[rate // 2] = value
     file = io.BytesIO()
@@ -204,12 +206,12 @@ def test_samples_over_full_scale_are_scaled_down(scale: float) -> None:
     assert np.isfinite(samples).all()
 
 
-# -- what is cut --
+# -- files that are cut short --
 
 
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.5, 0.9, 0.99])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_cut_file_is_an_error_or_says_so(name: str, share: float) -> None:
+def test_a_cut_file_is_noticed(name: str, share: float) -> None:
     data = files()[name]
     try:
         recording = decode(data[: int(len(data) * share)])
@@ -229,7 +231,7 @@ def test_most_of_a_file_is_read(name: str) -> None:
     assert "cut short" in recording.notices[0].text
 
 
-# -- what is too long --
+# -- files that are too long --
 
 
 def long_flac(seconds: int) -> bytes:
@@ -246,7 +248,7 @@ def test_ten_hours_are_too_long() -> None:
         decode(data, 4 * HOUR_S)
 
 
-def test_decoding_stops_at_the_limit_whatever_the_header_says() -> None:
+def test_decoding_stops_at_the_limit() -> None:
     data = bytearray(long_flac(3_600))
     data[21] &= 0xF0  # STREAMINFO's number of samples: 0 is unknown
     data[22:26] = bytes(4)
@@ -256,11 +258,11 @@ def test_decoding_stops_at_the_limit_whatever_the_header_says() -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024  # KiB; an hour would take 230 MB
 
 
-# -- anything --
+# -- any bytes --
 
 
 def decode_or_refuse(data: bytes) -> Recording | None:
-    """The recording, or None for a typed error; anything else fails the test."""
+    """The recording, or None after a typed error; any other error fails the test."""
     try:
         return decode(data, 60.0)
     except AssistantError:
@@ -270,7 +272,7 @@ def decode_or_refuse(data: bytes) -> Recording | None:
 @given(magic=st.sampled_from(MAGICS), rest=st.binary(max_size=3_000))
 @example(magic=b"", rest=b"\xff" * 3_000)
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_any_bytes_are_a_recording_or_a_typed_error(magic: bytes, rest: bytes) -> None:
+def test_any_bytes_decode_or_raise_typed_errors(magic: bytes, rest: bytes) -> None:
     recording = decode_or_refuse(magic + rest)
     if recording is not None:
         assert np.isfinite(recording.samples).all()
@@ -282,7 +284,7 @@ def test_any_bytes_are_a_recording_or_a_typed_error(magic: bytes, rest: bytes) -
     edits=st.lists(st.tuples(st.integers(0, 4_000), st.integers(0, 255)), min_size=1, max_size=20),
 )
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_a_damaged_file_is_a_recording_or_a_typed_error(name: str, edits: list[tuple[int, int]]) -> None:
+def test_damaged_files_decode_or_raise_typed_errors(name: str, edits: list[tuple[int, int]]) -> None:
     data = bytearray(files()[name][:20_000])
     for position, value in edits:
         data[position % len(data)] = value
