@@ -1,4 +1,4 @@
-"""Real data for tests and measurements: fetched once from package archives, checked, cached, never committed."""
+"""Real data for tests and measurements: fetched once from package archives, verified, cached, never committed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from smallai_assistant.errors import AssistantError
 from smallai_assistant.models.files import file_sha256
 from smallai_assistant.models.wheels import download_wheel
 
-# Wheels, by their sha256. Debian's packages differ by release; apt checks their signatures.
+# Wheels with their sha256. Debian packages have none here: they differ by release, and apt checks their signatures.
 _FOOLBOX = ("foolbox==3.3.4", "11049d515d38e765e206a73ace9cc648b81a0d6d1da9ad9057e149ee117989cb")
 _RECBOLE = ("recbole==1.2.1", "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407")
 _COUNTRIES = ("countryinfo==1.0.1", "b02f6f534f0a3b9cdc73fba7e08f247e39826acfa54bf080f8e4eba812066350")
@@ -35,21 +35,22 @@ T = TypeVar("T")
 
 
 class DataError(RuntimeError):
-    """Data could not be fetched."""
+    """The data could not be fetched."""
 
 
 def cache_dir() -> Path:
-    """Where fetched data stays; `SMALLAI_TESTDATA_DIR` moves it."""
+    """The folder of the fetched data; the variable SMALLAI_TESTDATA_DIR changes it."""
     given = os.environ.get("SMALLAI_TESTDATA_DIR")
     return Path(given) if given else platformdirs.user_cache_path("smallai", appauthor=False) / "testdata"
 
 
 @functools.cache
 def librivox() -> list[tuple[Path, str]]:
-    """Five read sentences of LibriVox, 16 kHz wav, and what is said in each."""
+    """Five sentences from LibriVox recordings (16 kHz WAV) and their transcripts."""
     root = _deb("pocketsphinx-testdata") / "usr/share/pocketsphinx/test/data/librivox"
     rows = []
     for line in (root / "transcription").read_text().splitlines():
+        # One line is `<s> the words </s> (file name)`; some lack the marks.
         if match := re.match(r"(?:<s> )?(.*?)(?: </s>)? \(?([\w.-]+?)\)?$", line.strip()):
             rows.append((root / f"{match[2]}.wav", match[1]))
     return _checked(rows, 5)
@@ -73,7 +74,7 @@ def silero_vad() -> Path:
 
 @functools.cache
 def imagenet_photos() -> list[tuple[Path, int]]:
-    """Twenty photos and their ImageNet class indexes."""
+    """Twenty photos and the indexes of their ImageNet classes (0 to 999)."""
     folder = _wheel(_FOOLBOX, "foolbox/data/") / "foolbox/data"
     found = sorted(folder.glob("imagenet_*"))
     return _checked([(path, int(path.stem.split("_")[-1])) for path in found], 20)
@@ -83,7 +84,7 @@ def imagenet_photos() -> list[tuple[Path, int]]:
 def movielens() -> Path:
     """The folder of MovieLens 100K: `ml-100k.inter`, `ml-100k.item`, `ml-100k.user`, tab-separated with a typed header.
 
-    GroupLens' terms: not to be redistributed.
+    The terms of GroupLens do not allow to redistribute it, so it is never committed.
     """
     folder = _wheel(_RECBOLE, "recbole/dataset_example/ml-100k/") / "recbole/dataset_example/ml-100k"
     _checked(list(folder.glob("ml-100k.inter")), 1)
@@ -92,19 +93,20 @@ def movielens() -> Path:
 
 @functools.cache
 def tuxpaint_stamps() -> Path:
-    """Natural cut-outs with names (GPL-2, 161 MB): folders under `natural` and others."""
+    """The folder of Tux Paint's stamps: photos cut out of their background, with names (GPL-2, 161 MB)."""
     return _deb("tuxpaint-stamps-default") / "usr/share/tuxpaint/stamps"
 
 
 @functools.cache
 def espeak_ng() -> tuple[Path, dict[str, str]]:
-    """The program espeak-ng and the environment it runs in; a copy that is installed is taken as it is.
+    """The program espeak-ng and the environment that it needs. An installed copy is used as it is.
 
-    It and what it links against are unpacked, not installed.
+    Otherwise its packages and their libraries are unpacked into the cache, not installed: that needs no rights.
     """
     if installed := shutil.which("espeak-ng"):
         return Path(installed), dict(os.environ)
     with tempfile.TemporaryDirectory() as temporary:
+        # A simulation lists the packages that are missing on this machine, with all their dependencies.
         plan = ["apt-get", "install", "--simulate", "--no-install-recommends", "espeak-ng"]
         found = _run(plan, Path(temporary))
         if found.returncode != 0:
@@ -112,7 +114,7 @@ def espeak_ng() -> tuple[Path, dict[str, str]]:
             found = _run(plan, Path(temporary))
     packages = re.findall(r"^Inst (\S+)", found.stdout, re.MULTILINE)
     if "espeak-ng" not in packages:
-        raise DataError(f"apt-get knows no espeak-ng: {found.stderr.strip()}")
+        raise DataError(f"apt-get does not know espeak-ng: {found.stderr.strip()}")
     trees = [_deb(package) for package in packages]
     libraries = sorted({str(path.parent) for tree in trees for path in tree.rglob("*.so*")})
     (data,) = _checked([path for tree in trees for path in tree.glob("usr/lib/*/espeak-ng-data")], 1)
@@ -124,7 +126,7 @@ def espeak_ng() -> tuple[Path, dict[str, str]]:
 
 @functools.cache
 def spoken(text: str, voice: str = "en-us", *, words_a_minute: int = 150) -> bytes:
-    """A WAV file of a text, 22.05 kHz, in a voice of espeak-ng's such as `en-gb` or `en-us+f2`."""
+    """A WAV file (22.05 kHz) in which a voice of espeak-ng, such as `en-gb` or `en-us+f2`, reads the text."""
     program, environment = espeak_ng()
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary) / "spoken.wav"
@@ -137,7 +139,7 @@ def spoken(text: str, voice: str = "en-us", *, words_a_minute: int = 150) -> byt
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A multiple-choice question; `answer` is the index of the right one of `choices`."""
+    """A multiple-choice question; `answer` is the index of the right choice in `choices`."""
 
     subject: str
     question: str
@@ -147,7 +149,7 @@ class Question:
 
 @functools.cache
 def mmlu_questions() -> list[Question]:
-    """Some 270 general-knowledge questions with four choices each, from lm-eval's worked examples."""
+    """About 270 general-knowledge questions with four choices each, from the worked examples of lm-eval."""
     member = "lm_eval/tasks/mmlu/flan_cot_fewshot/_cot_prompts.json"
     table = json.loads((_wheel(_LM_EVAL, member) / member).read_text())
     found = []
@@ -165,11 +167,11 @@ def mmlu_questions() -> list[Question]:
 
 @functools.cache
 def country_questions() -> list[Question]:
-    """Some 600 easy questions: capitals, continents and peoples of countries, each with three wrong choices."""
+    """About 600 easy questions on capitals, continents and peoples of countries, each with three wrong choices."""
     prefix, keys = "countryinfo/data/", ("capital", "region", "demonym")
     rows = [json.loads(path.read_bytes()) for path in sorted((_wheel(_COUNTRIES, prefix) / prefix).glob("*.json"))]
     rows = [row for row in rows if all(row.get(key) and isinstance(row[key], str) for key in keys)]
-    draw = random.Random(0)
+    draw = random.Random(0)  # seeded, so that every run asks the same questions
     found = []
     wordings = ("What is the capital of {}?", "On which continent is {}?", "What are people from {} called?")
     for key, wording in zip(keys, wordings, strict=True):
@@ -185,7 +187,11 @@ def country_questions() -> list[Question]:
 
 
 def _wheel(package: tuple[str, str], prefix: str) -> Path:
-    """The folder of a wheel's members that begin with `prefix`."""
+    """A folder with the members of a wheel whose names begin with `prefix`.
+
+    Args:
+        package: `NAME==VERSION` and the sha256 of the wheel.
+    """
     name, sha256 = package
     target = cache_dir() / hashlib.sha256(f"{name}|{prefix}".encode()).hexdigest()[:12]
     if target.is_dir():
@@ -195,7 +201,7 @@ def _wheel(package: tuple[str, str], prefix: str) -> Path:
         try:
             wheel = download_wheel(name, Path(temporary), on_bytes=lambda _: None, cancel=threading.Event())
         except AssistantError as error:
-            raise DataError(f"{name}, which the tests take data from, could not be fetched: {error}") from error
+            raise DataError(f"{name}, from which the tests take data, could not be fetched: {error}") from error
         if (digest := file_sha256(wheel)) != sha256:
             raise DataError(f"{name}: the sha256 is {digest}, pinned is {sha256}")
         out = Path(temporary) / "out"
@@ -210,14 +216,14 @@ def _wheel(package: tuple[str, str], prefix: str) -> Path:
 
 
 def _deb(package: str) -> Path:
-    """The unpacked tree of a Debian package."""
+    """The folder of an unpacked Debian package."""
     target = cache_dir() / package
     if target.is_dir():
         return target
     cache_dir().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache_dir()) as temporary:
         folder = Path(temporary)
-        folder.chmod(0o755)
+        folder.chmod(0o755)  # apt downloads as a user of its own, which must be able to enter
         download = ["apt-get", "download", "-qq", package]
         result = _run(download, folder)
         if result.returncode != 0:  # the package lists may be missing or old
@@ -244,7 +250,7 @@ def _run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
 def _move(source: Path, target: Path) -> None:
     try:
         os.replace(source, target)
-    except OSError:  # another process was first
+    except OSError:  # another process has fetched it meanwhile, and a folder does not replace a full one
         if not target.is_dir():
             raise
 
@@ -257,8 +263,8 @@ def _checked(rows: list[T], n: int) -> list[T]:
 
 if __name__ == "__main__":
     known = {
-        each.__name__: each
-        for each in (librivox, imagenet_photos, movielens, tuxpaint_stamps, mmlu_questions, country_questions)
+        fetch.__name__: fetch
+        for fetch in (librivox, imagenet_photos, movielens, tuxpaint_stamps, mmlu_questions, country_questions)
     }
     for wanted in sys.argv[1:] or ["librivox", "imagenet_photos", "movielens"]:
         if wanted not in known:

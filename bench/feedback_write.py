@@ -1,4 +1,4 @@
-"""How long a feedback takes until it is on the disk, through the assistant: `python -m bench.feedback_write`."""
+"""Time until a feedback is on disk, through the assistant: `python -m bench.feedback_write`."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from typing import Any
 from smallai_assistant import Assistant, Feedback, Request, Task, TextPart, hookimpl
 
 N_WRITES = 500
-N_WARM_UP = 20
-# What people take for immediate (Miller 1968, "Response time in man-computer conversational transactions").
-WANTED_P99_MS = 100.0
+N_WARM_UP = 20  # the first writes also create files and fill caches
+# The limit of what feels immediate (Miller 1968, "Response time in man-computer conversational transactions").
+MAX_P99_MS = 100.0
 
 
 class Echo(Task):
@@ -37,7 +37,7 @@ class EchoPlugin:
 
 
 def timed(call: Callable[[int], object]) -> dict[str, float]:
-    """Median and 99th percentile of a call in ms, after some that are not counted."""
+    """Median and 99th percentile of the duration of `call(number)` in ms, after a warm-up that is not counted."""
     samples = []
     for number in range(N_WARM_UP + N_WRITES):
         begun = time.perf_counter()
@@ -51,7 +51,7 @@ def timed(call: Callable[[int], object]) -> dict[str, float]:
 
 
 def measure_fsync(folder: Path) -> dict[str, float]:
-    """What the disk takes for 4 KiB appended to a file and put on the disk: no database can be faster."""
+    """The time to append 4 KiB to a file and flush it, in ms: the lower bound for every durable database."""
     page = os.urandom(4096)
     with (folder / "fsync").open("ab", buffering=0) as file:
 
@@ -63,7 +63,7 @@ def measure_fsync(folder: Path) -> dict[str, float]:
 
 
 def measure_feedback(folder: Path, url: str) -> dict[str, float]:
-    """`assistant.give_feedback`, from the call to its return."""
+    """The time of `assistant.give_feedback`, from the call to its return, in ms."""
     with Assistant(
         data_dir=folder,
         models_dir=folder / "models",
@@ -73,13 +73,14 @@ def measure_feedback(folder: Path, url: str) -> dict[str, float]:
         device="cpu",
     ) as assistant:
         turn = assistant.ask("hello", task="echo").turn
+        # A key for each call, as a caller that repeats failed calls gives one.
         figures = timed(lambda n: assistant.give_feedback(Feedback(turn.id, correction=f"no, {n}", key=str(n))))
         assert len(assistant.feedback.rows()) == N_WARM_UP + N_WRITES
     return figures
 
 
 def main() -> int:
-    """Prints a table and the JSON line; 1 where a figure is missed."""
+    """Prints the table and the JSON line. Returns 1 if a figure is missed."""
     from tests.support.databases import NoServer, temporary_schema, temporary_server
 
     figures: dict[str, Any] = {"bench": "feedback_write", "n": N_WRITES}
@@ -94,14 +95,15 @@ def main() -> int:
                 figures["postgresql"] = measure_feedback(folder / "postgresql", url)
         except NoServer as error:
             print(f"postgresql not measured: {error}")
+        # Again at the end: if it differs from the first, other programs used the disk meanwhile.
         figures["fsync_after"] = measure_fsync(folder)
     for kind, row in figures.items():
         if isinstance(row, dict):
-            wanted = "" if kind.startswith("fsync") else f" (p99 at most {WANTED_P99_MS:.0f} ms)"
-            print(f"{kind:12} p50 {row['p50_ms']:7.2f} ms   p99 {row['p99_ms']:7.2f} ms{wanted}")
+            limit = "" if kind.startswith("fsync") else f" (p99 at most {MAX_P99_MS:.0f} ms)"
+            print(f"{kind:12} p50 {row['p50_ms']:7.2f} ms   p99 {row['p99_ms']:7.2f} ms{limit}")
     print(json.dumps(figures))
     measured = [figures[kind] for kind in ("sqlite", "postgresql") if kind in figures]
-    return 0 if all(each["p99_ms"] <= WANTED_P99_MS for each in measured) else 1
+    return 0 if all(row["p99_ms"] <= MAX_P99_MS for row in measured) else 1
 
 
 if __name__ == "__main__":

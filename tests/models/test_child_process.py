@@ -1,4 +1,4 @@
-"""Work in a process of its own: every way it can end is a typed error, and none of them is ours to die of."""
+"""Work in a child process: every way in which it can end is a typed error, and this process survives it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -36,9 +37,9 @@ def work(arguments):
         os.abort()
     if kind == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
-    if kind == "sleep":
+    if kind == "wait":
         open(arguments[1], "w").write(str(os.getpid()))
-        time.sleep(60)
+        time.sleep(60)  # until it is ended
     report(sum=1 + 2)
 
 if __name__ == "__main__":
@@ -71,7 +72,7 @@ def test_reports_come_back() -> None:
         ("killed", OutOfMemory, "memory"),
     ],
 )
-def test_every_end_is_a_typed_error(kind: str, error: type[Exception], says: str) -> None:
+def test_every_failure_is_a_typed_error(kind: str, error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says) as caught:
         run(kind)
     assert type(caught.value) is error
@@ -88,7 +89,7 @@ def test_cancel_ends_the_process(tmp_path: Path) -> None:
     started = tmp_path / "pid"
     threading.Thread(target=lambda: (_wait_for(started), cancel.set())).start()
     with pytest.raises(Cancelled):
-        run("sleep", str(started), cancel=cancel)
+        run("wait", str(started), cancel=cancel)
     assert not _is_running(int(started.read_text()))
 
 
@@ -96,16 +97,13 @@ def test_the_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     started = tmp_path / "pid"
     code = (
         "import threading; from smallai_assistant.models.child_process import run_module\n"
-        f"run_module('child_under_test', ['sleep', {str(started)!r}], cancel=threading.Event())"
+        f"run_module('child_under_test', ['wait', {str(started)!r}], cancel=threading.Event())"
     )
     with subprocess.Popen([sys.executable, "-c", code]) as parent:
         pid = int(_wait_for(started))
         assert _is_running(pid)
         parent.send_signal(signal.SIGKILL)
-    deadline = time.monotonic() + 10
-    while _is_running(pid) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not _is_running(pid)
+    _wait_until(lambda: not _is_running(pid))
 
 
 def test_the_working_directory_is_not_imported_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,12 +115,18 @@ def test_the_working_directory_is_not_imported_from(tmp_path: Path, monkeypatch:
 
 
 def _wait_for(path: Path) -> str:
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        if path.is_file() and (text := path.read_text()):
-            return text
+    """Waits until another process has written the file, and returns its content."""
+    _wait_until(lambda: path.is_file() and bool(path.read_text()))
+    return path.read_text()
+
+
+def _wait_until(is_true: Callable[[], bool]) -> None:
+    """Polls: nothing tells this process what another one, which is not its child, has done."""
+    for _ in range(1_000):
+        if is_true():
+            return
         time.sleep(0.02)
-    raise AssertionError(f"{path.name} did not appear")
+    raise AssertionError("it did not happen within 20 s")
 
 
 def _is_running(pid: int) -> bool:

@@ -1,4 +1,4 @@
-"""What is converted is what was there: tiny seeded models go through each converter and come out the same."""
+"""Conversions keep the model: tiny seeded models compute the same after every converter."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from smallai_assistant.errors import Cancelled, ModelInvalid, UnsafeModelFormat
 from smallai_assistant.models.convert import convert, efficientnet, gguf, needs_conversion, whisper_ct2
 from smallai_assistant.models.files import check_model_folder
 
-# -- GGUF ----------------------------------------------------------------------------------------------------------
+# -- GGUF --
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def logits(model: Any) -> Any:
         return model(torch.arange(40).reshape(2, 20)).logits
 
 
-def test_a_gguf_model_computes_the_same_after_conversion_in_a_child(gguf_source: Path) -> None:
+def test_gguf_computes_the_same_after_conversion(gguf_source: Path) -> None:
     original = tiny_gguf.make_model()
     tiny_gguf.write_gguf(gguf_source / "model.gguf", original)
     out = gguf_source.parent / "out"
@@ -64,7 +64,8 @@ def test_a_gguf_model_computes_the_same_after_conversion_in_a_child(gguf_source:
     assert str(gguf_source) not in (out / "tokenizer_config.json").read_text()
 
 
-def test_a_matrix_that_is_stored_twice_is_tied_and_the_finer_copy_kept(gguf_source: Path) -> None:
+def test_a_matrix_stored_twice_is_tied(gguf_source: Path) -> None:
+    """The finer copy is kept: the logits are those of the original."""
     original = tiny_gguf.make_model()
     tiny_gguf.write_gguf(gguf_source / "model.gguf", original, output="near")
     out = gguf_source.parent / "out"
@@ -74,7 +75,7 @@ def test_a_matrix_that_is_stored_twice_is_tied_and_the_finer_copy_kept(gguf_sour
     assert (logits(model) == logits(original)).all()
 
 
-def test_an_output_matrix_of_its_own_stays(gguf_source: Path) -> None:
+def test_a_separate_output_matrix_stays(gguf_source: Path) -> None:
     tiny_gguf.write_gguf(gguf_source / "model.gguf", tiny_gguf.make_model(), output="other")
     out = gguf_source.parent / "out"
     gguf.convert(gguf_source, out)
@@ -89,7 +90,7 @@ def test_a_gguf_without_a_chat_template_is_invalid(gguf_source: Path) -> None:
         gguf.convert(gguf_source, gguf_source.parent / "out")
 
 
-def test_a_gguf_without_one_of_its_tensors_is_invalid(gguf_source: Path) -> None:
+def test_a_gguf_without_a_tensor_is_invalid(gguf_source: Path) -> None:
     tiny_gguf.write_gguf(gguf_source / "model.gguf", tiny_gguf.make_model(), drop="blk.1.ffn_up.weight")
     with pytest.raises(ModelInvalid, match=r"layers\.1\.mlp\.up_proj"):
         gguf.convert(gguf_source, gguf_source.parent / "out")
@@ -106,7 +107,7 @@ def test_a_gguf_cut_short_is_invalid(gguf_source: Path, kept: float) -> None:
     assert not (gguf_source.parent / "out/model.safetensors").exists()
 
 
-# -- Whisper -------------------------------------------------------------------------------------------------------
+# -- Whisper --
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +187,7 @@ def converted_in(folder: Path, variables: dict[str, Any]) -> None:
     whisper_ct2.convert(folder, folder)
 
 
-# -- EfficientNet, and the child ----------------------------------------------------------------------------------
+# -- EfficientNet, and the child --
 
 
 class _Bomb:
@@ -202,9 +203,7 @@ def _in_a_child(source: Path, target: Path) -> None:
 
 
 @pytest.mark.parametrize("converter", [efficientnet.convert, _in_a_child])
-def test_a_pickle_that_is_not_the_pinned_one_is_never_read(
-    tmp_path: Path, converter: Callable[[Path, Path], None]
-) -> None:
+def test_only_the_pinned_pickle_is_read(tmp_path: Path, converter: Callable[[Path, Path], None]) -> None:
     (tmp_path / "model.pth").write_bytes(pickle.dumps(_Bomb(tmp_path / "exploded")))
     with pytest.raises(UnsafeModelFormat):
         converter(tmp_path, tmp_path)
@@ -218,6 +217,6 @@ def test_a_conversion_can_be_cancelled(gguf_source: Path) -> None:
         convert("gguf", gguf_source, gguf_source.parent / "out", cancel=cancel)
 
 
-def test_formats_that_are_served_as_they_are() -> None:
+def test_formats_without_conversion() -> None:
     assert not needs_conversion("sentence-transformers")
     assert all(map(needs_conversion, ("gguf", "ct2-whisper", "efficientnet-lite")))

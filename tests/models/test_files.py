@@ -1,4 +1,4 @@
-"""What a model folder may hold: hostile files are refused before a native loader sees them."""
+"""The checks of model folders: hostile files are refused before a native loader opens them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WEIGHTS = {"a": np.arange(12, dtype=np.float32).reshape(3, 4), "b": np.ones(5, d
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A small model folder that is in order."""
+    """A small valid model folder."""
     save_file(WEIGHTS, tmp_path / "model.safetensors", metadata={"format": "pt"})
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "attn_implementation": "sdpa"}))
     (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"auto_map": 1}}}))
@@ -46,7 +46,7 @@ def tensor(start: int, end: int, shape: list[Any], dtype: str = "F32") -> dict[s
     return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
 
 
-def test_a_folder_in_order_passes(folder: Path) -> None:
+def test_a_valid_folder_passes(folder: Path) -> None:
     check_model_folder(folder)
     header = read_safetensors_header(folder / "model.safetensors")
     assert header["a"]["shape"] == [3, 4]
@@ -85,13 +85,13 @@ def test_a_safetensors_file_cut_anywhere_is_invalid(folder: Path) -> None:
         b"",
     ],
 )
-def test_a_header_that_lies_is_invalid(tmp_path: Path, header: Any) -> None:
+def test_a_false_header_is_invalid(tmp_path: Path, header: Any) -> None:
     with pytest.raises(ModelInvalid):
         read_safetensors_header(with_header(tmp_path / "x.safetensors", header))
 
 
 @pytest.mark.parametrize("n_claimed", [10_000, 200_000_000, 2**63, 2**64 - 1])
-def test_an_oversized_header_is_refused_before_it_is_read(tmp_path: Path, n_claimed: int) -> None:
+def test_an_oversized_header_is_not_read(tmp_path: Path, n_claimed: int) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(struct.pack("<Q", n_claimed) + b"{}" + bytes(100))
     with pytest.raises(ModelInvalid, match="claims"):
@@ -100,8 +100,8 @@ def test_an_oversized_header_is_refused_before_it_is_read(tmp_path: Path, n_clai
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(at=st.integers(0, 200), value=st.integers(0, 255), tail=st.binary(max_size=3))
-def test_what_passes_opens_natively(tmp_path: Path, at: int, value: int, tail: bytes) -> None:
-    """Damage anywhere in the header: either we refuse it, or the native loader reads every tensor."""
+def test_accepted_files_open_natively(tmp_path: Path, at: int, value: int, tail: bytes) -> None:
+    """A file with any damage in its header is either refused, or the native loader reads every tensor."""
     whole = bytearray(save(WEIGHTS))
     whole[at % len(whole)] = value
     path = tmp_path / "x.safetensors"
@@ -126,19 +126,19 @@ def test_formats_that_run_code_are_refused(folder: Path, name: str) -> None:
         check_model_folder(folder)
 
 
-def test_an_unsafe_file_is_not_looked_at_beside_the_safe_one_that_loaders_take(folder: Path) -> None:
+def test_unsafe_files_beside_safe_weights_are_allowed(folder: Path) -> None:
     (folder / "training_args.bin").write_bytes(b"x")
     check_model_folder(folder)
 
 
-def test_a_decoy_does_not_let_the_unsafe_file_through(folder: Path) -> None:
+def test_a_decoy_does_not_hide_an_unsafe_file(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "other.safetensors")
     (folder / "pytorch_model.bin").write_bytes(b"x")
     with pytest.raises(UnsafeModelFormat):
         check_model_folder(folder)
 
 
-def test_a_module_of_a_sentence_model_is_checked_too(folder: Path) -> None:
+def test_folders_of_sentence_modules_are_checked_too(folder: Path) -> None:
     modules = [{"type": "sentence_transformers.models.Dense", "path": "2_Dense"}]
     (folder / "modules.json").write_text(json.dumps(modules))
     (folder / "2_Dense").mkdir()
@@ -168,14 +168,14 @@ def test_a_folder_without_weights_is_invalid(folder: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "preprocessor_config.json"])
-def test_a_config_that_asks_to_run_code_is_refused(folder: Path, name: str, config: dict[str, Any]) -> None:
+def test_a_config_that_runs_code_is_refused(folder: Path, name: str, config: dict[str, Any]) -> None:
     (folder / name).write_text(json.dumps(config))
     with pytest.raises(UnsafeModelConfig):
         check_model_folder(folder)
 
 
 @pytest.mark.parametrize("module", ["os", "evil.Module", "", "sentence_transformersx.A"])
-def test_a_sentence_model_imports_nothing_foreign(folder: Path, module: str) -> None:
+def test_foreign_sentence_modules_are_refused(folder: Path, module: str) -> None:
     (folder / "modules.json").write_text(json.dumps([{"type": module, "path": ""}]))
     with pytest.raises(UnsafeModelConfig):
         check_model_folder(folder)
@@ -197,7 +197,7 @@ def test_a_config_that_is_not_json_is_invalid(tmp_path: Path, text: str) -> None
 
 
 @pytest.mark.parametrize("shard", ["../../x.safetensors", "/x.safetensors", "pytorch_model.bin", "gone.safetensors"])
-def test_shards_lie_in_the_folder(folder: Path, shard: str) -> None:
+def test_shards_outside_the_folder_are_refused(folder: Path, shard: str) -> None:
     (folder / "pytorch_model.bin").write_bytes(b"x")
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shard}}))
     with pytest.raises(ModelInvalid):
@@ -223,7 +223,7 @@ def test_a_sharded_folder_passes(folder: Path) -> None:
         b"GGUF" + struct.pack("<IQQ", 3, 0, 1),
     ],
 )
-def test_a_gguf_head_that_lies_is_invalid(tmp_path: Path, head: bytes) -> None:
+def test_a_false_gguf_head_is_invalid(tmp_path: Path, head: bytes) -> None:
     path = tmp_path / "x.gguf"
     path.write_bytes(head)
     with pytest.raises(ModelInvalid):

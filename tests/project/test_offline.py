@@ -1,4 +1,4 @@
-"""Nothing leaves: all four tasks answer on the real models, without a network and without trying for one."""
+"""Nothing leaves the machine: all four tasks answer on the real models and try no connection."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from bench.data import imagenet_photos, librivox
 from smallai_assistant import Assistant, AssistantConfig, Interaction, Item
 from smallai_assistant.config import ModelsConfig
 
-# Python runs it at the start of every process whose path has it. What it sees is written down and then fails.
+# The content of a `sitecustomize.py`, which Python runs at the start of every process that has it on its path. It logs
+# every attempt to use the network and lets it fail.
 WATCH = """
 import os, sys
 def hook(event, arguments):
@@ -41,7 +42,7 @@ print(json.dumps(answer_all(*map(Path, sys.argv[1:]))))
 
 
 def answer_all(data: Path, models: Path, photo: Path, recording: Path) -> dict[str, str]:
-    """What each task says, by task; the texts are routed, no task is named."""
+    """The answer of each task, by its name. No task is named in the questions: they are routed."""
     config = AssistantConfig(
         data_dir=data,
         models_dir=models,
@@ -66,7 +67,7 @@ def answer_all(data: Path, models: Path, photo: Path, recording: Path) -> dict[s
 
 
 def python(code: str, *arguments: object, folder: Path, without_network: bool) -> subprocess.CompletedProcess[str]:
-    """Runs `code` under watch, as a user's process would: no variable keeps the libraries from trying."""
+    """Runs `code` under watch, without the variables that keep the libraries offline: a user has not set them."""
     (folder / "watch").mkdir(exist_ok=True)
     (folder / "watch/sitecustomize.py").write_text(WATCH)
     here = Path(__file__).parent
@@ -79,10 +80,12 @@ def python(code: str, *arguments: object, folder: Path, without_network: bool) -
 
 
 def tried(folder: Path) -> str:
+    """The attempts to use the network that the watch has logged."""
     return (folder / "log").read_text() if (folder / "log").exists() else ""
 
 
 def has_namespaces() -> bool:
+    """Whether this user may start a process without a network."""
     command = ["unshare", "--net", *(["--map-root-user"] if os.geteuid() else []), "true"]
     try:
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
@@ -109,7 +112,7 @@ def test_the_watch_sees_every_attempt(tmp_path: Path, attempt: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_four_tasks_answer_and_nothing_is_tried(tmp_path: Path, models_dir: Path) -> None:
+def test_four_tasks_answer_and_nothing_is_tried(tmp_path: Path, models_dir: Path) -> None:
     photo, recording = imagenet_photos()[0][0], librivox()[0][0]
     arguments = (tmp_path / "data", models_dir, photo, recording)
     done = python(ANSWER, *arguments, folder=tmp_path, without_network=has_namespaces())
@@ -130,8 +133,8 @@ def test_the_four_tasks_answer_and_nothing_is_tried(tmp_path: Path, models_dir: 
     assert "Alien " not in answers["recommendation"]
 
 
-def test_an_address_is_no_path_and_nothing_is_tried(tmp_path: Path) -> None:
-    """Asked for a file or a model by its address, it refuses without a look at the network."""
+def test_an_address_is_refused_without_a_connection(tmp_path: Path) -> None:
+    """A file or a model that is given by its address is refused, and no connection is tried."""
     code = """
 import sys
 from pathlib import Path
@@ -139,8 +142,8 @@ from smallai_assistant import AssistantError, AudioPart, ImagePart
 from smallai_assistant.models.catalog import Catalog
 addresses = ["http://127.0.0.1:9/x", "https://example.org/x.gguf", "file:///etc/passwd"]
 catalog = Catalog(Path(sys.argv[1]))
-for each in addresses:
-    for call in (lambda: ImagePart(path=each), lambda: AudioPart(path=each), lambda: catalog.resolve(each)):
+for address in addresses:
+    for call in (lambda: ImagePart(path=address), lambda: AudioPart(path=address), lambda: catalog.resolve(address)):
         try:
             call()
         except AssistantError as error:

@@ -1,4 +1,4 @@
-"""The wheel is complete: an environment that has nothing but it imports it, and finds plugins and command."""
+"""The wheel is complete: an environment that holds only the wheel imports it and finds the plugins and the command."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(*command: str | Path, **options: object) -> str:
-    done = subprocess.run([str(each) for each in command], capture_output=True, text=True, check=False, **options)
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False, **options)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
@@ -26,11 +26,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = folder / "source"
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE", "smallai_assistant", "plugins"):
-        # A copy, so that no build folder of an earlier build leaks in and none is left behind.
+        # A build of a copy: folders of earlier builds are not used, and none is left behind.
         run("cp", "-r", ROOT / name, source)
     for stale in [*source.glob("*.egg-info"), *source.glob("plugins/*.egg-info")]:
         run("rm", "-r", stale)
-    # No isolation: setuptools is here (torch requires it), and nothing needs to be fetched.
+    # Without isolation: setuptools is installed (torch requires it), so nothing has to be fetched.
     run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, source)
     (built,) = folder.glob("*.whl")
     return built
@@ -38,7 +38,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bare_python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interpreter of an environment that holds the wheel and none of its dependencies."""
+    """The interpreter of an environment that holds the wheel without its dependencies."""
     folder = tmp_path_factory.mktemp("bare") / "venv"
     run(sys.executable, "-m", "venv", "--without-pip", folder)
     python = folder / "bin" / "python"
@@ -50,7 +50,7 @@ def test_wheel_holds_every_package_and_data_file(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     wanted = [*ROOT.glob("smallai_assistant/**/*"), *ROOT.glob("plugins/smallai_*/**/*")]
-    files = [each for each in wanted if each.is_file() and "__pycache__" not in each.parts]
+    files = [path for path in wanted if path.is_file() and "__pycache__" not in path.parts]
     relative = {str(file.relative_to(ROOT)).removeprefix("plugins/") for file in files if "egg-info" not in str(file)}
     assert relative <= names, f"missing: {sorted(relative - names)}"
     top = {name.split("/")[0] for name in names if ".dist-info" not in name}
@@ -81,7 +81,7 @@ def test_entry_points_are_there(bare_python: Path) -> None:
 
 
 def test_installed_command_works(bare_python: Path, tmp_path: Path) -> None:
-    """With the dependencies of the running environment put behind the wheel, the command loads all four plugins."""
+    """With the dependencies of the running environment added, the command loads all four plugins."""
     site = next(bare_python.parents[1].glob("lib/python*/site-packages"))
     (site / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
     env = {"HOME": str(tmp_path), "SMALLAI_DATA_DIR": str(tmp_path / "data"), "PATH": "/usr/bin:/bin"}

@@ -1,4 +1,4 @@
-"""What the store promises: durable, typed, migrated."""
+"""The promises of the stores: durable writes, typed errors, migrations."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from smallai_assistant.storage.turn_store import TurnStore
         ((3, 52, 0), False),
     ],
 )
-def test_wal_is_used_only_where_sqlite_is_sound(version: tuple[int, ...], affected: bool) -> None:
+def test_wal_needs_a_sound_sqlite_version(version: tuple[int, ...], affected: bool) -> None:
     assert has_wal_reset_bug(version) is affected
 
 
@@ -64,9 +64,7 @@ def test_a_wrong_url_is_a_config_error(tmp_path: Path) -> None:
         Database(tmp_path, "nonsense")
 
 
-def test_a_newer_schema_is_refused_and_an_older_one_migrated_with_a_backup(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_newer_schema_is_refused_an_older_migrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = Database(tmp_path)
     ItemStore(first).add_items([Item("a", "A")])
     version = first.schema_version
@@ -106,14 +104,14 @@ def test_a_failing_migration_leaves_the_old_schema(tmp_path: Path, monkeypatch: 
     again.close()
 
 
-def test_a_full_disk_keeps_the_old_state_and_reads_work(tmp_path: Path) -> None:
+def test_a_full_disk_keeps_the_old_state(tmp_path: Path) -> None:
     database = Database(tmp_path)
     store = ItemStore(database)
     store.add_items([Item("a", "A")])
     pages = sqlite3.connect(database.path or "").execute("PRAGMA page_count").fetchone()[0]
 
     @sa.event.listens_for(database.engine, "begin")
-    def shrink(connection: sa.Connection) -> None:  # SQLite's own limit answers as a full disk does
+    def shrink(connection: sa.Connection) -> None:  # SQLite reports its page limit as a full disk
         connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
 
     with pytest.raises(StoreFull):
@@ -184,7 +182,7 @@ def test_items_and_interactions(database: Database) -> None:
     store.add_interactions(
         [Interaction("u", "b", at=2.0), Interaction("u", "a", at=1.0), Interaction("v", "a", at=1.0)]
     )
-    assert [each.item for each in store.interactions_of("u")] == ["a", "b"]
+    assert [interaction.item for interaction in store.interactions_of("u")] == ["a", "b"]
     assert len(store.interactions(after=2)) == 1
     before = store.revision()
     assert store.remove_items(["a", "zzz"]) == 1

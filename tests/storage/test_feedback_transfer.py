@@ -1,4 +1,4 @@
-"""An export holds all that is needed to learn from it elsewhere; an import takes all of a file or nothing."""
+"""An export holds all that another installation needs to learn from it; an import is complete or changes nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import hashlib
 import json
 import stat
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -61,8 +60,8 @@ class Place:
             timings={"total_s": 0.5},
         )
         self.turns.add_turn(turn).result()
-        for each in feedback:
-            self.feedback.add(Feedback(turn.id, source=user, **each))
+        for fields in feedback:
+            self.feedback.add(Feedback(turn.id, source=user, **fields))
         return turn
 
 
@@ -90,12 +89,12 @@ def there(tmp_path: Path, request: pytest.FixtureRequest, database_url: str) -> 
 def n_rows(place: Place) -> tuple[int, int, int]:
     with place.database.read() as connection:
         counted = [
-            connection.scalar(sa.select(sa.func.count()).select_from(each)) for each in (feedback, turns, sessions)
+            connection.scalar(sa.select(sa.func.count()).select_from(table)) for table in (feedback, turns, sessions)
         ]
     return counted[0] or 0, counted[1] or 0, counted[2] or 0
 
 
-def test_all_of_it_comes_back_elsewhere(here: Place, there: Place, tmp_path: Path) -> None:
+def test_everything_comes_back_elsewhere(here: Place, there: Place, tmp_path: Path) -> None:
     file = tmp_path / "out.jsonl"
     parts = (TextPart("what\ud800 is it"), ImagePart(data=PICTURE), AudioPart(data=b"sound"))
     here.add({"is_good": True, "key": "k"}, {"correction": "owl", "may_train": False}, parts=parts)
@@ -126,7 +125,7 @@ def test_all_of_it_comes_back_elsewhere(here: Place, there: Place, tmp_path: Pat
     again = there.transfer.import_from(file)
     assert (again.n_feedback, again.n_turns, again.n_known) == (0, 0, 2)
     there.feedback.erase([retracted])
-    assert there.transfer.import_from(file).n_known == 2  # what is erased does not come back
+    assert there.transfer.import_from(file).n_known == 2  # an import does not bring erased feedback back
     assert there.feedback.get(retracted).feedback is None
 
 
@@ -141,7 +140,7 @@ def test_an_export_of_one_task_and_without_media(here: Place, there: Place, tmp_
     assert judged_turn.turn.request.parts == (ImagePart(data=b""),)
 
 
-def test_media_that_is_gone_or_damaged_is_left_out(here: Place, tmp_path: Path) -> None:
+def test_missing_or_damaged_media_are_left_out(here: Place, tmp_path: Path) -> None:
     here.add({"is_good": True}, parts=(ImagePart(data=b"one"), ImagePart(data=b"two")))
     one, two = (here.folder / "media" / d[:2] / d for d in (hashlib.sha256(b).hexdigest() for b in (b"one", b"two")))
     one.unlink()
@@ -150,7 +149,7 @@ def test_media_that_is_gone_or_damaged_is_left_out(here: Place, tmp_path: Path) 
     assert (out.n_media, out.n_without_media) == (0, 2)
 
 
-def test_rows_with_a_known_key_and_twins_in_the_file_are_counted(here: Place, there: Place, tmp_path: Path) -> None:
+def test_known_and_repeated_rows_are_counted(here: Place, there: Place, tmp_path: Path) -> None:
     file = tmp_path / "out"
     here.add({"is_good": True, "key": "k"}, {"is_good": False})
     here.transfer.export_to(file)
@@ -163,7 +162,7 @@ def test_rows_with_a_known_key_and_twins_in_the_file_are_counted(here: Place, th
 
 
 def change(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
-    """A change of one value of a row, by its path; `del` removes it."""
+    """A function that changes one value of a row, given by its path; the value `del_` removes it."""
 
     def apply(row: dict[str, Any]) -> None:
         *way, last = path.split(".")
@@ -226,7 +225,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("path", "value"), BAD, ids=[f"{path}={str(value)[:12]!r}" for path, value in BAD])
-def test_with_line_5_of_10_bad_nothing_is_imported(tmp_path: Path, path: str, value: Any) -> None:
+def test_one_bad_line_imports_nothing(tmp_path: Path, path: str, value: Any) -> None:
     file = exported(tmp_path, n=9)
     lines = file.read_text().splitlines()
     assert len(lines) == 11  # the header, the picture, nine rows
@@ -334,26 +333,28 @@ def test_a_failed_export_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest
     place.close()
 
 
-def test_ten_thousand_rows_do_not_keep_other_writers_waiting(here: Place, there: Place, tmp_path: Path) -> None:
+def test_ten_thousand_rows_let_other_writers_work(here: Place, there: Place, tmp_path: Path) -> None:
     turn = here.add()
     here.feedback.add_all([Feedback(turn.id, is_good=True) for _ in range(10_000)])
     here.transfer.export_to(tmp_path / "file")
-    waited = 0.0
-    done = threading.Event()
+    stored: list[Turn] = []
+    failed: list[BaseException | None] = []
+    done, has_stored = threading.Event(), threading.Event()
 
     def write() -> None:
-        nonlocal waited
         while not done.is_set():
-            begun = time.monotonic()
-            there.turns.add_turn(a_turn("meanwhile")).result(60)
-            waited = max(waited, time.monotonic() - begun)
+            future = there.turns.add_turn(a_turn("meanwhile"))
+            failed.append(future.exception(60))  # a writer that waits over 30 s gives up with a StoreError
+            stored.append(future.result())
+            has_stored.set()
 
     writer = threading.Thread(target=write)
     writer.start()
+    assert has_stored.wait(60)
     assert there.transfer.import_from(tmp_path / "file").n_feedback == 10_000
     done.set()
     writer.join()
-    assert waited < 25  # after thirty seconds a writer gives up
+    assert failed == [None] * len(stored)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

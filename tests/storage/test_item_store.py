@@ -1,4 +1,4 @@
-"""Items and interactions in the store, and what the import does with files that are odd. See also test_cli.py."""
+"""Items and interactions in the store, and the import of odd files. The commands are tested in tests/cli."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Ran(NamedTuple):
 
 
 def run_import(kind: str, file: Path, store: ItemStore, capsys: pytest.CaptureFixture[str], *words: str) -> Ran:
-    """`smallai KIND import FILE` into this store; the import needs no more of an assistant."""
+    """Runs `smallai KIND import FILE` on this store; the import needs only this part of an assistant."""
     front = SimpleNamespace(items=store)
     opener: Any = lambda *_: contextlib.nullcontext(front)  # noqa: E731
     return Ran(main([kind, "import", str(file), *words], open_assistant=opener), *capsys.readouterr())
@@ -43,14 +43,14 @@ def run_import(kind: str, file: Path, store: ItemStore, capsys: pytest.CaptureFi
 # -- the store --
 
 
-def test_interactions_come_by_time_and_equal_times_in_the_order_they_were_added(store: ItemStore) -> None:
+def test_interactions_are_sorted_by_time_and_order(store: ItemStore) -> None:
     store.add_interactions([Interaction("ada", "c", at=2.0), Interaction("ada", "b", at=1.0)])
     store.add_interactions([Interaction("bob", "a", at=1.0), Interaction("ada", "d", at=2.0)])
     assert [interaction.item for interaction in store.interactions()] == ["b", "a", "c", "d"]
     assert [interaction.item for interaction in store.interactions(after=1)] == ["b", "a", "d"]
     assert [interaction.item for interaction in store.interactions(after=3)] == ["d"]
     assert store.interactions(after=4) == []
-    assert [each.item for each in store.interactions_of("ada")] == ["b", "c", "d"]
+    assert [interaction.item for interaction in store.interactions_of("ada")] == ["b", "c", "d"]
     assert store.interactions_of("nobody") == []
 
 
@@ -65,7 +65,7 @@ def test_what_was_stored_comes_back(store: ItemStore) -> None:
     assert store.interactions() == [choice]
 
 
-def test_of_a_repeated_id_the_last_counts(store: ItemStore) -> None:
+def test_the_last_of_a_repeated_id_counts(store: ItemStore) -> None:
     assert store.add_items([Item("a", "first"), Item("b", "B"), Item("a", "last")]) == 2
     assert [item.title for item in store.items()] == ["last", "B"]
 
@@ -76,7 +76,7 @@ def test_more_items_than_a_statement_holds(store: ItemStore) -> None:
     assert [item.id for item in store.items()] == [f"{n:05}" for n in range(1_200, 1_234)]
 
 
-def test_the_revision_changes_with_every_write_and_only_then(store: ItemStore) -> None:
+def test_only_writes_change_the_revision(store: ItemStore) -> None:
     seen = [store.revision()]
 
     def changed() -> tuple[bool, bool]:
@@ -106,7 +106,7 @@ def test_a_write_that_fails_midway_keeps_nothing(store: ItemStore) -> None:
     with pytest.raises(RuntimeError):
         store.add_interactions(rows())
     broken = Interaction("ada", "b")
-    object.__setattr__(broken, "user", None)  # what no check lets through: the database refuses it
+    object.__setattr__(broken, "user", None)  # no check lets this through, so the database has to refuse it
     with pytest.raises(StoreError):
         store.add_interactions([Interaction("ada", "a"), broken])
     with pytest.raises(TypeError):
@@ -116,7 +116,7 @@ def test_a_write_that_fails_midway_keeps_nothing(store: ItemStore) -> None:
     assert store.revision() == (0, 0)
     store.add_interactions([Interaction("ada", "c")])
     assert [interaction.item for interaction in store.interactions(after=0)] == ["c"]
-    assert store.interactions(after=1) == []  # the failed rows took no numbers
+    assert store.interactions(after=1) == []  # the failed rows do not count
 
 
 # -- imports --
@@ -137,9 +137,7 @@ def test_other_encodings_are_told_with_the_line(
     assert store.items() == []
 
 
-def test_a_bad_line_near_the_end_keeps_all_others_out(
-    store: ItemStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_bad_line_imports_nothing(store: ItemStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store.add_items([Item("0", "before")])
     file = tmp_path / "items.jsonl"
     rows = [json.dumps({"id": n, "title": f"Item {n}"}) for n in range(3_000)]
@@ -169,7 +167,7 @@ def test_lines_that_repeat_an_id_are_told(store: ItemStore, tmp_path: Path, caps
         ("interactions", "user,thing", "'item'", "user, thing"),
     ],
 )
-def test_a_missing_column_is_named_and_what_there_is(
+def test_a_missing_column_is_named(
     store: ItemStore,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -224,13 +222,13 @@ def test_a_misspelt_column_is_recognised(
         ("8", "3"),  # an id comes first, then a title
     ],
 )
-def test_an_item_is_found_by_its_id_or_title(store: ItemStore, name: str, id_: str | None) -> None:
+def test_items_are_found_by_id_or_title(store: ItemStore, name: str, id_: str | None) -> None:
     store.add_items([Item("1", "Heat (1995)"), Item("2", "100% Wolf_!"), Item("3", "8"), Item("7", "8 (1963)")])
     found = store.find_item(name)
     assert (found.id if found else None) == id_
 
 
-def test_of_several_columns_that_fit_the_plainest_is_taken(
+def test_of_fitting_columns_the_plainest_is_taken(
     store: ItemStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "log.csv"
@@ -239,7 +237,7 @@ def test_of_several_columns_that_fit_the_plainest_is_taken(
     assert store.interactions() == [Interaction("u7", "i9", 4.5, 1000.0)]
 
 
-def test_an_imported_line_counts_from_where_its_cell_begins(
+def test_line_numbers_count_lines_inside_cells(
     store: ItemStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "items.csv"
@@ -280,7 +278,7 @@ def test_json_says_what_was_imported(
 @example(content=b'{"user": "a", "item": "b", "at": ' + b"9" * 400 + b"}", suffix=".jsonl", kind="interactions")
 @example(content=b'{"id": ' + b"9" * 5_000 + b', "title": "t"}', suffix=".jsonl", kind="items")
 @example(content=b'{"id": "a", "title": "t", "metadata": {"x": NaN}}', suffix=".jsonl", kind="items")
-def test_any_file_is_imported_whole_or_told_in_one_line(
+def test_any_file_is_imported_or_one_error_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes, suffix: str, kind: str
 ) -> None:
     file = tmp_path / f"file{suffix}"

@@ -1,4 +1,4 @@
-"""What a server adds: it can be gone, come back, crash, be full, be set up carelessly; and it serves many at once."""
+"""A PostgreSQL server can be gone, come back, crash, be full or set up carelessly; and many write at once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from smallai_assistant.storage.schema import interactions, meta
 from smallai_assistant.storage.turn_store import TurnStore
 
 
-def test_a_server_that_is_gone_is_an_error_and_one_that_is_back_is_used(tmp_path: Path, cluster: Cluster) -> None:
+def test_a_server_that_is_back_is_used_again(tmp_path: Path, cluster: Cluster) -> None:
     database = Database(tmp_path, cluster.url)
     store = TurnStore(database, tmp_path / "media")
     first = store.add_turn(a_turn("first")).result()
@@ -41,7 +41,7 @@ def test_a_server_that_is_gone_is_an_error_and_one_that_is_back_is_used(tmp_path
     database.close()
 
 
-def test_what_was_acknowledged_survives_a_crash_of_the_server(tmp_path: Path, cluster: Cluster) -> None:
+def test_acknowledged_turns_survive_a_server_crash(tmp_path: Path, cluster: Cluster) -> None:
     database = Database(tmp_path, cluster.url)
     store = TurnStore(database, tmp_path / "media")
     acknowledged: list[str] = []
@@ -68,11 +68,11 @@ def test_what_was_acknowledged_survives_a_crash_of_the_server(tmp_path: Path, cl
     database.close()
 
 
-def test_a_full_disk_of_the_server_is_told_as_one(tmp_path: Path, postgres_url: str) -> None:
+def test_a_full_disk_of_the_server_is_told(tmp_path: Path, postgres_url: str) -> None:
     database = Database(tmp_path, postgres_url)
     store = ItemStore(database)
     store.add_items([Item("a", "A")])
-    with database.write() as connection:  # the state that the server gives when a file cannot grow
+    with database.write() as connection:  # raises the error that the server reports when a file cannot grow
         connection.exec_driver_sql(
             "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS"
             " $$ BEGIN RAISE disk_full USING MESSAGE = 'could not extend file'; END $$"
@@ -84,7 +84,7 @@ def test_a_full_disk_of_the_server_is_told_as_one(tmp_path: Path, postgres_url: 
     database.close()
 
 
-def test_a_careless_server_still_acknowledges_only_what_is_on_disk(tmp_path: Path, cluster: Cluster) -> None:
+def test_a_careless_server_is_still_used_durably(tmp_path: Path, cluster: Cluster) -> None:
     engine = sa.create_engine(cluster.url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
     with engine.connect() as connection:
         connection.exec_driver_sql("ALTER ROLE smallai SET synchronous_commit = off")
@@ -99,7 +99,7 @@ def test_a_careless_server_still_acknowledges_only_what_is_on_disk(tmp_path: Pat
     database.close()
 
 
-def test_an_address_where_nobody_listens_is_an_error(tmp_path: Path) -> None:
+def test_an_address_without_server_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="the database failed"):
         Database(tmp_path, f"postgresql+psycopg://nobody@/x?host={tmp_path}")
 
@@ -110,7 +110,7 @@ def test_another_database_is_a_config_error(tmp_path: Path, url: str) -> None:
         Database(tmp_path, url)
 
 
-def test_a_url_without_a_driver_takes_ours(tmp_path: Path, postgres_url: str) -> None:
+def test_a_url_without_a_driver_takes_psycopg(tmp_path: Path, postgres_url: str) -> None:
     for name in ("postgres", "postgresql"):
         database = Database(tmp_path, postgres_url.replace("postgresql+psycopg", name))
         assert database.engine.dialect.driver == "psycopg"
@@ -118,7 +118,7 @@ def test_a_url_without_a_driver_takes_ours(tmp_path: Path, postgres_url: str) ->
 
 
 @pytest.mark.parametrize(("ci", "outcome"), [("", pytest.skip.Exception), ("true", pytest.fail.Exception)])
-def test_without_a_server_tests_say_how_to_get_one(
+def test_without_a_server_tests_are_skipped(
     monkeypatch: pytest.MonkeyPatch, ci: str, outcome: type[BaseException]
 ) -> None:
     monkeypatch.setenv("CI", ci)
@@ -126,10 +126,10 @@ def test_without_a_server_tests_say_how_to_get_one(
         raise databases.NoServer(databases.HOW_TO_INSTALL)
 
 
-# -- on both kinds --
+# -- on both databases --
 
 
-def test_numbers_left_out_by_a_failed_transaction_hide_no_interaction(database: Database) -> None:
+def test_gaps_in_the_numbers_hide_no_interaction(database: Database) -> None:
     store = ItemStore(database)
     store.add_interactions([Interaction("u", "a", at=1.0)])
     row = {"user_id": "u", "item_id": "x", "weight": 1.0, "at": 2.0}
@@ -142,7 +142,7 @@ def test_numbers_left_out_by_a_failed_transaction_hide_no_interaction(database: 
     assert store.interactions(after=3) == []
 
 
-def test_writers_at_once_do_not_overwrite_each_other(database: Database) -> None:
+def test_concurrent_writers_do_not_overwrite_each_other(database: Database) -> None:
     store = ItemStore(database)
     threads = [
         threading.Thread(target=lambda n=n: [store.add_items([Item(f"{n}-{i}", "t")]) for i in range(20)])
@@ -152,17 +152,17 @@ def test_writers_at_once_do_not_overwrite_each_other(database: Database) -> None
         thread.start()
     for thread in threads:
         thread.join()
-    assert store.revision()[0] == 80  # read, add one, write: every step is there
+    assert store.revision()[0] == 80  # the counter is read, incremented, written: no increment is lost
     assert len(store.items()) == 80
 
 
 @pytest.mark.parametrize("is_same", [True, False], ids=["thread", "process"])
-def test_a_writer_that_waits_too_long_fails_and_the_next_one_works(
+def test_a_writer_fails_after_waiting_too_long(
     tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch, is_same: bool
 ) -> None:
-    monkeypatch.setattr(database_module, "_LOCK_WAIT_S", 1)
+    monkeypatch.setattr(database_module, "LOCK_WAIT_S", 1)
     database = Database(tmp_path, database_url)
-    other = database if is_same else Database(tmp_path, database_url)  # as another process has it
+    other = database if is_same else Database(tmp_path, database_url)  # a second pool, as in another process
     store = ItemStore(database)
     errors: list[str] = []
 
@@ -181,8 +181,8 @@ def test_a_writer_that_waits_too_long_fails_and_the_next_one_works(
         assert ("1 s" if is_same else "lock") in errors[0]
         assert store.items() == []  # readers do not wait
     store.add_items([Item("a", "A")])
-    for each in {database, other}:
-        each.close()
+    for opened in {database, other}:
+        opened.close()
 
 
 def test_a_closed_database_is_not_written(database: Database) -> None:
@@ -193,7 +193,7 @@ def test_a_closed_database_is_not_written(database: Database) -> None:
             call()
 
 
-def test_an_error_in_a_transaction_undoes_all_of_it(database: Database) -> None:
+def test_an_error_undoes_the_whole_transaction(database: Database) -> None:
     def write_twice() -> None:
         with database.write() as connection:
             connection.execute(sa.insert(meta).values(key="b", value=""))

@@ -1,4 +1,4 @@
-"""An older database is brought up to date once, with a backup, whoever opens it."""
+"""Migrations: once, with a backup, also if several processes open an older database at the same time."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ print(database.schema_version)
 
 
 def make_first_schema(folder: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A database as the first release left it, with a turn and an item."""
+    """Creates a database with the schema of the first release, with a turn and an item."""
     with monkeypatch.context() as patch:
         patch.setattr(database_module, "MIGRATIONS", MIGRATIONS[:1])
         database = Database(folder, url)
@@ -72,7 +72,7 @@ def test_the_first_schema_is_migrated_and_backed_up(
 
 
 @pytest.mark.parametrize("is_old", [True, False], ids=["old", "empty"])
-def test_processes_that_open_it_at_once_migrate_it_once(
+def test_processes_at_once_migrate_only_once(
     tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch, is_old: bool
 ) -> None:
     if is_old:
@@ -82,7 +82,7 @@ def test_processes_that_open_it_at_once_migrate_it_once(
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(4)
     ]
-    for process in processes:  # they have imported everything and wait for the end of stdin
+    for process in processes:  # each has imported everything and waits for the end of its standard input
         assert process.stdin is not None
         process.stdin.close()
         process.stdin = None
@@ -94,9 +94,7 @@ def test_processes_that_open_it_at_once_migrate_it_once(
         check_migrated(tmp_path, database_url)
 
 
-def test_a_migration_that_fails_on_a_server_leaves_nothing(
-    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_migration_leaves_nothing(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     make_first_schema(tmp_path, database_url, monkeypatch)
 
     def fail(connection: sa.Connection) -> None:

@@ -1,7 +1,7 @@
 """The databases that tests run on: SQLite, and a real PostgreSQL server.
 
-SMALLAI_TEST_POSTGRES_URL names a server; without it one is started from the installed binaries, once per session, on a
-socket of its own. Where there are none the tests are skipped, in continuous integration (CI=true) they fail.
+SMALLAI_TEST_POSTGRES_URL names a server. Without it, one is started from the installed binaries, once a session, on a
+Unix socket. Without binaries the tests are skipped; in continuous integration (CI=true) they fail.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ import sqlalchemy as sa
 from smallai_assistant.storage.database import Database
 
 HOW_TO_INSTALL = "no PostgreSQL server: apt-get install postgresql, or set SMALLAI_TEST_POSTGRES_URL"
-GIVEN_URL = os.environ.get("SMALLAI_TEST_POSTGRES_URL", "")  # read at import: fixtures clear SMALLAI_*
+GIVEN_URL = os.environ.get("SMALLAI_TEST_POSTGRES_URL", "")  # read at import: a fixture deletes SMALLAI_* for each test
 _START_S = 60.0
 
 
 class NoServer(Exception):
-    """There are no server binaries."""
+    """No server is given, and no binaries are installed to start one."""
 
 
 class Cluster:
-    """A PostgreSQL server of our own in a temporary folder, with the durability settings it has by default."""
+    """A PostgreSQL server in a temporary folder, with the default settings of durability."""
 
     def __init__(self) -> None:
         binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parts[-2]))
@@ -42,7 +42,8 @@ class Cluster:
             raise NoServer(HOW_TO_INSTALL)
         self._bin = Path(found).resolve().parent
         self._user = _user()  # initdb and the server refuse to run as root
-        self.folder = Path(tempfile.mkdtemp(prefix="smallai-pg-"))  # short: a socket's path has 107 bytes at most
+        # Directly in the temporary folder: the path of a Unix socket has at most 107 bytes.
+        self.folder = Path(tempfile.mkdtemp(prefix="smallai-pg-"))
         self._process: subprocess.Popen[bytes] | None = None
         if self._user is not None:
             shutil.chown(self.folder, self._user)
@@ -52,7 +53,7 @@ class Cluster:
 
     @property
     def url(self) -> str:
-        """Of its database `postgres`."""
+        """The URL of its database `postgres`."""
         return f"postgresql+psycopg://smallai@/postgres?host={self.folder}"
 
     def start(self) -> None:
@@ -61,27 +62,28 @@ class Cluster:
         command = [str(self._bin / "postgres"), "-D", str(self.folder / "data")]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*command, *(each for setting in settings for each in ("-c", setting))],
+                [*command, *(word for setting in settings for word in ("-c", setting))],
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
-                start_new_session=True,  # Ctrl-C is for the tests, which then stop it
+                start_new_session=True,  # Ctrl-C reaches only the tests, which then stop the server
                 **self._as_user(),
             )
         deadline = time.monotonic() + _START_S
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"PostgreSQL did not start:\n{(self.folder / 'log').read_text()[-2000:]}")
-            time.sleep(0.05)
+            time.sleep(0.05)  # the server tells nobody when it is ready
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
-        """Stops the server: SIGINT ends it in order, SIGQUIT as a crash, which it recovers from when it starts."""
+        """Stops the server: SIGINT is an orderly end; SIGQUIT is a crash, from which it recovers at its next start."""
         if self._process is not None:
             self._process.send_signal(how)
             self._process.wait(_START_S)
             self._process = None
 
     def remove(self) -> None:
+        """Stops the server and deletes its folder."""
         self.stop(signal.SIGQUIT)
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -105,19 +107,19 @@ class Cluster:
 
 
 def _user() -> str | None:
-    """Whom the server runs as; None for ourselves."""
+    """The user that the server runs as; None for the user of the tests."""
     if os.geteuid() != 0:
         return None
-    names = {each.pw_name for each in pwd.getpwall()}
+    names = {entry.pw_name for entry in pwd.getpwall()}
     return next(name for name in ("postgres", "nobody") if name in names)
 
 
 @contextlib.contextmanager
 def temporary_server() -> Iterator[str]:
-    """The URL of a server: the given one, or one that lives as long as the block.
+    """The URL of a server: the given one, or one that runs during the block.
 
     Raises:
-        NoServer: there is none and no binaries to start one from.
+        NoServer: none is given, and no binaries are installed to start one.
     """
     if GIVEN_URL:
         yield GIVEN_URL
@@ -131,7 +133,7 @@ def temporary_server() -> Iterator[str]:
 
 @contextlib.contextmanager
 def temporary_schema(server: str) -> Iterator[str]:
-    """The URL of an empty schema on a server, dropped at the end."""
+    """The URL of an empty schema on a server; it is dropped at the end of the block."""
     name = f"test_{uuid.uuid4().hex}"
     engine = sa.create_engine(server, isolation_level="AUTOCOMMIT")
     try:
@@ -146,7 +148,7 @@ def temporary_schema(server: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def or_skip() -> Iterator[None]:
-    """Skips the test where there is no server; in continuous integration it fails."""
+    """Skips the test if there is no server; in continuous integration the test fails."""
     try:
         yield
     except NoServer as error:
@@ -157,7 +159,7 @@ def or_skip() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
-    """The URL of a PostgreSQL server, one a session."""
+    """The URL of a PostgreSQL server, one for the whole session."""
     with contextlib.ExitStack() as stack:
         with or_skip():
             url = stack.enter_context(temporary_server())
@@ -182,7 +184,7 @@ def postgres_url(postgres_server: str) -> Iterator[str]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty database, of each kind in turn."""
+    """The URL of an empty database; the test runs once on each kind."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'smallai.sqlite'}"
     return str(request.getfixturevalue("postgres_url"))
@@ -190,7 +192,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def database(database_url: str, tmp_path: Path) -> Iterator[Database]:
-    """An empty database, of each kind in turn."""
+    """An empty database; the test runs once on each kind."""
     opened = Database(tmp_path, database_url)
     yield opened
     opened.close()

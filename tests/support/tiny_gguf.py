@@ -1,4 +1,4 @@
-"""A tiny Qwen2 model as a GGUF file, made in-process: seeded weights, a byte-pair tokenizer, a chat template."""
+"""A tiny Qwen2 model as a GGUF file, made in memory: seeded weights, a byte-pair tokenizer, a chat template."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TEXT = ["the quick brown fox jumps over the lazy dog", "a small model answers in
 
 
 def make_model(seed: int = 0) -> Any:
-    """A seeded Qwen2ForCausalLM in bfloat16, embeddings tied."""
+    """A seeded Qwen2ForCausalLM in bfloat16 with tied embeddings."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -29,19 +29,20 @@ def make_model(seed: int = 0) -> Any:
         max_position_embeddings=256,
         tie_word_embeddings=True,
     )
-    # Not `.to(bfloat16)`: that would round the rotary frequencies too.
+    # Not `.to(bfloat16)`, which would round the rotary frequencies too.
     return Qwen2ForCausalLM._from_config(config, dtype=torch.bfloat16).eval()
 
 
 def write_gguf(
     path: Path, model: Any, *, template: str | None = TEMPLATE, output: str = "none", drop: str | None = None
 ) -> None:
-    """Writes `model`.
+    """Writes `model` as a GGUF file.
 
     Args:
-        output: `none` leaves the tied output matrix out; `near` stores a slightly different copy, as files with
-            mixed quantization do; `other` stores an unrelated matrix.
-        drop: the GGUF name of a tensor that is left out.
+        template: the chat template; None writes none.
+        output: `none` leaves out the output matrix, which is tied; `near` stores a slightly different copy, as files
+            with mixed quantization do; `other` stores an unrelated matrix.
+        drop: the GGUF name of a tensor to leave out.
     """
     import gguf
     import torch
@@ -85,7 +86,7 @@ def _add_tokenizer(writer: Any, template: str | None, n_vocab: int) -> None:
     model = json.loads(tokenizer.to_str())["model"]
     tokens = sorted(model["vocab"], key=model["vocab"].__getitem__)
     tokens += [f"<unused{i}>" for i in range(n_vocab - len(SPECIAL) - len(tokens))]
-    normal, control = 1, 3
+    normal, control = 1, 3  # GGUF's token types
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("qwen2")
     writer.add_token_list([*tokens, *SPECIAL])
