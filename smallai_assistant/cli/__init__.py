@@ -1,4 +1,4 @@
-"""The command `smallai`. Everything heavy is imported by the command that needs it."""
+"""The command line: the command `smallai`. A module is imported only by the commands that need it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main", "make_parser"]
 
-DONE, FAILED, WRONG_USE = 0, 1, 2
+DONE, FAILED, WRONG_USE = 0, 1, 2  # 2 is what argparse and the shells use
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 PIPE_CLOSED = 141  # 128 + SIGPIPE
 
@@ -25,12 +25,13 @@ def main(argv: Sequence[str] | None = None, *, open_assistant: OpenAssistant | N
 
     Args:
         argv: the words after `smallai`; None takes those of the process.
-        open_assistant: makes the assistant for the commands, for a program that has one already.
+        open_assistant: makes the assistant for the commands; a program that has one passes it here.
     """
     try:
         code = _parse_and_run(argv, open_assistant)
-        if sys.stdout is not None:
-            sys.stdout.flush()  # here a closed pipe is still caught
+        if sys.stdout is not None:  # a shell closes it with `>&-`
+            # Flushed here, a closed pipe is still caught; at the interpreter's end it is not.
+            sys.stdout.flush()
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
@@ -42,6 +43,10 @@ def main(argv: Sequence[str] | None = None, *, open_assistant: OpenAssistant | N
 
 def _parse_and_run(argv: Sequence[str] | None, open_assistant: OpenAssistant | None) -> int:
     parser = make_parser()
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks what may come next; see `smallai completion`
+        from smallai_assistant.cli.completion import complete
+
+        complete(parser)
     try:
         args = parser.parse_args(argv)
     except SystemExit as exit_:
@@ -57,6 +62,7 @@ def _run(target: str, args: object, open_assistant: OpenAssistant | None) -> int
     from smallai_assistant.errors import AssistantError
 
     module, function = target.split(":")
+    # Only a pull may reach the hub; every other command works with what is on the disk.
     quiet_libraries(debug=bool(getattr(args, "debug", False)), online=function == "pull")
     context = CommandContext(args, open_assistant)
     try:
@@ -69,15 +75,16 @@ def _run(target: str, args: object, open_assistant: OpenAssistant | None) -> int
         raise
     except BrokenPipeError:
         raise
-    except Exception as error:
+    except Exception as error:  # a defect of ours, or of a library
         return context.crashed(error)
     else:
         return code
 
 
 def _forget_stdout() -> None:
-    """Lets the interpreter flush at its end without a complaint about the closed pipe."""
+    """Keeps the interpreter, which flushes at its end, from complaining about the closed pipe."""
     try:
+        # As the Python documentation advises: https://docs.python.org/3/library/signal.html#note-on-sigpipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (AttributeError, OSError, ValueError):
         sys.stdout = None

@@ -1,4 +1,4 @@
-"""What every command gets: its arguments, the settings, the screen, and the assistant on demand."""
+"""The context of a command: its arguments, the settings, the screen, and the assistant on demand."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ _QUIET = {
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
-    "PROMPT_TOOLKIT_NO_CPR": "1",  # else it warns where a terminal does not tell the cursor's place
+    # Without it, prompt_toolkit warns if a terminal does not answer where the cursor is.
+    "PROMPT_TOOLKIT_NO_CPR": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
     "TQDM_DISABLE": "1",
@@ -34,25 +35,33 @@ _QUIET = {
 
 
 def quiet_libraries(*, debug: bool, online: bool = False) -> None:
-    """Keeps the libraries' warnings and progress bars off the screen; `--debug` shows the log instead.
+    """Keeps the warnings and progress bars of libraries off the screen.
 
     Args:
-        online: the command was asked to fetch something, so the hub's client may.
+        debug: print the log instead.
+        online: let the client of the hub use the network.
     """
     for name, value in _QUIET.items():
         if not (online and name == "HF_HUB_OFFLINE"):
+            # Whoever sets one of these variables knows why.
             os.environ.setdefault(name, value)
     if debug:
         logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
         logging.getLogger("smallai_assistant").setLevel(logging.DEBUG)
         return
     warnings.simplefilter("ignore")
+    # Without a handler, Python prints warnings of the log to standard error.
     if not logging.getLogger().handlers:
         logging.getLogger().addHandler(logging.NullHandler())
 
 
 class CommandContext:
-    """One run of one command."""
+    """One run of one command.
+
+    Args:
+        args: the parsed arguments.
+        open_assistant: makes the assistant from the settings and a progress callback.
+    """
 
     def __init__(self, args: Any, open_assistant: OpenAssistant | None = None) -> None:
         self.args = args
@@ -61,14 +70,14 @@ class CommandContext:
 
     @cached_property
     def config(self) -> AssistantConfig:
-        """The settings, with the general options over them."""
+        """The settings; the general options override them."""
         return self.config_with()
 
     def config_with(self, **overrides: Any) -> AssistantConfig:
-        """The settings with more overrides.
+        """The settings with further overrides.
 
         Raises:
-            ConfigError: one is wrong.
+            ConfigError: a setting is wrong.
         """
         args = self.args
         general = {"data_dir": args.data_dir, "models_dir": args.models_dir, "device": args.device}
@@ -76,7 +85,7 @@ class CommandContext:
 
     @contextmanager
     def assistant(self, config: AssistantConfig | None = None) -> Iterator[Assistant]:
-        """Opens the assistant for a block; loading models shows on the screen."""
+        """Opens the assistant for a `with` block. The loading of models is shown on the screen."""
         try:
             with self._open_assistant(config or self.config, self.screen.loading) as assistant:
                 yield assistant
@@ -84,18 +93,23 @@ class CommandContext:
             self.screen.end_progress()
 
     def failed(self, error: AssistantError, *, about: dict[str, Any] | None = None) -> int:
-        """Reports an error and returns the exit code that belongs to it."""
+        """Prints an error and returns its exit code.
+
+        Args:
+            about: keys to put before the error in the JSON object, such as the file.
+        """
         self.screen.end_progress()
         if self.args.debug:
             traceback.print_exception(error)
         if self.args.json:
             self.screen.json({**(about or {}), "error": error.to_json()})
         self.screen.error(str(error))
-        # What is wrong with the arguments themselves is wrong use; a bad content of a file is not.
+        # Exit code 2 means that the command was called wrongly. A subclass, such as InvalidImage, means that it was
+        # called rightly and a file's content is bad.
         return 2 if type(error) in (InvalidInput, UrlNotAllowed) else 1
 
     def crashed(self, error: Exception) -> int:
-        """Reports a defect of ours in one line."""
+        """Prints a defect of the program in one line and returns its exit code."""
         self.screen.end_progress()
         if self.args.debug:
             traceback.print_exception(error)
@@ -104,13 +118,13 @@ class CommandContext:
         return 1
 
     def for_each(self, key: str, values: Sequence[Any], work: Callable[[Any], None]) -> int:
-        """Runs `work` on every value; an error is reported and the rest is still done.
+        """Calls `work` with each value. If one fails, the error is printed and the others are still done.
 
         Args:
-            key: what a value is called in the JSON of an error.
+            key: the name of a value in the JSON object of an error.
 
         Returns:
-            The exit code: that of the error where there is one value, 1 where any of several failed.
+            The exit code: 0 if all succeeded. If there is only one value, the code of its error; otherwise 1.
         """
         codes = []
         for value in values:
@@ -124,15 +138,15 @@ class CommandContext:
 
 
 def check_file(path: Path) -> Path:
-    """Returns the path of a file that is there.
+    """Returns the path if a file is there.
 
     Raises:
-        InvalidInput: nothing is there, or a folder; the hint names the nearest file.
-        UrlNotAllowed: it is an address.
+        InvalidInput: there is nothing, or a folder. The hint names the file with the most similar name.
+        UrlNotAllowed: it is a web address.
     """
     from smallai_assistant.types import AudioPart
 
-    AudioPart(path)
+    AudioPart(path)  # refuses web addresses and NUL characters
     try:
         if path.is_file():
             return path
@@ -143,7 +157,7 @@ def check_file(path: Path) -> Path:
         reason = getattr(error, "strerror", None) or str(error)
         raise InvalidInput(f"{path}: {reason}", hint="give the path of a file") from error
     if path.exists():
-        return path  # a pipe or a device: reading says what is wrong with it
+        return path  # a pipe or a device; whoever reads it reports what is wrong
     near = nearest(path.name, siblings)
     # Without a similar name, the hint would list every file of the folder.
     hint = near if near.name is not None else "give the path of a file"
@@ -151,10 +165,10 @@ def check_file(path: Path) -> Path:
 
 
 def check_writable(path: Path) -> Path:
-    """Returns a path where a file can be made: told before the work, not after it.
+    """Returns the path if a file can be written there, so that a long command does not fail at its end.
 
     Raises:
-        InvalidInput: it is a folder, or its folder is not there.
+        InvalidInput: it is a folder, or its folder does not exist.
     """
     folder = path.absolute().parent
     try:

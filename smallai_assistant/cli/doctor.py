@@ -1,4 +1,4 @@
-"""`smallai doctor`: what is there, what is missing, and how to get it."""
+"""`smallai doctor`: checks the installation, and says what is missing and how to get it."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from smallai_assistant.errors import AssistantError
 if TYPE_CHECKING:
     from smallai_assistant.assistant import Assistant
 
+# Without one of these, some task does not work.
 _PACKAGES = (
     "smallai-assistant",
     "torch",
@@ -39,16 +40,16 @@ _PACKAGES = (
     "prompt_toolkit",
 )
 _TRAIN_PACKAGES = ("peft", "trl", "datasets", "matplotlib")  # the extra [train]
-_ENOUGH_DISK_BYTES = 2e9  # the starter models while they are converted
+_ENOUGH_DISK_BYTES = 2e9  # what the starter models take while they are converted
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One finding.
+    """The result of one check.
 
-    Args:
-        status: `ok`; `note`: works, but worth knowing; `missing`: something will not work.
-        hint: what to do about it.
+    Attributes:
+        status: `ok`; `note`: it works, but the text is worth knowing; `missing`: something will not work.
+        hint: what to do about it; empty if there is nothing to do.
     """
 
     name: str
@@ -58,12 +59,13 @@ class Check:
 
 
 def doctor(context: CommandContext) -> int:
-    """`smallai doctor`: exit code 1 where something essential is missing."""
+    """`smallai doctor`: exit code 1 if something is missing."""
     checks = []
+    # From the general to the particular: what is missing first is often the reason for what is missing later.
     for find in (_python, _packages, _device, _memory, _models, _database_and_plugins, _disk):
         for check in _guarded(find, context):
             checks.append(check)
-            _print(context, check)
+            _print(context, check)  # at once, because importing torch takes seconds
     n_missing = sum(check.status == "missing" for check in checks)
     if not context.args.json:
         context.screen.out("")
@@ -72,7 +74,7 @@ def doctor(context: CommandContext) -> int:
 
 
 def _guarded(find: Callable[[CommandContext], Iterator[Check]], context: CommandContext) -> Iterator[Check]:
-    """What a check finds; what it raises is a finding too."""
+    """The results of a check. An error that it raises is a result, too, so that the other checks still run."""
     name = find.__name__.strip("_")
     try:
         yield from find(context)
@@ -111,7 +113,7 @@ def _packages(_: CommandContext) -> Iterator[Check]:
 
 
 def _device(context: CommandContext) -> Iterator[Check]:
-    import torch
+    import torch  # takes seconds
 
     wanted = context.config.device
     if torch.cuda.is_available():
@@ -153,6 +155,7 @@ def _models(context: CommandContext) -> Iterator[Check]:
             catalog.resolve(name, task=task)
             yield Check(f"model for {task}", "ok", catalog.name_for(name, task))
         except AssistantError as error:
+            # With `auto`, no particular model was asked for.
             hint = error.hint if name != "auto" else f"smallai models pull {STARTER}"
             yield Check(f"model for {task}", "missing", error.message, hint)
     if config.models.zero_shot_image:
@@ -183,11 +186,11 @@ def _database_and_plugins(context: CommandContext) -> Iterator[Check]:
                 yield Check(f"plugin {row['name']}", "missing", row["broken"], hint)
         if not assistant.tasks:
             yield Check("plugins", "missing", "no task is installed", "pip install smallai-assistant")
-        yield from _learning(assistant)
+        yield from _learning(assistant)  # while the assistant is open
 
 
 def _learning(assistant: Assistant) -> Iterator[Check]:
-    """How much feedback there is, and what learned from it serves."""
+    """How much feedback there is, and which adapter serves each task."""
     rows = assistant.feedback.stats()
     by_task: dict[str, int] = {}
     for row in rows:
@@ -208,14 +211,14 @@ def _learning(assistant: Assistant) -> Iterator[Check]:
 
 def _disk(context: CommandContext) -> Iterator[Check]:
     for name, folder in (("data_dir", context.config.data_dir), ("models_dir", context.config.models_dir)):
-        there = _nearest_existing(folder)
-        free = shutil.disk_usage(there).free
+        free = shutil.disk_usage(_nearest_existing(folder)).free
         tight = free < _ENOUGH_DISK_BYTES
         hint = "pulling the starter models needs about 2 GB" if tight else ""
         yield Check(f"disk of {name}", "note" if tight else "ok", f"{size(free)} free at {folder}", hint)
 
 
 def _nearest_existing(folder: Path) -> Path:
+    """The folder itself, or the first folder above it that exists: on that disk it will be made."""
     folder = folder.absolute()
     while not folder.exists():
         folder = folder.parent

@@ -1,4 +1,4 @@
-"""`smallai feedback` and `smallai teach`: what people thought of the answers, and what that changed."""
+"""`smallai feedback` and `smallai teach`: gives feedback, and lists, counts, erases and takes back what was given."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ def add(context: CommandContext) -> int:
         may_train=not args.no_training,
         key=args.key,
     )
+    # Made before the assistant is opened, so that a wrong value is reported at once.
     with context.assistant() as assistant:
         turn = _latest_turn(assistant) if args.turn_id == LAST else assistant.store.turn(args.turn_id)
         receipt = assistant.give_feedback(replace(given, turn_id=turn.id, source=args.source or source_of(turn)))
@@ -45,15 +46,15 @@ def add(context: CommandContext) -> int:
 
 
 def source_of(turn: Turn) -> str:
-    """Who speaks of a turn where nobody says otherwise: its user."""
+    """The source of feedback on a turn if none is named: the user of the turn."""
     return turn.user_id or "local"
 
 
 def report(context: CommandContext, assistant: Assistant, receipt: Receipt, *, about: str = "") -> None:
-    """Says in one line what a feedback changed.
+    """Prints in one line what a feedback changed.
 
     Args:
-        about: the file it was about.
+        about: the file that the feedback is about.
     """
     screen = context.screen
     if context.args.json:
@@ -65,7 +66,7 @@ def report(context: CommandContext, assistant: Assistant, receipt: Receipt, *, a
 
 
 def receipt_json(receipt: Receipt) -> dict[str, Any]:
-    """The object that `feedback add --json` prints."""
+    """The JSON object that `smallai feedback add` prints."""
     given = receipt.feedback
     return {
         "feedback_id": given.id,
@@ -78,8 +79,9 @@ def receipt_json(receipt: Receipt) -> dict[str, Any]:
 
 
 def _later(assistant: Assistant, given: Feedback) -> str:
-    """What a feedback is good for that changed nothing at once."""
+    """Says what becomes of a feedback that changed nothing at once."""
     if not isinstance(assistant.tasks.get(given.task), LearningTask):
+        # It is stored all the same: the task may learn in a later version.
         return f"noted; {given.task} does not learn"
     if not given.may_train:
         return "noted; it is kept, and no cycle learns from it"
@@ -87,13 +89,14 @@ def _later(assistant: Assistant, given: Feedback) -> str:
 
 
 def _latest_turn(assistant: Assistant) -> Turn:
+    # Not simply the latest turn of the database: what was taught is stored as turns, too.
     for row in conversations(assistant, limit=1):
         return assistant.store.turns(row["id"], limit=1)[0]
     raise InvalidInput("nothing was answered yet", hint="ask something with `smallai ask`")
 
 
 def list_feedback(context: CommandContext) -> int:
-    """`smallai feedback list`: oldest first, the last ones."""
+    """`smallai feedback list`: the latest rows, oldest first."""
     args, screen = context.args, context.screen
     with context.assistant() as assistant:
         rows = assistant.feedback.rows(task=args.task, limit=args.limit)
@@ -115,7 +118,7 @@ def list_feedback(context: CommandContext) -> int:
 def _row_json(row: FeedbackRow) -> dict[str, Any]:
     from smallai_assistant.storage.feedback_store import feedback_to_json
 
-    if row.feedback is not None:
+    if row.feedback is not None:  # erased rows have no content
         return {**feedback_to_json(row.feedback), "state": row.state}
     head = {"id": row.id, "turn_id": row.turn_id, "task": row.task, "source": row.source}
     return {**head, "created_at": row.created_at.isoformat(), "state": row.state}
@@ -146,7 +149,7 @@ def _cut(text: str, width: int) -> str:
 
 
 def stats(context: CommandContext) -> int:
-    """`smallai feedback stats`: a row a task and source."""
+    """`smallai feedback stats`: one row for each task and source."""
     with context.assistant() as assistant:
         rows = assistant.feedback.stats()
     if context.args.json:
@@ -160,13 +163,14 @@ def stats(context: CommandContext) -> int:
 
 
 def erase(context: CommandContext) -> int:
-    """`smallai feedback erase ID...`: names what learned from it, and how to be rid of that too."""
+    """`smallai feedback erase ID...`: also names the adapters that learned from it, and how to replace them."""
     args, screen = context.args, context.screen
     with context.assistant() as assistant:
         erased = assistant.erase_feedback(args.ids)
         task_of = {
             version.id: version.task for version in assistant.adapters.versions() if version.id in erased.adapter_ids
         }
+        # Only a serving adapter needs a new one; the others can simply be removed.
         tasks = list(dict.fromkeys(task_of[champion] for champion in erased.champions if champion in task_of))
     if args.json:
         screen.json(
@@ -199,7 +203,8 @@ def undo(context: CommandContext) -> int:
 def teach(context: CommandContext) -> int:
     """`smallai teach LABEL FILE...`."""
     args = context.args
-    Feedback(LAST, correction=args.label, source=args.source)  # a bad label is told once, and before all else
+    # A bad label raises here: once, and before the assistant is opened.
+    Feedback(LAST, correction=args.label, source=args.source)
     with lazily(context) as assistant:
 
         def work(path: Path) -> None:
@@ -212,15 +217,16 @@ def teach(context: CommandContext) -> int:
 
 
 def task_to_teach(assistant: Assistant, part: ImagePart | AudioPart) -> str:
-    """The task that learns from such a file.
+    """The task that learns from a picture or a recording.
 
     Raises:
-        InvalidInput: none does.
+        InvalidInput: no task does.
     """
     modalities = Message((part,)).modalities
     learners = [
         name for name, task in assistant.tasks.items() if isinstance(task, LearningTask) and modalities in task.accepts
     ]
+    # The built-in tasks come first: a plugin gets the files only if it is named, or if it alone takes them.
     for name in (IMAGE, SPEECH, *learners):
         if name in learners:
             return name

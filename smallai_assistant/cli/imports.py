@@ -1,4 +1,4 @@
-"""`smallai items import` and `smallai interactions import`: CSV or JSONL, all lines or none."""
+"""`smallai items import` and `smallai interactions import`: reads CSV or JSONL, all lines or none."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from smallai_assistant.types import Interaction, Item
 
 T = TypeVar("T")
 
-# What exports call the columns: of shops, MovieLens, RecBole, scikit-surprise, implicit. Compared without case, `_`
-# and spaces, and without RecBole's type suffix (`user_id:token`).
+# The names of columns in exports of shops, MovieLens, RecBole, scikit-surprise and implicit. Names are compared without
+# case, `_`, `-` and spaces, and without RecBole's type suffix (`user_id:token`). Earlier names win.
 _ITEM_COLUMNS = {
     "id": ("id", "itemid", "item", "movieid", "bookid", "productid", "sku", "asin", "isbn"),
     "title": ("title", "name", "itemname", "movietitle", "booktitle", "producttitle", "productname", "label"),
@@ -31,13 +31,13 @@ _INTERACTION_COLUMNS = {
     "at": ("at", "timestamp", "time", "date", "datetime", "when", "createdat", "ts"),
 }
 _DELIMITERS = ",;\t|"
-_MILLISECONDS_FROM = 1e11  # such a number of seconds is the year 5138, as milliseconds it is 1973
-_LINES_PER_TICK = 2_000
-_MAX_LINE_BYTES = 2**20
+_MILLISECONDS_FROM = 1e11  # as seconds, it would be the year 5138; as milliseconds, it is 1973
+_LINES_PER_TICK = 2_000  # drawing a bar takes as long as reading some hundred lines
+_MAX_LINE_BYTES = 2**20  # a file without line ends must not fill the memory
 
 
 class InvalidFile(InvalidInput):
-    """What stands in the file is wrong, not the way the command was called."""
+    """The content of a file is wrong. The command was called correctly, so the exit code is 1 and not 2."""
 
 
 def import_items(context: CommandContext) -> int:
@@ -53,6 +53,7 @@ def import_items(context: CommandContext) -> int:
 
 def import_interactions(context: CommandContext) -> int:
     """`smallai interactions import FILE`."""
+    # One time for all lines without a time, so that their order does not matter.
     now = time.time()
     rows = _read(context, lambda row: _interaction(row, now), _INTERACTION_COLUMNS, required=("user", "item"))
     with context.assistant() as assistant:
@@ -81,21 +82,33 @@ def _read(
     *,
     required: tuple[str, ...],
 ) -> list[T]:
-    """Every line as a value, or an error that names the first line that is wrong."""
+    """Reads every line into a value.
+
+    Args:
+        make: makes a value from the cells of a line by our names.
+        columns: the names that a column may have in the file, by our name.
+        required: our names of the columns that must be there.
+
+    Raises:
+        InvalidFile: a line is wrong; the message names the first one.
+    """
     path = check_file(Path(context.args.file).expanduser())
     ticker = _Ticker(context, path)
     rows = []
-    with _decoded(path) as lines:
+    with _Lines(path) as lines:
         is_jsonl = _is_jsonl(path)
+        # The lines of a JSONL file may have different keys; the names are looked up once for each set of keys.
         names: dict[tuple[str, ...], dict[str, str]] = {}
         for number, record in _jsonl(lines) if is_jsonl else _csv(path, lines):
             keys = tuple(record)
             if keys not in names:
-                names[keys] = _named(keys, columns, required, where=f"{path}, line {number if is_jsonl else 1:,}")
+                names[keys] = _named(keys, columns, required, place=f"{path}, line {number if is_jsonl else 1:,}")
             try:
                 rows.append(make({names[keys][key]: value for key, value in record.items()}))
             except AssistantError as error:
-                raise InvalidFile(f"{path}, line {number:,}: {error.message}", hint=error.hint) from error
+                raise InvalidFile(
+                    f"{path}, line {number:,}: {error.message}", hint=error.hint, suggestion=error.suggestion
+                ) from error
             ticker.tick(number, lines.n_bytes)
     context.screen.end_progress()
     if not rows:
@@ -103,18 +116,18 @@ def _read(
     return rows
 
 
-class _decoded:  # noqa: N801  (reads as a statement)
-    """The lines of a UTF-8 file; counts the bytes read."""
+class _Lines:
+    """The lines of a UTF-8 file. Counts the bytes that were read."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self.n_bytes = 0
 
-    def __enter__(self) -> _decoded:
+    def __enter__(self) -> _Lines:
         try:
-            self._file = self._path.open("rb")
+            self._file = self.path.open("rb")
         except OSError as error:
-            raise InvalidFile(f"{self._path}: {error.strerror}", hint="give a file you may read") from error
+            raise InvalidFile(f"{self.path}: {error.strerror}", hint="give a file that you may read") from error
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -125,16 +138,17 @@ class _decoded:  # noqa: N801  (reads as a statement)
             self.n_bytes += len(line)
             if len(line) > _MAX_LINE_BYTES:
                 raise InvalidFile(
-                    f"{self._path}, line {number:,}: longer than {_MAX_LINE_BYTES:,} bytes", hint="shorten the text"
+                    f"{self.path}, line {number:,}: longer than {_MAX_LINE_BYTES:,} bytes", hint="shorten the text"
                 )
             try:
+                # Spreadsheets write a byte order mark before the first line.
                 yield line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
-                raise InvalidFile(f"{self._path}, line {number:,}: not UTF-8", hint="save the file as UTF-8") from error
+                raise InvalidFile(f"{self.path}, line {number:,}: not UTF-8", hint="save the file as UTF-8") from error
 
 
 class _Ticker:
-    """Shows how much of a large file is read."""
+    """Shows how much of a large file was read."""
 
     def __init__(self, context: CommandContext, path: Path) -> None:
         self._screen = context.screen
@@ -143,17 +157,19 @@ class _Ticker:
 
     def tick(self, number: int, n_bytes: int) -> None:
         if number % _LINES_PER_TICK == 0:
+            # Below 1, since at 1 the bar would be removed while the rows are stored.
             self._screen.progress(self._what, min(0.99, n_bytes / self._n_bytes))
 
 
 def _is_jsonl(path: Path) -> bool:
+    """Whether a file is JSONL; the suffix tells, or else the first character."""
     if path.suffix.lower() in (".jsonl", ".ndjson", ".json"):
         return True
     with path.open("rb") as file:
         return file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
 
 
-def _jsonl(lines: _decoded) -> Iterator[tuple[int, dict[str, Any]]]:
+def _jsonl(lines: _Lines) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -162,16 +178,19 @@ def _jsonl(lines: _decoded) -> Iterator[tuple[int, dict[str, Any]]]:
         except (ValueError, RecursionError) as error:
             reason = error.msg if isinstance(error, json.JSONDecodeError) else type(error).__name__
             raise InvalidFile(
-                f"{lines._path}, line {number:,}: no JSON: {reason}", hint="give one JSON object a line"
+                f"{lines.path}, line {number:,}: not JSON: {reason}", hint="give one JSON object on each line"
             ) from error
         if not isinstance(value, dict):
-            raise InvalidFile(f"{lines._path}, line {number:,}: no JSON object", hint="give one JSON object a line")
+            raise InvalidFile(
+                f"{lines.path}, line {number:,}: not a JSON object", hint="give one JSON object on each line"
+            )
         yield number, value
 
 
-def _csv(path: Path, lines: _decoded) -> Iterator[tuple[int, dict[str, Any]]]:
+def _csv(path: Path, lines: _Lines) -> Iterator[tuple[int, dict[str, Any]]]:
     source = iter(lines)
     header_line = next(source, "")
+    # The separator that the header has most of: the lines below it may hold commas in every text.
     delimiter = max(_DELIMITERS, key=header_line.count)
     names: list[str] = []
 
@@ -179,10 +198,10 @@ def _csv(path: Path, lines: _decoded) -> Iterator[tuple[int, dict[str, Any]]]:
         yield header_line
         yield from source
 
-    # RecBole's atomic files know no quotes.
+    # RecBole's atomic files have no quotes: a quotation mark is part of the text.
     quoting: Literal[0, 3] = csv.QUOTE_NONE if path.suffix in (".inter", ".item") else csv.QUOTE_MINIMAL
     reader = csv.reader(all_lines(), delimiter=delimiter, strict=True, quoting=quoting)
-    begins = 1
+    begins = 1  # a quoted cell may hold line ends, so a row may begin some lines above the reader's line
     try:
         for cells in reader:
             if not any(cell.strip() for cell in cells):
@@ -198,17 +217,21 @@ def _csv(path: Path, lines: _decoded) -> Iterator[tuple[int, dict[str, Any]]]:
                 yield begins, dict(zip(names, cells, strict=True))
             begins = reader.line_num + 1
     except csv.Error as error:
-        raise InvalidFile(f"{path}, line {begins:,}: no CSV: {error}", hint="check the quotes") from error
+        raise InvalidFile(f"{path}, line {begins:,}: not CSV: {error}", hint="check the quotes") from error
 
 
 def _named(
-    keys: tuple[str, ...], columns: Mapping[str, tuple[str, ...]], required: tuple[str, ...], *, where: str
+    keys: tuple[str, ...], columns: Mapping[str, tuple[str, ...]], required: tuple[str, ...], *, place: str
 ) -> dict[str, str]:
-    """What each column of the file is to us; a column that is nothing to us keeps its name.
+    """Our name for each column of a file. A column that we have no name for keeps its own.
+
+    Args:
+        place: the file and the line, for the error.
 
     Raises:
-        InvalidFile: a column that is needed is missing.
+        InvalidFile: a required column is missing.
     """
+    # Reversed, so that of two columns with the same plain name the first one counts.
     by_plain = {_plain(key): key for key in reversed(keys)}
     found: dict[str, str] = {}
     for ours, aliases in columns.items():
@@ -221,23 +244,30 @@ def _named(
         left = {plain: key for plain, key in by_plain.items() if key not in found}
         near = [f"is {key!r} the {name}?" for name in missing if (key := _nearest(columns[name], left)) is not None]
         hint = " ".join([*near, f"its columns are: {', '.join(keys)[:200]}"])
-        raise InvalidFile(f"{where}: there is no column {wanted}", hint=hint)
+        raise InvalidFile(f"{place}: there is no column {wanted}", hint=hint)
     return {key: found.get(key, key) for key in keys}
 
 
 def _nearest(aliases: Sequence[str], columns: Mapping[str, str]) -> str | None:
-    """The column whose plain name is nearest to one of `aliases`, as the file writes it; None where none is near."""
+    """The column whose name is most similar to one of `aliases`; None if no column is similar.
+
+    Args:
+        columns: the names as the file writes them, by plain name.
+    """
+    # difflib's own 0.6 would ask whether "time" is the title, and whether "publisher" is the user.
     near = [(match, alias) for alias in aliases for match in difflib.get_close_matches(alias, columns, n=1, cutoff=0.7)]
     best = max(near, key=lambda pair: difflib.SequenceMatcher(None, *pair).ratio(), default=None)
     return columns[best[0]] if best is not None else None
 
 
 def _plain(name: str) -> str:
+    """The form in which names of columns are compared."""
     return name.split(":")[0].strip().lower().replace("_", "").replace("-", "").replace(" ", "")
 
 
 def _item(row: dict[str, Any]) -> Item:
     fields = {name: _text(name, row.pop(name, "")) for name in ("id", "title", "text")}
+    # A column named `metadata` may hold an object, as in our own JSONL; its keys are merged with the other columns.
     metadata = row.pop("metadata", None)
     extra = dict(metadata) if isinstance(metadata, dict) else {} if metadata in (None, "") else {"metadata": metadata}
     if not fields["title"].strip():
@@ -256,9 +286,9 @@ def _interaction(row: Mapping[str, Any], now: float) -> Interaction:
 
 def _text(name: str, value: Any) -> str:
     if isinstance(value, str):
-        return value.strip() if name != "text" else value
+        return value.strip() if name != "text" else value  # the text is shown as it was written
     if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
+        return str(value)  # JSONL files have numbers as ids; a bool is an int in Python, but not an id
     raise InvalidInput(f"{name} must be text, not {json.dumps(value)[:60]}")
 
 
@@ -274,7 +304,7 @@ def _number(name: str, value: Any, default: float) -> float:
 
 
 def _seconds(value: Any, now: float) -> float:
-    """Seconds since 1970 of such a number, of milliseconds, or of an ISO 8601 date; without a zone it is UTC."""
+    """Seconds since 1970, from a number of seconds or milliseconds, or from an ISO 8601 date (UTC by default)."""
     if isinstance(value, str) and value.strip() and not _is_number(value):
         try:
             date = datetime.fromisoformat(value.strip())

@@ -1,4 +1,4 @@
-"""`smallai plugins` and `smallai sessions list`."""
+"""`smallai plugins` and `smallai sessions list`: what is installed, and the conversations so far."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def plugins(context: CommandContext) -> int:
-    """`smallai plugins`: what is installed, which tasks it brings, what is broken and why."""
+    """`smallai plugins`: the installed plugins with their tasks, and why a broken one was left out."""
     with context.assistant() as assistant:
         rows = plugin_rows(assistant)
     for row in rows:
@@ -25,7 +25,7 @@ def plugins(context: CommandContext) -> int:
         if row["broken"] is not None:
             context.screen.out(f"  left out: {row['broken']}")
         for task in row["tasks"]:
-            takes = ", ".join("+".join(each) for each in task["accepts"])
+            takes = ", ".join("+".join(modalities) for modalities in task["accepts"])
             context.screen.out(f"  {task['name']}: {task['title'] or 'no description'} (takes {takes})")
     if not rows and not context.args.json:
         context.screen.out("no plugin is installed")
@@ -33,7 +33,8 @@ def plugins(context: CommandContext) -> int:
 
 
 def plugin_rows(assistant: Assistant) -> list[dict[str, Any]]:
-    """One row a plugin: name, version, tasks, and what is wrong with it."""
+    """One row for each plugin, sorted by name: `name`, `version`, `tasks`, and `broken`, the reason or None."""
+    # A task does not know its plugin; its module tells the package, and the entry point the plugin's name.
     modules = {
         entry_point.value.split(":")[0]: entry_point.name
         for entry_point in importlib.metadata.entry_points(group=PROJECT)
@@ -41,22 +42,25 @@ def plugin_rows(assistant: Assistant) -> list[dict[str, Any]]:
     tasks: dict[str, list[dict[str, Any]]] = {}
     for name, task in assistant.tasks.items():
         module = type(task).__module__
-        owner = next((modules[each] for each in modules if module == each or module.startswith(f"{each}.")), module)
+        owners = (name for package, name in modules.items() if module == package or module.startswith(f"{package}."))
+        # A plugin without an entry point, as in a test, goes by the name of its module.
+        owner = next(owners, module)
         accepts = [sorted(accept) for accept in task.accepts]
         tasks.setdefault(owner, []).append({"name": name, "title": task.title, "accepts": accepts})
     rows = [
         {"name": name, "version": version, "tasks": tasks.pop(name, []), "broken": None}
         for name, version in assistant.plugins.items()
     ]
-    rows += [{"name": name, "version": "", "tasks": each, "broken": None} for name, each in tasks.items()]
+    rows += [{"name": name, "version": "", "tasks": rest, "broken": None} for name, rest in tasks.items()]
     by_name: dict[str, dict[str, Any]] = {str(row["name"]): row for row in rows}
+    # A plugin may have registered a task before another one broke the contract.
     for name, why in assistant.broken_plugins.items():
         by_name[name] = {"name": name, "version": "", "tasks": [], **by_name.get(name, {}), "broken": why}
     return [by_name[name] for name in sorted(by_name)]
 
 
 def sessions_list(context: CommandContext) -> int:
-    """`smallai sessions list`: newest first."""
+    """`smallai sessions list`: the conversations, latest first."""
     with context.assistant() as assistant:
         rows = conversations(assistant, limit=context.args.limit)
     for row in rows:
@@ -75,8 +79,9 @@ def sessions_list(context: CommandContext) -> int:
 
 
 def conversations(assistant: Assistant, *, limit: int) -> list[dict[str, Any]]:
-    """The sessions that somebody talked in, newest first: not the one that holds what was taught."""
+    """The sessions in which somebody talked, latest first. The session that holds what was taught is left out."""
     from smallai_assistant.learning.feedback_service import TAUGHT_SESSION
 
+    # One more than asked for, in case that session is among them.
     rows = assistant.store.session_list(limit=limit + 1)
     return [row for row in rows if row["id"] != TAUGHT_SESSION][:limit]

@@ -1,4 +1,4 @@
-"""Commands that answer once: ask, transcribe, classify, recommend."""
+"""The commands that answer once: ask, transcribe, classify, recommend."""
 
 from __future__ import annotations
 
@@ -32,11 +32,12 @@ CHAT = "text-generation"
 IMAGE = "image-classification"
 SPEECH = "automatic-speech-recognition"
 RECOMMEND = "recommendation"
+# The text of the request if the user gave no wish; every message needs a part.
 ANY_WISH = "recommend something"
 
 
 def ask(context: CommandContext) -> int:
-    """`smallai ask`: any task, streamed."""
+    """`smallai ask`: asks any task and prints the answer while it arrives."""
     args = context.args
     parts: list[str | Path | Part] = [ImagePart(check_file(path)) for path in args.image]
     parts += [AudioPart(check_file(path)) for path in args.audio]
@@ -45,7 +46,7 @@ def ask(context: CommandContext) -> int:
         parts.append(TextPart(text))
     options = {"system_prompt": args.system, "max_tokens": args.max_tokens}
     options = {name: value for name, value in options.items() if value is not None}
-    # These two are options of the chat model: whoever gives them wants it.
+    # Only the chat model has these two options, so whoever gives one means that task.
     task = args.task or (CHAT if options and not (args.image or args.audio) else None)
     with context.assistant() as assistant:
         response = assistant.ask(parts, task=task, options=options, user_id=args.user)
@@ -54,16 +55,17 @@ def ask(context: CommandContext) -> int:
 
 
 def show(context: CommandContext, response: Response) -> None:
-    """Prints an answer as it comes, or as one JSON object; the compute stops where this is interrupted."""
+    """Prints an answer while it arrives, or as one JSON object at its end. If it is interrupted, the compute stops."""
     printer = AnswerPrinter(context.screen)
     try:
         for part in response:
             if not context.args.json:
                 printer.show(part)
-    except BaseException:
+    except BaseException:  # Ctrl-C too
         response.close()
         raise
     finally:
+        # What was shown before Ctrl-C or an error stays on the screen.
         printer.finish()
     if context.args.json:
         context.screen.json(answer_json(response))
@@ -86,15 +88,15 @@ def answer_json(response: Response) -> dict[str, Any]:
 
 
 def transcribe(context: CommandContext) -> int:
-    """`smallai transcribe`: recordings to text."""
+    """`smallai transcribe`: prints what is said in recordings."""
     args = context.args
-    config = context.config_with(reply_to_speech=False)  # whoever asks for the words does not want an answer to them
+    # With `reply_to_speech`, the words would be sent on to the chat model, and its answer would be printed.
+    config = context.config_with(reply_to_speech=False)
     with lazily(context, config) as assistant:
 
         def work(path: Path) -> None:
-            part = AudioPart(check_file(path))
-            response = assistant().ask(part, task=SPEECH)
-            segments = [each for each in _read(context, response) if isinstance(each, SegmentPart)]
+            response = assistant().ask(AudioPart(check_file(path)), task=SPEECH)
+            segments = [part for part in _read(context, response) if isinstance(part, SegmentPart)]
             if args.json:
                 context.screen.json(
                     {
@@ -113,7 +115,7 @@ def transcribe(context: CommandContext) -> int:
 
 
 def classify(context: CommandContext) -> int:
-    """`smallai classify`: pictures to labels."""
+    """`smallai classify`: prints what is on pictures."""
     args = context.args
     options = {"top": args.top, "labels": args.labels}
     options = {name: value for name, value in options.items() if value is not None}
@@ -121,7 +123,7 @@ def classify(context: CommandContext) -> int:
 
         def work(path: Path) -> None:
             response = assistant().ask(ImagePart(check_file(path)), task=IMAGE, options=options)
-            labels = [each for each in _read(context, response) if isinstance(each, LabelPart)]
+            labels = [part for part in _read(context, response) if isinstance(part, LabelPart)]
             if args.json:
                 rows = [{"label": label.label, "id": label.id, "score": label.score} for label in labels]
                 context.screen.json({"file": str(path), "labels": rows})
@@ -134,7 +136,7 @@ def classify(context: CommandContext) -> int:
 
 
 def recommend(context: CommandContext) -> int:
-    """`smallai recommend`: items for users."""
+    """`smallai recommend`: prints items for users."""
     args = context.args
     options = {} if args.k is None else {"k": args.k}
     with context.assistant() as assistant:
@@ -142,7 +144,7 @@ def recommend(context: CommandContext) -> int:
         def work(user: str) -> None:
             check_key("user", user)
             response = assistant.ask(args.wish or ANY_WISH, task=RECOMMEND, options=options, user_id=user)
-            items = [each for each in _read(context, response) if isinstance(each, ItemPart)]
+            items = [part for part in _read(context, response) if isinstance(part, ItemPart)]
             is_cold = bool(response.details.get("cold_start", False))
             if args.json:
                 rows = [{"id": i.id, "title": i.title, "score": i.score, "why": i.why} for i in items]
@@ -158,7 +160,7 @@ def recommend(context: CommandContext) -> int:
 
 
 def _read(context: CommandContext, response: Response) -> tuple[Part, ...]:
-    """The whole answer; the compute stops where this is interrupted."""
+    """Waits for the whole answer. If it is interrupted, the compute stops."""
     try:
         return response.parts
     except BaseException:
@@ -170,7 +172,10 @@ def _read(context: CommandContext, response: Response) -> tuple[Part, ...]:
 
 @contextmanager
 def lazily(context: CommandContext, config: AssistantConfig | None = None) -> Iterator[Any]:
-    """Lends a function that opens the assistant when it is first called: a wrong path is told at once."""
+    """Gives a function that opens the assistant at its first call and closes it at the end of the `with` block.
+
+    A wrong path is reported at once, without the seconds that it takes to open the assistant.
+    """
     from contextlib import ExitStack
 
     with ExitStack() as stack:
@@ -187,6 +192,7 @@ def lazily(context: CommandContext, config: AssistantConfig | None = None) -> It
 def _read_stdin() -> str:
     if sys.stdin is None:  # closed by the shell: `<&-`
         return ""
+    # A character takes at most four bytes. One byte more tells that there is more.
     data = sys.stdin.buffer.read(4 * MAX_TEXT_CHARS + 1) if hasattr(sys.stdin, "buffer") else sys.stdin.read().encode()
     if len(data) > 4 * MAX_TEXT_CHARS:
         raise InputTooLarge(f"standard input has more than {MAX_TEXT_CHARS:,} characters")
@@ -209,13 +215,14 @@ def _print_transcript(context: CommandContext, path: Path, text: str, segments: 
 
 
 def subtitles(segments: list[SegmentPart]) -> str:
-    """Segments as SRT."""
+    """Segments as subtitles in the SRT format."""
     return "".join(
-        f"{number}\n{_clock(each.start_s, ',')} --> {_clock(each.end_s, ',')}\n{each.text.strip()}\n\n"
-        for number, each in enumerate(segments, 1)
+        f"{number}\n{_clock(segment.start_s, ',')} --> {_clock(segment.end_s, ',')}\n{segment.text.strip()}\n\n"
+        for number, segment in enumerate(segments, 1)
     )
 
 
 def _clock(seconds: float, mark: str) -> str:
+    """A time as `00:01:02.345`; SRT has a comma for the point."""
     minutes, milliseconds = divmod(round(seconds * 1000), 60_000)
     return f"{minutes // 60:02}:{minutes % 60:02}:{milliseconds // 1000:02}{mark}{milliseconds % 1000:03}"

@@ -1,4 +1,4 @@
-"""`smallai feedback export` and `smallai feedback import`: a file with the feedback and what it is about."""
+"""`smallai feedback export` and `smallai feedback import`: moves feedback, turns and media by a file."""
 
 from __future__ import annotations
 
@@ -25,11 +25,13 @@ def export_feedback(context: CommandContext) -> int:
         transfer, done = _transfer(assistant), Transfer()
         if is_piped:
             for line in transfer.lines(done, task=args.task, with_media=not args.no_media):
-                print(line, end="")  # as it is: it is ASCII, and must come back unchanged
+                # Not through `screen.out`, which removes control characters: an import must read the same bytes. The
+                # lines are ASCII, so a terminal is safe.
+                print(line, end="")
         else:
             done = transfer.export_to(args.file, task=args.task, with_media=not args.no_media)
     text = f"exported {_told(done)}"
-    if is_piped:
+    if is_piped:  # standard output has the rows
         screen.note(text)
     elif args.json:
         screen.json(_json(args.file, done))
@@ -48,13 +50,14 @@ def import_feedback(context: CommandContext) -> int:
         try:
             done = assistant.import_feedback(path)
         except InvalidInput as error:
-            raise InvalidFile(error.message, hint=error.hint) from error
+            # The content of the file is wrong, not the call of the command: exit code 1.
+            raise InvalidFile(error.message, hint=error.hint, suggestion=error.suggestion) from error
     if args.json:
         screen.json(_json(path, done))
         return 0
     screen.out(f"imported {_told(done)}" + (f"; {done.n_known:,} known already" if done.n_known else ""))
     for task in sorted(done.tasks):
-        screen.note(f"let it count for good with: smallai learn {task}")
+        screen.note(f"train on it with: smallai learn {task}")
     return 0
 
 

@@ -19,7 +19,7 @@ from smallai_assistant.errors import DownloadError, IntegrityError
 
 @pytest.fixture
 def samples(models_dir: Path) -> Path:
-    """The folder of the photo and the recording, fetched once; it fails, and does not skip, where they cannot be."""
+    """The folder of the photo and the recording, fetched once. If they cannot be fetched, the test fails."""
     folder = models_dir / ".samples"
     for sample in (demo_data.PHOTO, demo_data.RECORDING):
         demo_data.fetch(sample, folder)
@@ -51,7 +51,7 @@ def test_the_tour_shows_every_task(
 
 @pytest.mark.slow
 def test_the_tour_as_json_without_inputs(models_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A fresh models folder has no samples: with --offline two stops are left out, and it says so."""
+    """A new models folder has no samples: with --offline, the tour leaves out two stops and says so."""
     folder = tmp_path / "models"
     folder.mkdir()
     for model in models_dir.iterdir():

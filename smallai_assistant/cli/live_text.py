@@ -1,0 +1,107 @@
+"""Markdown on a terminal while it arrives."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from smallai_assistant.cli.markdown import Line, render, start_of_last_block, without_undecided_line
+from smallai_assistant.cli.terminal import SilentKeyboard, encodable, plain, window
+
+# Drawing takes at most a fifth of the time. It runs on the thread that waits for the model, and Python runs one thread
+# at a time: a long code block, highlighted for every token, would slow down the model.
+_REST_FOR_EACH_DRAWING = 4.0
+
+
+class LiveText:
+    """Shows Markdown while it arrives.
+
+    Finished blocks are written once and never touched again. The last block is drawn again as it grows, and of it only
+    the lines that changed, so that nothing flickers.
+
+    Args:
+        clock: gives seconds; tests put in one that stands still, to see every drawing.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._text = ""  # of the blocks that are not finished
+        self._region = _Region()
+        self._has_blocks = False
+        self._next_drawing_at = float("-inf")
+        self._keyboard = SilentKeyboard()
+
+    def add(self, text: str) -> None:
+        """Shows more of the text."""
+        self._keyboard.start()
+        self._text += plain(text)
+        # A block can only be finished by the end of a line; without one, there is nothing to parse.
+        if "\n" in text and (start := start_of_last_block(self._text)):
+            self._draw(self._text[:start])
+            self._close_blocks()
+            self._text = self._text[start:]
+        begin = self._clock()
+        if begin >= self._next_drawing_at:
+            self._draw(without_undecided_line(self._text))
+            end = self._clock()
+            self._next_drawing_at = end + _REST_FOR_EACH_DRAWING * (end - begin)
+
+    def finish(self) -> None:
+        """Shows all that was added, and leaves the cursor at the start of a new line. Idempotent."""
+        try:
+            self._draw(self._text)
+            self._close_blocks()
+            self._text, self._has_blocks = "", False
+        finally:
+            self._keyboard.stop()
+
+    def _draw(self, text: str) -> None:
+        # The last column stays free: a character that a terminal draws wider than it is counted must not wrap.
+        lines = render(text, max(10, window().columns - 1))
+        # An empty line separates the blocks; it belongs to the later one, which may turn out to be empty.
+        self._region.draw([Line("", 0), *lines] if lines and self._has_blocks else lines)
+
+    def _close_blocks(self) -> None:
+        self._has_blocks |= self._region.close()
+
+
+class _Region:
+    """The lines at the bottom of the window that can still be drawn again. The cursor stands below them."""
+
+    def __init__(self) -> None:
+        self._lines: list[Line] = []
+        self._n_frozen = 0  # lines of this block above the region
+
+    def draw(self, lines: Sequence[Line]) -> None:
+        """Replaces the lines. Those that left the top of the window cannot be reached and stay as they were drawn."""
+        lines = list(lines[self._n_frozen :])
+        n_same = 0
+        for old, new in zip(self._lines, lines, strict=False):
+            if old != new:
+                break
+            n_same += 1
+        if n_same == len(self._lines) == len(lines):
+            return
+        size = window()
+        # After a change of the window's width, the terminal has wrapped the old lines at the new one.
+        n_up = sum(max(1, -(-line.n_cells // size.columns)) for line in self._lines[n_same:])
+        # A line is written over the old one and then its rest is erased: to erase first would flicker.
+        out = [f"\x1b[{n_up}A\r" if n_up else "", *(f"{line.text}\x1b[K\n" for line in lines[n_same:])]
+        out.append("\x1b[J" if len(lines) < len(self._lines) else "")
+        _write("".join(out))
+        # The cursor's own line takes one row of the window.
+        n_reachable = max(1, size.lines - 1)
+        self._n_frozen += max(0, len(lines) - n_reachable)
+        self._lines = lines[-n_reachable:]
+
+    def close(self) -> bool:
+        """Leaves the lines on the screen for good. Returns whether there were any."""
+        had_lines = bool(self._lines)
+        self._lines, self._n_frozen = [], 0
+        return had_lines
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(encodable(text, sys.stdout))
+    sys.stdout.flush()

@@ -1,0 +1,213 @@
+"""`smallai learn`, on a scripted learner."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.command_line import Run, is_one_error_line
+from support.echo_learner import N_STEPS, Echo, correct, open_echo
+
+from smallai_assistant import (
+    Assistant,
+)
+
+
+def ask(assistant: Assistant, text: str, task: str = "echo") -> str:
+    return assistant.ask(text, task=task).text
+
+
+def test_learn_promotes_and_shows_the_figures(run: Run, own: Assistant) -> None:
+    correct(own)
+    assert ask(own, "say 99") == "say 99"
+    done = run("learn", "echo")
+    assert done.code == 0, done
+    champion = own.adapters.champion_id("echo")
+    lines = done.out.splitlines()
+    assert lines[0] == f"echo: {champion} serves now."
+    assert lines[1].split() == ["right", "words", "n", "before", "after", "points", "95", "%", "interval"]
+    assert lines[2].split()[:2] == ["new", "feedback"]
+    assert lines[2].split()[3:6] == ["0.0%", "100.0%", "+100.0"]
+    assert any("+ say" in line and "-> SAY" in line for line in lines)
+    assert "loss 1 to 0.125" in done.err
+    assert ask(own, "say 99") == "SAY 99"
+
+
+def test_learn_json_is_the_report(run: Run, own: Assistant) -> None:
+    correct(own)
+    row = run("learn", "echo", "--json").row
+    assert (row["task"], row["outcome"], row["is_approved"], row["is_promoted"]) == ("echo", "promoted", True, True)
+    assert row["adapter_id"] == own.adapters.champion_id("echo")
+    (figures,) = row["slices"]
+    assert set(figures) == {"name", "kind", "n", "before", "after", "low", "high", "change"}
+    assert row["losses"][-1] == 1 / N_STEPS
+
+
+def test_a_refusal_is_3_and_changes_nothing(run: Run, own: Assistant, echo: Echo) -> None:
+    echo.learns = False
+    correct(own)
+    done = run("learn", "echo")
+    assert done.code == 3
+    assert "the gate refused" in done.out
+    assert "no sure improvement on new feedback" in done.out
+    assert own.adapters.champion_id("echo") is None
+    (refused,) = own.adapters.versions()
+    forced = run("adapters", "promote", refused.id)
+    assert (forced.code, forced.out) == (1, "")
+    assert "the gate did not approve" in forced.err
+    assert run("adapters", "promote", refused.id, "--json").row["error"]["code"] == "gate_rejected"
+    assert run("adapters", "promote", refused.id, "--force").out == f"echo: {refused.id} serves now\n"
+    assert "forced" in own.adapters.log("echo")[-1]["reason"]
+
+
+def test_no_promote_leaves_the_word_to_a_person(run: Run, own: Assistant) -> None:
+    correct(own)
+    done = run("learn", "echo", "--no-promote")
+    assert done.code == 0
+    assert "was approved; promote it" in done.out
+    assert own.adapters.champion_id("echo") is None
+    (approved,) = own.adapters.versions()
+    assert run("adapters", "promote", approved.id).code == 0
+    assert ask(own, "say 99") == "SAY 99"
+
+
+def test_learn_without_a_task_takes_those_with_news(run: Run, own: Assistant) -> None:
+    done = run("learn")
+    assert (done.code, done.out, done.err) == (0, "", "nothing to learn\n")
+    correct(own, 2)
+    few = run("learn")
+    assert (few.code, few.out) == (0, "")
+    assert few.err.startswith("skipped: echo: ")
+    skipped = run("learn", "--json").row
+    assert (skipped["task"], skipped["outcome"]) == ("echo", "skipped")
+    assert run("learn", "echo").code == 1  # whoever names it wants it
+    correct(own, 18, first=2)
+    assert run("learn", "--json").row["outcome"] == "promoted"
+    assert run("learn").err == "nothing to learn\n"
+    assert run("learn", "--without-erased").err == "nothing was erased that an adapter learned from\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["eho"], "did you mean 'echo'?"),
+        (["scripted"], "does not learn"),
+        (["echo", "--budget-minutes", "0"], "more than 0"),
+        (["echo", "--budget-minutes", "nan"], "more than 0"),
+        (["echo", "--budget-minutes", "soon"], "not a number"),
+        (["echo", "--seed", "-1"], "give 0 to"),
+        (["--report", "page.html"], "needs a TASK"),
+        (["echo", "--report", "."], "a folder"),
+        (["echo", "--report", "nowhere/page.html"], "no such folder"),
+    ],
+)
+def test_wrong_learning_is_told_before_it_begins(
+    run: Run, own: Assistant, echo: Echo, words: list[str], reason: str
+) -> None:
+    done = run("learn", *words)
+    assert (done.code, done.out) == (2, ""), done
+    assert is_one_error_line(done.err), done.err
+    assert reason in done.err
+    assert echo.begun_at == []
+
+
+def test_ctrl_c_stops_and_the_next_cycle_continues(run: Run, own: Assistant, echo: Echo) -> None:
+    """A signal to this very process while it trains."""
+    correct(own)
+    echo.at_step = lambda step: os.kill(os.getpid(), signal.SIGINT) or time.sleep(1) if step == 3 else None
+    done = run("learn", "echo")
+    assert done.code == 130
+    assert done.out == ""
+    assert "stopping at the next step" in done.err
+    assert "goes on from the last checkpoint" in done.err
+    assert "Traceback" not in done.err
+    assert own.adapters.versions() == []
+    assert own.adapters.champion_id("echo") is None
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    echo.at_step = lambda step: None
+    assert run("learn", "echo").code == 0
+    assert echo.begun_at == [0, 3]
+
+
+def test_a_late_ctrl_c_still_prints_the_result(run: Run, own: Assistant, echo: Echo) -> None:
+    correct(own)
+    real = echo.rebuild
+
+    def slow(judged_turns: Any) -> None:  # it is called once the new adapter serves
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.5)
+        real(judged_turns)
+
+    echo.rebuild = slow  # type: ignore[method-assign]
+    done = run("learn", "echo")
+    assert done.code == 130
+    assert f"{own.adapters.champion_id('echo')} serves now" in done.out
+    assert own.adapters.champion_id("echo") is not None
+
+
+STUBBORN = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from smallai_assistant.cli import main
+from support.echo_learner import Echo, open_echo
+def hang(step):
+    print("step", step, flush=True)
+    if step == 2:
+        time.sleep(600)
+folder = Path({folder!r})
+raise SystemExit(main(["learn", "echo"], open_assistant=lambda *_: open_echo(folder, Echo(at_step=hang))))
+"""
+
+
+def test_a_second_ctrl_c_ends_a_hanging_step(tmp_path: Path) -> None:
+    with open_echo(tmp_path / "data") as assistant:
+        correct(assistant)
+    code = STUBBORN.format(tests=str(Path(__file__).parents[2]), folder=str(tmp_path / "data"))
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    while "step 2" not in (line := process.stdout.readline()):
+        assert line, process.stderr.read()
+    process.send_signal(signal.SIGINT)
+    while "once more ends at once" not in (line := process.stderr.readline()):
+        assert line
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode in (-signal.SIGINT, 130)
+    assert "Traceback" not in err
+    with open_echo(tmp_path / "data", echo := Echo()) as assistant:
+        assert assistant.adapters.champion_id("echo") is None
+        assert assistant.learn("echo").is_promoted
+    assert echo.begun_at == [2]
+
+
+def test_two_cycles_at_once_are_refused(run: Run, own: Assistant, echo: Echo) -> None:
+    correct(own)
+    go = threading.Event()
+    echo.at_step = lambda step: go.wait(30)
+    job = own.learn_in_background("echo")
+    while not echo.begun_at:
+        time.sleep(0.01)
+    done = run("learn", "echo")
+    go.set()
+    assert job.result(30).is_promoted
+    assert done.code == 1
+    assert "another learning cycle runs" in done.err
+
+
+def test_the_report_is_written_as_a_page(run: Run, own: Assistant, tmp_path: Path) -> None:
+    correct(own)
+    page = tmp_path / "page.html"
+    assert run("learn", "echo", "--report", page).code == 0
+    text = page.read_text(encoding="utf-8")
+    assert str(own.adapters.champion_id("echo")) in text
+    assert "<html" in text
