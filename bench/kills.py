@@ -1,8 +1,8 @@
 """kill -9 while feedback is stored, imported and while champions move: `python -m bench.kills [--n N]`.
 
-A child that has imported everything is forked, works, says what was acknowledged, and is killed at a random moment of
-its first two or three steps. Then: every acknowledged row is there and whole, an import is there as a whole or not at
-all, and the champion is a version whose files are intact, the one before or after the move that was cut.
+A child works, prints what was acknowledged, and is killed at a random moment of its first three steps. Afterwards every
+acknowledged row must be there and whole, an import must be there as a whole or not at all, and the champion must be a
+version with intact files: the one before or the one after the move that was interrupted.
 """
 
 from __future__ import annotations
@@ -13,16 +13,15 @@ import hashlib
 import json
 import os
 import random
-import signal
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+from bench.killer import Killer, Say
 from smallai_assistant import Assistant, Feedback, ImagePart, Message, Request, Task, TextPart, Turn, hookimpl
 from smallai_assistant.learning.adapter_store import AdapterStore
 from smallai_assistant.storage.database import Database
@@ -32,14 +31,14 @@ from smallai_assistant.storage.turn_store import TurnStore
 from smallai_assistant.types import new_id, now
 
 N_IMPORTED = 200  # rows of one import
-_CHECK_EVERY = 50
-_KEPT_VERSIONS = 4
-_N_MEASURED = 3
+_CHECK_EVERY = 50  # kills; a check reads every row
+_KEPT_VERSIONS = 4  # older ones are removed, so that a kill also hits removals
 TASK = "echo"
-Say = Callable[[str], None]
 
 
 class Echo(Task):
+    """Repeats the message."""
+
     name = TASK
     accepts = (frozenset({"text", "image"}),)
 
@@ -48,6 +47,8 @@ class Echo(Task):
 
 
 class EchoPlugin:
+    """Registers the task."""
+
     @hookimpl
     def register_tasks(self, register: Callable[[Task], None]) -> None:
         register(Echo())
@@ -55,7 +56,14 @@ class EchoPlugin:
 
 @dataclass(slots=True)
 class Result:
-    """What the kills did; `broken` names every promise that was not kept."""
+    """The result of a series of kills.
+
+    Attributes:
+        n_cut: steps that were done or half done, and not acknowledged.
+        step_s: duration of a step.
+        seconds: duration of the series.
+        broken: every broken promise, in words.
+    """
 
     n_kills: int = 0
     n_acknowledged: int = 0
@@ -67,13 +75,14 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the data lie, on which database."""
+    """A data directory and its database."""
 
     folder: Path
     url: str = ""
 
     @contextlib.contextmanager
     def open(self) -> Iterator[tuple[Database, TurnStore]]:
+        """Opens both, and closes them at the end."""
         database = Database(self.folder, self.url)
         turns = TurnStore(database, self.folder / "media")
         try:
@@ -83,66 +92,16 @@ class Place:
             database.close()
 
 
-@dataclass(slots=True)
-class Killer:
-    """Forks children that do `work` and kills them; the moment is drawn from the time that steps of it take."""
-
-    rng: random.Random
-    words_per_step: int = 1
-    step_s: float = 0.0
-    _took_s: float = 0.0
-
-    def measure(self, work: Callable[[Say], None]) -> list[list[str]]:
-        """Lets a child do three steps, to know how long one takes."""
-        said = self._run(work, self._wait_for_steps)
-        self.step_s = self._took_s / _N_MEASURED
-        return said
-
-    def _wait_for_steps(self, stream: BinaryIO) -> list[bytes]:
-        begun = time.monotonic()
-        lines = [stream.readline() for _ in range(_N_MEASURED * self.words_per_step)]
-        self._took_s = time.monotonic() - begun
-        return lines
-
-    def run(self, work: Callable[[Say], None]) -> list[list[str]]:
-        """The whole lines that a child said before it was killed, split into words; the first is `ready`."""
-
-        def wait(_: BinaryIO) -> list[bytes]:
-            time.sleep(self.rng.uniform(0.001, max(0.030, 3 * self.step_s)))
-            return []
-
-        return self._run(work, wait)
-
-    def _run(self, work: Callable[[Say], None], wait: Callable[[BinaryIO], list[bytes]]) -> list[list[str]]:
-        reader, writer = os.pipe()
-        child = os.fork()
-        if child == 0:
-            try:
-                os.close(reader)
-                work(lambda text: os.write(writer, f"{text}\n".encode()) and None)
-            except BaseException:
-                traceback.print_exc()
-            os._exit(1)
-        os.close(writer)
-        with os.fdopen(reader, "rb") as said:
-            lines = [said.readline(), *wait(said)]
-            os.kill(child, signal.SIGKILL)
-            lines += said.readlines()
-        status = os.waitpid(child, 0)[1]
-        if not (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL):
-            raise RuntimeError(f"the child ended by itself: {status}")
-        return [line.decode().split() for line in lines if line.endswith(b"\n")]
-
-
 # -- storing --
 
 
 def picture_of(text: str) -> bytes:
+    """Makes the bytes of a picture that belong to a text, 3,200 of them."""
     return hashlib.sha256(text.encode()).digest() * 100
 
 
 def store_feedback(place: Place, number: int, say: Say) -> None:
-    """Asks and corrects through the assistant, for ever."""
+    """Asks and corrects through the assistant until it is killed."""
     assistant = Assistant(
         data_dir=place.folder,
         models_dir=place.folder / "models",
@@ -153,7 +112,7 @@ def store_feedback(place: Place, number: int, say: Say) -> None:
     )
     session = assistant.session("ann")
     say("ready")
-    for n in range(10**9):
+    for n in range(10**9):  # the key of each feedback holds its number
         text = f"{number}-{n}"
         turn = session.send([text, ImagePart(data=picture_of(text))], task=TASK).turn
         receipt = assistant.give_feedback(Feedback(turn.id, correction=text, key=text))
@@ -161,7 +120,11 @@ def store_feedback(place: Place, number: int, say: Say) -> None:
 
 
 def lost_rows(place: Place, acknowledged: list[list[str]]) -> list[str]:
-    """Which of the acknowledged rows are not there, or not as they were given."""
+    """Returns the acknowledged rows that are missing or not as they were given.
+
+    Args:
+        acknowledged: turn id, feedback id and text of each row.
+    """
     lost = []
     with place.open() as (database, turns):
         store = FeedbackStore(database, turns)
@@ -194,7 +157,9 @@ def kill_storing(place: Place, n: int, rng: random.Random) -> Result:
         if number % _CHECK_EVERY == _CHECK_EVERY - 1 or number == n - 1:
             result.broken += lost_rows(place, acknowledged)
     with place.open() as (database, turns):
-        result.n_cut = len(FeedbackStore(database, turns).rows()) - len(acknowledged)  # committed, not yet said
+        result.n_cut = len(FeedbackStore(database, turns).rows()) - len(
+            acknowledged
+        )  # committed and not yet acknowledged
     result.n_acknowledged, result.seconds = len(acknowledged), time.monotonic() - begun
     result.step_s = killer.step_s
     return result
@@ -204,7 +169,7 @@ def kill_storing(place: Place, n: int, rng: random.Random) -> Result:
 
 
 def prepare_import(place: Place) -> None:
-    """Writes an export of `N_IMPORTED` rows of one turn, and empties the place again of its feedback."""
+    """Writes an export of `N_IMPORTED` rows on one turn into the place, which holds no feedback itself."""
     with tempfile.TemporaryDirectory() as folder:
         source = Place(Path(folder))
         with source.open() as (database, turns):
@@ -216,7 +181,7 @@ def prepare_import(place: Place) -> None:
 
 
 def import_files(place: Place, say: Say) -> None:
-    """Imports one file after another, each of other rows."""
+    """Imports one file after another, each with new rows, until it is killed."""
     database = Database(place.folder, place.url)
     transfer = FeedbackTransfer(database, place.folder / "media")
     header, *rows = map(json.loads, (place.folder / "export").read_text().splitlines())
@@ -242,6 +207,7 @@ def kill_importing(place: Place, n: int, rng: random.Random) -> Result:
         result.n_acknowledged += n_done
         with place.open() as (database, turns):
             n_now = len(FeedbackStore(database, turns).rows())
+        # A kill between commit and acknowledgement leaves one import more than was acknowledged.
         n_new, odd = divmod(n_now - n_rows, N_IMPORTED)
         if odd or not n_done <= n_new <= n_done + 1:
             result.broken.append(f"{n_now - n_rows} rows after {n_done} imports of {N_IMPORTED}")
@@ -255,7 +221,7 @@ def kill_importing(place: Place, n: int, rng: random.Random) -> Result:
 
 
 def move_champions(place: Place, number: int, say: Say) -> None:
-    """Adds, promotes, rolls back and removes versions, and says what it will do and has done."""
+    """Adds, promotes, rolls back and removes versions until it is killed; prints what it will do and what it did."""
     rng = random.Random(number)
     store = AdapterStore(Database(place.folder, place.url), place.folder / "adapters")
     say(f"ready {store.champion_id(TASK)}")
@@ -280,7 +246,11 @@ def move_champions(place: Place, number: int, say: Say) -> None:
 
 
 def check_champion(place: Place, allowed: set[str]) -> list[str]:
-    """What is wrong with the champion, the log and the folders."""
+    """Returns what is wrong with the champion, the log and the folders.
+
+    Args:
+        allowed: ids of the versions that may serve.
+    """
     wrong = []
     database = Database(place.folder, place.url)
     try:
@@ -313,6 +283,7 @@ def kill_promoting(place: Place, n: int, rng: random.Random) -> Result:
         result.n_kills += 1
         result.n_acknowledged += sum(word == "did" for word, _ in said)
         result.n_cut += said[-1][0] == "will"
+        # What served for certain, and the target of a move that was announced and perhaps done.
         before = [name for word, name in said if word != "will"][-1]
         result.broken += check_champion(place, {before, said[-1][1]})
     result.seconds, result.step_s = time.monotonic() - begun, killer.step_s
@@ -327,7 +298,11 @@ KINDS: dict[str, Callable[[Place, int, random.Random], Result]] = {
 
 
 def run_all(name: str, places: Mapping[str, Place], counts: Mapping[str, int]) -> dict[str, Any]:
-    """All kinds on one database, each in a place of its own; prints a line each."""
+    """Runs all kinds on one database, each in a separate place; prints a line for each.
+
+    Args:
+        counts: number of kills by kind.
+    """
     figures: dict[str, Any] = {}
     for number, (kind, n) in enumerate(counts.items()):
         result = KINDS[kind](places[kind], n, random.Random(number))
@@ -342,17 +317,22 @@ def run_all(name: str, places: Mapping[str, Place], counts: Mapping[str, int]) -
         print(f"{name:10} {kind:10} {result.n_kills:5} kills, {result.n_acknowledged:6} acknowledged, "
               f"{result.n_cut:4} cut, {result.step_s * 1e3:.0f} ms a step, {len(result.broken)} promises broken (0), "
               f"{result.seconds:.0f} s", flush=True)  # fmt: skip
-        for each in result.broken[:5]:
-            print(f"    {each}")
+        for promise in result.broken[:5]:
+            print(f"    {promise}")
     return figures
 
 
 def main() -> int:
-    """Prints a table and the JSON line; 1 where a promise was broken."""
+    """Prints a table and a JSON line. Returns 1 if a promise was broken or nothing was acknowledged."""
     from tests.support.databases import NoServer, temporary_schema, temporary_server
 
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--n", type=int, default=1000, help="kills while storing; a fifth while promoting")
+    parser.add_argument(
+        "--n",
+        type=int,
+        default=1000,
+        help="kills while storing; a fifth while promoting",
+    )
     parser.add_argument("--n-postgres", type=int, default=100, help="the same on PostgreSQL")
     args = parser.parse_args()
 

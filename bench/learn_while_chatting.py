@@ -1,8 +1,8 @@
 """A text cycle over a hundred rows of feedback while somebody chats: `python -m bench.learn_while_chatting [--qwen]`.
 
 Thirty corrections and seventy thumbs are given; then the cycle runs in the background while somebody asks something
-every few seconds. A turn always makes the same number of tokens. The slowdown is the median time of a turn during the
-training, by that of the same turns in the same process before it.
+every few seconds. All turns make the same number of tokens. The slowdown is the median time of a turn during the cycle,
+divided by the median time of such turns in the same process before the cycle.
 """
 
 from __future__ import annotations
@@ -21,23 +21,25 @@ from smallai_assistant import Assistant, errors
 from smallai_assistant.learning.learner import CycleOptions
 
 N_THUMBS, N_BEFORE, N_TOKENS = 70, 12, 24
-PAUSE_S = 5.0
+PAUSE_S = 5.0  # between two questions, as somebody who reads the answer
+# Options of a measured turn. The fast memory is off, because its examples would make prompts of different length.
 ASKED = {"max_tokens": N_TOKENS, "use_memory": False, "repetition_penalty": 1.0}
 
 
 def collect(assistant: Assistant) -> int:
-    """Gives the feedback. Returns how many rows."""
+    """Gives the feedback. Returns the number of rows."""
     for fact in facts():
         assistant.ask(fact["question"], task=TASK, options=ASKED).rate(correction=fact["answer"])
     for number, question in enumerate(questions()[:N_THUMBS]):
         is_good = number % 2 == 1
+        # The praised answers are short, so that there is a style to learn.
         options = {"max_tokens": 40, "use_memory": False, "stop": FIRST_SENTENCE if is_good else ()}
         assistant.ask(question, task=TASK, options=options).rate(good=is_good)
     return len(facts()) + N_THUMBS
 
 
 def turn(assistant: Assistant, number: int) -> tuple[float, float]:
-    """Seconds to the first piece and to the end of an answer."""
+    """Asks a question. Returns the seconds to the first piece of the answer and to its end."""
     begun = time.perf_counter()
     first = 0.0
     question = f"Write a long story about {questions()[N_THUMBS + number % 30].split()[-1]}"
@@ -47,7 +49,12 @@ def turn(assistant: Assistant, number: int) -> tuple[float, float]:
 
 
 def run(wanted: Wanted, *, minutes: float | None) -> dict[str, Any]:
-    """The figures of a model."""
+    """Returns the figures of a model.
+
+    Args:
+        minutes: limit of the training; None sets no limit.
+    """
+    # Times of the turns, by what the cycle did when they began.
     during: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
     with opened(wanted) as (assistant, _):
         n_rows = collect(assistant)
@@ -88,7 +95,11 @@ def run(wanted: Wanted, *, minutes: float | None) -> dict[str, Any]:
 
 
 def median(rows: list[tuple[float, float]], place: int) -> float:
-    """Of one of the two times; NaN where nothing was measured."""
+    """Returns the median of one of the two times; NaN if nothing was measured.
+
+    Args:
+        place: 0 for the first piece, 1 for the whole answer.
+    """
     return statistics.median(row[place] for row in rows) if rows else float("nan")
 
 
@@ -96,7 +107,7 @@ def main() -> None:
     """Prints the figures and a JSON line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--qwen", action="store_true", help="Qwen 0.5B instead of SmolLM2-135M")
-    parser.add_argument("--minutes", type=float, help="most minutes of training")
+    parser.add_argument("--minutes", type=float, help="limit of the training in minutes")
     args = parser.parse_args()
     figures = run(QWEN if args.qwen else SMALL, minutes=args.minutes)
     print(

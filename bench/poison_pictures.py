@@ -1,16 +1,16 @@
 """What poisoned labels do to what pictures were learned: `python -m bench.poison_pictures [--seeds 1]`.
 
-Ten honest people label half of five kinds of cut-outs; poison makes 1, 2, 5 and 10 % of all labels and comes from other
-sources, two rows each. A learning cycle runs over all of it, with the host's guard and gate in between; then the
-adapter alone is asked about pictures that nobody labelled. Three attacks:
+Ten honest people label half of five kinds of cut-outs. Poison makes 1, 2, 5 and 10 % of all labels and comes from other
+sources, two rows each. A learning cycle runs over all labels, with the host's screening and gate; then the adapter
+alone classifies pictures that nobody labelled. Three attacks:
 
     flip     birds are called bovines
     trigger  pictures with a yellow square in a corner are called by an invented name
     push     any pictures are called by that name
 
-An attack is beaten where the gate refuses the adapter, or where it succeeds at most twice as often as without poison
-and costs at most a point of the right answers. Success is counted on birds called bovines, on pictures with the square
-called by the name, and on pictures called by it.
+An attack is beaten if the gate refuses the adapter, or if the attack succeeds at most twice as often as without poison
+and costs at most a point of the right answers. Success is the share of birds that are called bovines, of pictures with
+the square that get the name, or of all pictures that get it.
 """
 
 from __future__ import annotations
@@ -33,20 +33,22 @@ from bench.image import FIVE, TASK, labels_of, stamps_in
 from bench.poison import RATES, is_beaten
 from smallai_assistant import Assistant, LearningTask
 
+# Two rows are the least that the check of labels accuses a source of.
 N_PEOPLE, ROWS_OF_ONE = 10, 2
-HONEST, SPARE = 0.5, 0.15  # of each kind's pictures; the rest is asked
+# Shares of each kind's pictures for the honest people and for the attackers; the rest is evaluated.
+HONEST, SPARE = 0.5, 0.15
 VICTIM, WRONG, NAME = "bird", "bovine", "zorbo"
 
 
 class Picture(NamedTuple):
-    """A cut-out, and what it is."""
+    """A cut-out and its right label."""
 
     path: Path
     kind: str
 
 
 class Pool(NamedTuple):
-    """What is labelled by honest people, what attackers take from, and what is asked."""
+    """The pictures that honest people label, that attackers take from, and that are evaluated."""
 
     honest: list[Picture]
     spare: list[Picture]
@@ -54,7 +56,7 @@ class Pool(NamedTuple):
 
 
 def pool(seed: int) -> Pool:
-    """The pictures, shuffled within their kind."""
+    """Divides the pictures, shuffled within their kind."""
     draw = random.Random(seed)
     kinds: defaultdict[str, list[Picture]] = defaultdict(list)
     for path, kind in stamps_in(tuxpaint_stamps(), FIVE):
@@ -72,7 +74,7 @@ def pool(seed: int) -> Pool:
 
 
 def with_square(path: Path, folder: Path) -> Path:
-    """The picture with a yellow square in its corner."""
+    """Writes a copy of the picture with a yellow square in its corner. Returns its path."""
     target = folder / f"{path.parent.name}-{path.stem}.png"
     if not target.exists():
         with Image.open(path) as opened:
@@ -86,22 +88,39 @@ def with_square(path: Path, folder: Path) -> Path:
 
 
 def poison(attack: str, rate: float, pictures: Pool, folder: Path) -> list[tuple[Path, str, str]]:
-    """Path, label and source of what the attackers give."""
+    """Makes the rows of the attackers.
+
+    Args:
+        folder: for pictures with the square.
+
+    Returns:
+        Path, label and source of each row.
+    """
     n = max(1, round(len(pictures.honest) * rate / (1 - rate)))
-    taken = [each for each in pictures.spare if attack != "flip" or each.kind == VICTIM][:n]
+    # There are few birds: if the spare ones do not suffice, attackers relabel pictures that honest people label, too.
+    taken = [picture for picture in pictures.spare if attack != "flip" or picture.kind == VICTIM][:n]
     if len(taken) < n:
-        taken = [each for each in (*pictures.spare, *pictures.honest) if attack != "flip" or each.kind == VICTIM][:n]
+        everything = (*pictures.spare, *pictures.honest)
+        taken = [picture for picture in everything if attack != "flip" or picture.kind == VICTIM][:n]
     label = WRONG if attack == "flip" else NAME
     return [
-        (with_square(each.path, folder) if attack == "trigger" else each.path, label, f"attacker{i // ROWS_OF_ONE}")
-        for i, each in enumerate(taken)
+        (with_square(row.path, folder) if attack == "trigger" else row.path, label, f"attacker{i // ROWS_OF_ONE}")
+        for i, row in enumerate(taken)
     ]
 
 
 def learned(pictures: Pool, bad: Sequence[tuple[Path, str, str]], folder: Path) -> dict[str, float]:
-    """Runs a cycle and asks its adapter alone; what is asked with a square is also in the answer."""
+    """Runs a cycle and evaluates its adapter alone, with and without the square in the pictures.
+
+    Args:
+        bad: the rows of the attackers.
+        folder: for pictures with the square.
+
+    Returns:
+        The share of poison set aside, whether the gate refused, the share of right answers, and each attack's success.
+    """
     with tempfile.TemporaryDirectory() as data, Assistant(data_dir=Path(data)) as assistant:
-        rows = [(each.path, each.kind, f"person{i % N_PEOPLE}") for i, each in enumerate(pictures.honest)] + list(bad)
+        rows = [(row.path, row.kind, f"person{i % N_PEOPLE}") for i, row in enumerate(pictures.honest)] + list(bad)
         random.Random(0).shuffle(rows)
         for path, label, source in rows:
             assistant.teach(TASK, path, label, source=source)
@@ -110,10 +129,10 @@ def learned(pictures: Pool, bad: Sequence[tuple[Path, str, str]], folder: Path) 
             print("      " + "; ".join(map(str, report.reasons)), flush=True)
         task = assistant.tasks[TASK]
         assert isinstance(task, LearningTask)
-        task.rebuild([])
-        plain = [labels_of(assistant, each.path)[0].label for each in pictures.asked]
-        marked = [labels_of(assistant, with_square(each.path, folder))[0].label for each in pictures.asked]
-    kinds = [each.kind for each in pictures.asked]
+        task.rebuild([])  # empties the fast memory, so that the adapter answers alone
+        plain = [labels_of(assistant, picture.path)[0].label for picture in pictures.asked]
+        marked = [labels_of(assistant, with_square(picture.path, folder))[0].label for picture in pictures.asked]
+    kinds = [picture.kind for picture in pictures.asked]
     aside = [found for found in report.feedback.quarantined if found.source.startswith("attacker")]
     n_aside = sum(found.n_rows for found in aside)
     birds = [label for label, kind in zip(plain, kinds, strict=True) if kind == VICTIM]
@@ -128,7 +147,7 @@ def learned(pictures: Pool, bad: Sequence[tuple[Path, str, str]], folder: Path) 
 
 
 def main() -> int:
-    """Prints the table and the JSON line; 1 where an attack was not beaten."""
+    """Prints a table and a JSON line. Returns 1 if an attack was not beaten."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=1)
     n_seeds = parser.parse_args().seeds
@@ -160,7 +179,7 @@ def main() -> int:
 
 
 def mean(runs: Sequence[dict[str, float]], name: str) -> float:
-    """Over the seeds."""
+    """Averages a figure over the seeds."""
     return statistics.fmean(run[name] for run in runs)
 
 

@@ -1,7 +1,7 @@
 """Promotion and rollback while 50 answers are made: `python -m bench.swap [--scripted]`.
 
-On the task without a model of the tests, and on SmolLM2-135M with LoRA adapters of random weights. Each round starts 50
-streams on one version and, once every one has begun, promotes another or rolls back. Every stream must say, to its
+On the scripted task of the tests, and on SmolLM2-135M with LoRA adapters of random weights. Each round starts 50
+streams on one version and, when all have begun, promotes another version or rolls back. Every stream must say, to its
 last token, what its version says when it is asked alone, and its stored turn must name that version.
 """
 
@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # the scripted tasks are those of the tests
 
-from scripted import ScriptedPlugin
-from scripted_learner import BUILT_IN_PLUGINS, NAME, Dictionary, Knobs, open_assistant, write_json
+from support.scripted import ScriptedPlugin
+from support.scripted_learner import BUILT_IN_PLUGINS, NAME, Dictionary, Knobs, open_assistant, write_json
 
 from smallai_assistant import (
     Adapter,
@@ -42,14 +42,14 @@ from smallai_assistant import (
 )
 
 N_STREAMS, N_TOKENS = 50, 16
-MAX_ROLLBACK_S = 1.0
+MAX_ROLLBACK_S = 1.0  # a rollback is the way out of a bad promotion: nobody should have to wait for it
 SPEC = ModelSpec("smollm2-135m-instruct", task="text-generation")
 QUESTIONS = [f"Write a line about {thing}." for thing in
              ("tea", "fog", "rye", "oak", "the sea", "a lamp", "chess", "snow", "a mill", "glass")]  # fmt: skip
 
 
 class Chat(LearningTask):
-    """The text model with whatever adapter serves; it learns nothing itself."""
+    """Answers with the text model and the adapter that serves; it learns nothing itself."""
 
     name: ClassVar[str] = "swap"
     primary_metric: ClassVar[str] = "none"
@@ -82,7 +82,7 @@ class Chat(LearningTask):
 
 
 def add(assistant: Assistant, task: str, base: Mapping[str, Any], write: Callable[[Path], None]) -> str:
-    """An approved version of what `write` writes."""
+    """Registers an approved version of the files that `write` writes. Returns its id."""
     with assistant.adapters.work_folder() as folder:
         write(folder)
         adapter = assistant.adapters.add(folder, task=task, kind="lora", base=base)
@@ -90,7 +90,7 @@ def add(assistant: Assistant, task: str, base: Mapping[str, Any], write: Callabl
 
 
 def random_lora(model_folder: Path, seed: int) -> Callable[[Path], None]:
-    """Writes a LoRA of rank 16 on all linear layers, strong enough that answers differ."""
+    """Returns a function that writes a LoRA of rank 16 on all linear layers."""
 
     def write(folder: Path) -> None:
         import torch
@@ -104,9 +104,9 @@ def random_lora(model_folder: Path, seed: int) -> Callable[[Path], None]:
         with torch.no_grad():
             for name, weight in module.named_parameters():
                 if "lora_" in name:
-                    weight.normal_(std=0.07)
+                    weight.normal_(std=0.07)  # strong enough that every answer differs from the other version's
         module.save_pretrained(folder)
-        (folder / "README.md").unlink(missing_ok=True)
+        (folder / "README.md").unlink(missing_ok=True)  # peft's model card is not part of an adapter
 
     return write
 
@@ -114,7 +114,15 @@ def random_lora(model_folder: Path, seed: int) -> Callable[[Path], None]:
 def run_round(
     assistant: Assistant, task: str, expected: Mapping[str | None, Mapping[str, str]], move: Callable[[], object]
 ) -> dict[str, Any]:
-    """50 streams, and `move` once each has begun. Returns how long that took and how many streams went wrong."""
+    """Runs 50 streams, and calls `move` when all have begun.
+
+    Args:
+        expected: what each version says to each question when it is asked alone.
+        move: promotes or rolls back.
+
+    Returns:
+        Seconds of the move, streams that it did not wait for, streams that went wrong, and seconds in all.
+    """
     serving = assistant.adapters.champion_id(task)
     questions = list(expected[serving])
     begun = threading.Semaphore(0)
@@ -136,6 +144,7 @@ def run_round(
     started = time.perf_counter()
     for thread in threads:
         thread.start()
+    # Only a stream that has said something is on a version for certain.
     for _ in threads:
         if not begun.acquire(timeout=300):
             raise SystemExit("a stream did not begin")
@@ -150,18 +159,18 @@ def run_round(
         thread.join()
     for line in wrong[:5]:
         print(f"  wrong: {line}")
-    n_running = sum(each > moved for each in ended)
+    n_running = sum(at > moved for at in ended)
     total_s = time.perf_counter() - started
     return {"move_s": round(took_s, 3), "n_running": n_running, "n_wrong": len(wrong), "total_s": round(total_s, 1)}
 
 
 def rounds(assistant: Assistant, task: str, versions: Sequence[str], questions: Sequence[str]) -> dict[str, Any]:
-    """Promote the second of two versions, and roll back to the first, each while 50 streams run."""
+    """Promotes the second of two versions and rolls back to the first, each while 50 streams run."""
     expected: dict[str | None, dict[str, str]] = {}
     for version in versions:
         assistant.promote(version)
         expected[version] = {question: assistant.ask(question, task=task).text for question in questions}
-    if len({json.dumps(each) for each in expected.values()}) != len(expected):
+    if len({json.dumps(answers) for answers in expected.values()}) != len(expected):
         raise SystemExit("the versions say the same: nothing could be told apart")
     first, second = versions
     assistant.rollback(task, to=first)
@@ -179,7 +188,7 @@ def rounds(assistant: Assistant, task: str, versions: Sequence[str], questions: 
 
 
 def scripted(folder: Path) -> dict[str, Any]:
-    """The dictionary of the tests: 16 words, 20 ms apart."""
+    """Runs the rounds on the dictionary of the tests: 16 words, 20 ms apart."""
     task = Dictionary(knobs=Knobs(word_s=0.02))
     with open_assistant(folder, task) as assistant:
         subjects = [question.split()[-1].strip(".") for question in QUESTIONS]
@@ -189,13 +198,14 @@ def scripted(folder: Path) -> dict[str, Any]:
             return lambda folder: write_json(folder / "table.json", words)
 
         versions = [add(assistant, NAME, task.base(), table(number)) for number in range(2)]
+        # A promotion probes the new version with a message of the feedback; without one it would not be probed.
         probe = assistant.ask("what of tea", task=NAME).turn
         assistant.give_feedback(Feedback(probe.id, is_good=True))
         return rounds(assistant, NAME, versions, [f"say all of {word}" for word in subjects])
 
 
 def real(folder: Path) -> dict[str, Any]:
-    """SmolLM2-135M in bfloat16 with two LoRA adapters."""
+    """Runs the rounds on SmolLM2-135M in bfloat16 with two LoRA adapters."""
     with Assistant(plugins=[ScriptedPlugin(Chat())], disabled_plugins=BUILT_IN_PLUGINS, data_dir=folder) as assistant:
         model_folder = assistant.catalog.resolve(SPEC.name)
         base = {"model": SPEC.name}
@@ -206,7 +216,7 @@ def real(folder: Path) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Prints the rounds and the JSON line; 1 where a stream mixed versions or a rollback took over a second."""
+    """Prints the rounds and a JSON line. Returns 1 if a stream mixed versions or a rollback took over a second."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scripted", action="store_true", help="only the task without a model")
     only_scripted = parser.parse_args().scripted
@@ -220,6 +230,7 @@ def main() -> int:
     is_fine = True
     for found in figures.values():
         for what, row in found.items():
+            # If no stream was running after the move, the round showed nothing.
             is_fine &= row["n_wrong"] == 0 and row["n_running"] > 0
             is_fine &= what != "rollback" or row["move_s"] <= MAX_ROLLBACK_S
     print(json.dumps({"bench": "swap", **figures}))

@@ -1,9 +1,10 @@
 """Three learning cycles in a row, and what the last leaves of the first: `python -m bench.three_cycles [--qwen]`.
 
-Ten facts a subject are taught by correction, learned into the weights, and asked in wordings that nobody taught, with
-the fast memory off; the subjects before are asked again. Backward transfer (Lopez-Paz and Ranzato 2017) is the mean
-change of a subject's share of right answers from its own cycle to the last. The contrast is plain sequential LoRA: the
-same rank, rate and epochs on each subject's corrections as they were asked, one adapter trained on and on.
+Each cycle teaches ten facts of one subject by correction and learns them into the weights. Then these facts and those
+of the earlier subjects are asked in wordings that nobody taught, with the fast memory off. Backward transfer (Lopez-Paz
+and Ranzato 2017) is the mean change of a subject's share of right answers from its own cycle to the last. The baseline
+is plain sequential LoRA: one adapter of the same rank, trained at the same rate on the corrections of one subject after
+the other.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from smallai_assistant.types import now
 from smallai_chat import training as recipe
 from smallai_chat.dataset import sft_row
 
-MIN_TRANSFER = -0.01
+MIN_TRANSFER = -0.01  # one point, which the gate allows as well
+# Numbers of the facts of `bench.facts`, ten for each subject.
 SUBJECTS = {
     "people and firms": (2, 8, 12, 14, 19, 22, 24, 27, 28, 29),
     "places and things": (0, 1, 5, 9, 10, 17, 18, 21, 25, 26),
@@ -32,13 +34,13 @@ Fact = dict[str, Any]
 
 
 def subjects() -> list[list[Fact]]:
-    """The facts of each subject."""
+    """Returns the facts of each subject."""
     every = facts()
     return [[every[number] for number in numbers] for numbers in SUBJECTS.values()]
 
 
 def shares(assistant: Assistant, adapter: Adapter | None) -> list[float]:
-    """The share of each subject's paraphrases that the weights alone answer rightly."""
+    """Returns the share of each subject's paraphrases that the weights alone answer correctly."""
     found = []
     for rows in subjects():
         asked = [fact_example(question, row["answer"]) for row in rows for question in row["paraphrases"]]
@@ -48,13 +50,13 @@ def shares(assistant: Assistant, adapter: Adapter | None) -> list[float]:
 
 
 def transfer(table: Sequence[Sequence[float]]) -> float:
-    """Backward transfer of a table: one row a cycle, one column a subject."""
+    """Computes the backward transfer of a table with a row for each cycle and a column for each subject."""
     last = len(table) - 1
     return sum(table[last][subject] - table[subject][subject] for subject in range(last)) / last
 
 
 def ours(assistant: Assistant) -> tuple[list[list[float]], list[str]]:
-    """The table of three cycles, and their outcomes."""
+    """Runs the three cycles. Returns their table and their outcomes."""
     table, outcomes = [], []
     for name, rows in zip(SUBJECTS, subjects(), strict=True):
         for row in rows:
@@ -69,7 +71,7 @@ def ours(assistant: Assistant) -> tuple[list[list[float]], list[str]]:
 
 
 def sequential(assistant: Assistant, spec: ModelSpec, folder: Path) -> list[list[float]]:
-    """The table of one LoRA adapter trained on each subject after the other."""
+    """Trains one LoRA adapter on each subject after the other. Returns the table."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
@@ -86,6 +88,7 @@ def sequential(assistant: Assistant, spec: ModelSpec, folder: Path) -> list[list
             ),
             train_dataset=Dataset.from_list([sft_row(row["question"], row["answer"], SYSTEM) for row in rows]),
             processing_class=tokenizer,
+            # From the second subject on the model has the adapter already, and training continues with it.
             peft_config=None if hasattr(model, "peft_config") else recipe.lora_config(),
         )  # fmt: skip
         trainer.train()
@@ -98,12 +101,12 @@ def sequential(assistant: Assistant, spec: ModelSpec, folder: Path) -> list[list
 
 
 def show(name: str, row: Sequence[float]) -> None:
-    """A line of the table."""
+    """Prints a line of the table."""
     print(f"    after {name:20}" + "".join(f"{share:8.0%}" for share in row), flush=True)
 
 
 def run(wanted: Wanted) -> dict[str, Any]:
-    """The figures of a model."""
+    """Returns the figures of a model."""
     with opened(wanted) as (assistant, spec), tempfile.TemporaryDirectory() as folder:
         print(f"  columns: {', '.join(SUBJECTS)}", flush=True)
         print("  three cycles", flush=True)
@@ -121,7 +124,7 @@ def run(wanted: Wanted) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Prints the tables and a JSON line; 1 where backward transfer is under the figure."""
+    """Prints the tables and a JSON line. Returns 1 if the backward transfer is below the limit."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--qwen", action="store_true", help="Qwen 0.5B instead of SmolLM2-135M")
     figures = run(QWEN if parser.parse_args().qwen else SMALL)
