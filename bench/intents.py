@@ -1,7 +1,7 @@
-"""How often the router finds what a text wants: `python -m bench.intents [FILE]`.
+"""Measures how often the router finds the task that a text is for: `python -m bench.intents [FILE]`.
 
-The file has one object a line, `{"text", "task"}`. `intents.jsonl` is the test set: nobody tunes anything on it, and
-none of its texts is an example of a task. `intents_tune.jsonl` is for choosing the threshold and the examples.
+The file has one JSON object per line, `{"text", "task"}`. `intents.jsonl` is the test set: nothing is tuned on it, and
+none of its texts is an utterance of a task. `intents_tune.jsonl` is for choosing the threshold and the utterances.
 """
 
 from __future__ import annotations
@@ -29,36 +29,36 @@ class Routed:
 
     @property
     def is_right(self) -> bool:
-        """Whether the choice is the label."""
+        """Whether the router chose the labelled task."""
         return self.chosen == self.task
 
 
 def read(file: Path) -> list[tuple[str, str]]:
-    """The file's pairs of text and task."""
+    """The pairs of text and task in the file."""
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line]
     return [(row["text"], row["task"]) for row in rows]
 
 
 def route_all(assistant: Assistant, file: Path = TEST_FILE) -> list[Routed]:
-    """Routes every text of the file, as `Session.send` would."""
+    """Routes all texts of the file in the way of `Session.send`."""
     return [Routed(text, task, assistant.router.route(Message.of(text)).task.name) for text, task in read(file)]
 
 
 def main() -> None:
-    """Prints accuracy and errors; exits 1 below the required accuracy."""
+    """Prints the accuracy and the errors. Exits with 1 if the accuracy is too low."""
     file = Path(sys.argv[1]) if len(sys.argv) > 1 else TEST_FILE
     with tempfile.TemporaryDirectory() as data_dir, Assistant(data_dir=Path(data_dir)) as assistant:
         routed = route_all(assistant, file)
     figures: dict[str, float | int] = {"n": len(routed)}
-    for task in sorted({each.task for each in routed}):
-        of_task = [each for each in routed if each.task == task]
-        figures[task] = round(sum(each.is_right for each in of_task) / len(of_task), 4)
+    for task in sorted({row.task for row in routed}):
+        of_task = [row for row in routed if row.task == task]
+        figures[task] = round(sum(row.is_right for row in of_task) / len(of_task), 4)
         print(f"{task:20} {figures[task]:7.1%} of {len(of_task)}")
-    figures["accuracy"] = round(sum(each.is_right for each in routed) / len(routed), 4)
+    figures["accuracy"] = round(sum(row.is_right for row in routed) / len(routed), 4)
     print(f"{'all':20} {figures['accuracy']:7.1%} of {len(routed)}   (at least {REQUIRED_ACCURACY:.0%})")
-    for each in routed:
-        if not each.is_right:
-            print(f"  {each.task} taken as {each.chosen}: {each.text}")
+    for row in routed:
+        if not row.is_right:
+            print(f"  {row.task} taken as {row.chosen}: {row.text}")
     print(json.dumps({"bench": "intents", "file": file.name, **figures}))
     if figures["accuracy"] < REQUIRED_ACCURACY:
         raise SystemExit(1)

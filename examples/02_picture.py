@@ -1,4 +1,4 @@
-"""What is on a picture: `python examples/02_picture.py [photo.jpg [label label ...]]`.
+"""Names what a picture shows: `python examples/02_picture.py [photo.jpg [label label ...]]`.
 
 Without a file it draws a clock.
 """
@@ -16,7 +16,7 @@ from smallai_assistant import Assistant, ImagePart, LabelPart
 
 
 def draw_clock() -> bytes:
-    """A clock face as the bytes of a PNG file: a picture need not be a file."""
+    """Draws a clock and returns the bytes of a PNG file. A picture does not need to be a file on disk."""
     picture = Image.new("RGB", (320, 320), "white")
     draw = ImageDraw.Draw(picture)
     draw.ellipse((30, 30, 290, 290), outline="black", width=12)
@@ -30,14 +30,14 @@ def draw_clock() -> bytes:
 
 
 def main(picture: ImagePart, labels: list[str]) -> None:
-    """Names what is on the picture; where labels are given, says which of them fits best."""
+    """Names what the picture shows. If labels are given, says which of them fits best."""
     with Assistant() as assistant:
         response = assistant.ask(picture, task="image-classification", options={"labels": labels, "top": 3})
         print(response.text)
         for part in response.parts:
             if isinstance(part, LabelPart):
                 print(f"  {part.score:6.1%}  {part.label}")
-        for notice in response.notices:  # how your own labels were matched, a cut: nothing degrades silently
+        for notice in response.notices:  # such as how your own labels were matched
             print(f"  note: {notice.text}")
 
 

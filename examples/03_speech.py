@@ -1,4 +1,4 @@
-"""What is said in a recording, and when: `python examples/03_speech.py [memo.wav]`.
+"""Transcribes a recording, with times: `python examples/03_speech.py [memo.wav]`.
 
 Without a file it takes a sentence of an audiobook from the test data.
 """
@@ -12,7 +12,7 @@ from smallai_assistant import Assistant, AudioPart, SegmentPart
 
 
 def audiobook_sentence() -> Path:
-    """A clip of the test data, fetched the first time."""
+    """A clip of the test data, which is downloaded at its first use."""
     sys.path.insert(0, str(Path(__file__).parents[1]))
     from bench.data import librivox
 
@@ -20,14 +20,14 @@ def audiobook_sentence() -> Path:
 
 
 def main(file: Path) -> None:
-    """Prints each segment with its times as soon as it is decoded."""
+    """Prints each segment, with its times, as soon as it is decoded."""
     print(f"listening to {file.name}")
     with Assistant() as assistant:
         response = assistant.ask(AudioPart(file), task="automatic-speech-recognition")
         for part in response:
             if isinstance(part, SegmentPart):
                 print(f"{part.start_s:7.2f} to {part.end_s:.2f} s  {part.text}")
-        for notice in response.notices:  # nobody speaks, the file is cut short: nothing degrades silently
+        for notice in response.notices:  # such as that nobody speaks, or that the file is cut short
             print(f"  note: {notice.text}")
         details = response.details
         print(f"  {details['duration_s']:.1f} s of sound, language {details['language'] or 'unknown'}")

@@ -1,6 +1,6 @@
-"""What to watch next: `python examples/04_recommend.py [wish]`.
+"""Recommends films: `python examples/04_recommend.py [wish]`.
 
-The films and who chose them go into a temporary folder, so your own items stay as they are.
+The films and the choices of users are stored in a temporary folder, so your own items are not changed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ FILMS = [
     Item("notting", "Notting Hill", "a bookseller falls in love with a film star"),
     Item("amelie", "Amélie", "a shy waitress in Paris plays matchmaker and finds love"),
     Item("paddington", "Paddington", "a bear from Peru finds a family in London"),
-    Item("moon", "Moon", "alone on the Moon, a miner meets himself"),  # nobody has seen it yet: its text must do
+    Item(
+        "moon", "Moon", "alone on the Moon, a miner meets himself"
+    ),  # nobody has seen it, so only its text can recommend it
 ]
 SEEN = {
     "ada": ["alien", "predator"],
@@ -31,7 +33,7 @@ SEEN = {
 
 
 def main(wish: str) -> None:
-    """Recommends to somebody known, to a stranger, and by the words of a wish."""
+    """Recommends to a known user, to a stranger, and by a wish in words."""
     with tempfile.TemporaryDirectory() as folder, Assistant(data_dir=Path(folder)) as assistant:
         assistant.items.add_items(FILMS)
         assistant.items.add_interactions([Interaction(user, film) for user, films in SEEN.items() for film in films])
@@ -41,7 +43,7 @@ def main(wish: str) -> None:
             for part in response:
                 if isinstance(part, ItemPart):
                     print(f"  {part.title:14} {part.why}")
-            for notice in response.notices:  # nothing is known of a stranger: nothing degrades silently
+            for notice in response.notices:  # such as that nothing is known about a stranger
                 print(f"  note: {notice.text}")
 
 

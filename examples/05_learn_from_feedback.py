@@ -1,6 +1,6 @@
-"""Correct, learn, look at the verdict, undo: the whole loop on the smallest chat model, in a few minutes.
+"""The whole learning loop on the smallest chat model, in a few minutes: correct, learn, read the report, roll back.
 
-Nothing of yours is touched: the data lies in a temporary folder.
+The data is stored in a temporary folder, so your own data is not changed.
 """
 
 import tempfile
@@ -20,7 +20,7 @@ SHORT = {"max_tokens": 32}
 
 
 def main() -> None:
-    """Runs the loop."""
+    """Runs the learning loop."""
     models = {"chat": "smollm2-135m-instruct", "chat_quantization": "none"}
     with tempfile.TemporaryDirectory() as folder, Assistant(data_dir=Path(folder), models=models) as assistant:
         assistant.catalog.pull(["smollm2-135m-instruct", "all-minilm-l6-v2"])
@@ -31,15 +31,16 @@ def main() -> None:
             print("Corrected.", receipt.effect)
         print("Next turn:", assistant.ask(UNSEEN, task=CHAT, options=SHORT).text)
 
-        print("Learning: a candidate is trained, and the gate compares it with what serves.")
+        print("Learning: an adapter is trained, and the gate compares it with the version that serves.")
         report = assistant.learn(CHAT, on_progress=lambda what, share: print(f"\r{share:4.0%} {what:40}", end=""))
         print("\n" + report.summary())
+        # Without the fast memory, so that the answer shows what the adapter itself has learned.
         from_weights = {**SHORT, "use_memory": False}
         print("From the weights alone:", assistant.ask(UNSEEN, task=CHAT, options=from_weights).text)
 
         if report.is_promoted:
             serving = assistant.rollback(CHAT)
-            print("Undone. What serves now:", serving.id if serving else "the bare model")
+            print("Rolled back. Now serving:", serving.id if serving else "the bare model")
             print("From the bare weights:", assistant.ask(UNSEEN, task=CHAT, options=from_weights).text)
 
 

@@ -1,12 +1,12 @@
-"""The assistant inside a web application: one endpoint that streams.
+"""The assistant in a web application, with one streaming endpoint.
 
     pip install fastapi uvicorn
     uvicorn --app-dir examples fastapi_app:app
     curl -N localhost:8000/chat -H 'content-type: application/json' -d '{"text": "Hello"}'
 
-The answer is one JSON object a line: `{"text": ...}` for each piece as it comes, then `{"turn_id", "session_id",
-"task", "notices"}`, or `{"error", "message", "hint"}`. Send `session_id` back to go on with the conversation. When the
-client goes away, the model stops.
+The answer has one JSON object per line: `{"text": ...}` for each piece as soon as it is generated, and at the end
+`{"turn_id", "session_id", "task", "notices"}` or `{"error", "message", "hint"}`. Send `session_id` back to continue the
+conversation. If the client disconnects, the model stops.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from smallai_assistant import Assistant, AssistantConfig, AssistantError, Respon
 
 
 class ChatBody(BaseModel):
-    """What the client sends."""
+    """The body of a request."""
 
     text: str
     session_id: str | None = None
@@ -33,7 +33,7 @@ class ChatBody(BaseModel):
 
 
 def create_app(config: AssistantConfig | None = None) -> FastAPI:
-    """Makes the application; the assistant lives as long as it runs.
+    """Makes the application. The assistant is opened at its start and closed at its end.
 
     Args:
         config: the assistant's settings; None reads the file and the environment.
@@ -54,7 +54,7 @@ def create_app(config: AssistantConfig | None = None) -> FastAPI:
     @app.post("/chat")
     async def chat(body: ChatBody, request: Request) -> StreamingResponse:
         assistant: Assistant = request.app.state.assistant
-        # Opening a session reads the database: not on the event loop's thread.
+        # Opening a session reads the database, which would block the event loop.
         session = await asyncio.to_thread(assistant.session, session_id=body.session_id)
         response = session.send(body.text, task=body.task)
         return StreamingResponse(_lines(session, response), media_type="application/x-ndjson")
@@ -66,11 +66,11 @@ async def _lines(session: Session, response: Response) -> AsyncIterator[str]:
     try:
         async for part in response:
             yield json.dumps(asdict(part)) + "\n"
-        turn = await asyncio.to_thread(lambda: response.turn)  # returns once the turn is on disk
+        turn = await asyncio.to_thread(lambda: response.turn)  # it waits until the turn is on disk
         notices = [asdict(notice) for notice in response.notices]
         end = {"turn_id": turn.id, "session_id": session.id, "task": turn.task, "notices": notices}
         yield json.dumps(end) + "\n"
-    except AssistantError as error:  # the stream has begun: the status is sent, so the error is a line
+    except AssistantError as error:  # the status code is already sent, so the error becomes a line
         yield json.dumps(_described(error)) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""A broken plugin is listed with its error; the others work."""
+"""Loading of plugins: a broken plugin is listed with its error, and the others work."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from smallai_assistant.plugin_manager import PluginManager
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Makes entry points of source texts, as if each were an installed distribution."""
+    """Makes entry points from source texts, as if each text were an installed distribution."""
 
     def install(**sources: str) -> None:
         monkeypatch.syspath_prepend(tmp_path)
@@ -43,7 +43,7 @@ def register_tasks(register):
 """
 
 
-def test_the_four_plugins_are_found() -> None:
+def test_four_bundled_plugins_are_found() -> None:
     manager = PluginManager()
     assert manager.broken == {}
     assert set(manager.loaded) == {"chat", "image", "recommend", "speech"}
@@ -72,7 +72,7 @@ def test_the_four_plugins_are_found() -> None:
         (GOOD.replace("register(Good())", "register(Good()); register(Good())"), "already registered"),
     ],
 )
-def test_a_broken_plugin_is_listed_and_the_others_load(
+def test_broken_plugin_is_listed_and_others_load(
     installed: Callable[..., None], source: str, message: str, request: pytest.FixtureRequest
 ) -> None:
     name = f"bad{abs(hash(request.node.name))}"
@@ -83,13 +83,13 @@ def test_a_broken_plugin_is_listed_and_the_others_load(
     assert set(manager.tasks) == {"good"}
 
 
-def test_a_disabled_plugin_is_not_imported(installed: Callable[..., None]) -> None:
+def test_disabled_plugin_is_not_imported(installed: Callable[..., None]) -> None:
     installed(off="raise RuntimeError")
     manager = PluginManager(disabled=["off"])
     assert manager.broken == manager.loaded == {}
 
 
-def test_a_module_can_be_a_plugin() -> None:
+def test_module_can_be_a_plugin() -> None:
     plugin = ModuleType("my_plugin")
 
     @hookimpl
@@ -106,7 +106,7 @@ def test_two_managers_share_nothing() -> None:
     assert "scripted" not in PluginManager().tasks
 
 
-def test_hook_register_tasks_keeps_the_order_of_registration() -> None:
+def test_hook_register_tasks_keeps_the_order() -> None:
     names = ["b", "a", "c"]
     manager = PluginManager(
         disabled=["chat", "image", "recommend", "speech"], extra=[ScriptedPlugin(*(make_task(name=n) for n in names))]
@@ -137,7 +137,7 @@ def test_hook_register_engines() -> None:
     assert isinstance(PluginManager(extra=[Plugin()]).engines["nothing"], Nothing)
 
 
-def test_a_task_whose_setup_fails_is_left_out(tmp_path: Path) -> None:
+def test_task_with_failing_setup_is_left_out(tmp_path: Path) -> None:
     from smallai_assistant import Assistant
 
     def fail(_self: Task, _context: Any) -> None:

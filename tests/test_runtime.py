@@ -1,4 +1,4 @@
-"""The byte budget: what is loaded, lent and evicted, with an engine that only counts."""
+"""The memory budget: loading, lending and evicting, with an engine that only counts bytes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class CountedModel(LoadedModel):
 
 
 class CountingEngine(Engine):
-    """Loads nothing and counts bytes: the model `NAME:MB` takes that many."""
+    """Loads nothing and counts bytes. The model `NAME:MB` takes that many megabytes."""
 
     name = "counting"
 
@@ -84,7 +84,7 @@ def names(models: ModelRuntime) -> list[str]:
     return [info.spec.name for info in models.loaded()]
 
 
-def test_the_least_recently_used_idle_model_goes_first() -> None:
+def test_least_recently_used_model_is_evicted_first() -> None:
     models = runtime(CountingEngine())
     for name in ("a:4", "b:4"):
         with models.lease(spec(name), CountedModel):
@@ -96,7 +96,7 @@ def test_the_least_recently_used_idle_model_goes_first() -> None:
     models.close()
 
 
-def test_a_lent_model_is_never_evicted() -> None:
+def test_lent_model_is_never_evicted() -> None:
     engine = CountingEngine()
     models = runtime(engine)
     with models.lease(spec("a:6"), CountedModel) as a:
@@ -110,7 +110,7 @@ def test_a_lent_model_is_never_evicted() -> None:
     assert engine.alive == 0
 
 
-def test_what_can_never_fit_says_what_would() -> None:
+def test_too_large_model_names_what_would_fit() -> None:
     models = runtime(CountingEngine())
     with (
         pytest.raises(OutOfMemory, match=r"needs about 30 MB.*budget is 10 MB.*nf4 with about 7 MB"),
@@ -120,7 +120,7 @@ def test_what_can_never_fit_says_what_would() -> None:
     assert names(models) == []
 
 
-def test_a_model_larger_than_its_estimate_is_held_to_the_budget_all_the_same() -> None:
+def test_budget_counts_measured_bytes_not_estimates() -> None:
     engine = CountingEngine(surplus=1.5)
     models = runtime(engine)
     with models.lease(spec("a:4"), CountedModel):
@@ -134,7 +134,7 @@ def test_a_model_larger_than_its_estimate_is_held_to_the_budget_all_the_same() -
     models.close()
 
 
-def test_memory_refused_at_load_is_asked_for_once_more_after_evicting() -> None:
+def test_refused_memory_is_retried_once_after_evicting() -> None:
     engine = CountingEngine()
     models = runtime(engine)
     with models.lease(spec("a:1"), CountedModel):
@@ -150,7 +150,7 @@ def test_memory_refused_at_load_is_asked_for_once_more_after_evicting() -> None:
     models.close()
 
 
-def test_a_failed_load_leaves_nothing_and_the_next_lease_tries_again() -> None:
+def test_lease_after_a_failed_load_tries_again() -> None:
     engine = CountingEngine()
     models = runtime(engine)
     engine.failures = [ValueError("torn")]
@@ -161,7 +161,7 @@ def test_a_failed_load_leaves_nothing_and_the_next_lease_tries_again() -> None:
     models.close()
 
 
-def test_the_wrong_kind_and_the_wrong_task() -> None:
+def test_wrong_kind_and_wrong_task_are_refused() -> None:
     models = runtime(CountingEngine())
     with pytest.raises(ModelError, match="needs EmbeddingModel"), models.lease(spec("a:1"), EmbeddingModel):
         pass
@@ -173,7 +173,7 @@ def test_the_wrong_kind_and_the_wrong_task() -> None:
         pass
 
 
-def test_unload() -> None:
+def test_unload_drops_idle_models_only() -> None:
     models = runtime(CountingEngine())
     with models.lease(spec("a:1"), CountedModel) as model:
         assert not models.unload(spec("a:1"))
@@ -183,7 +183,7 @@ def test_unload() -> None:
     models.close()
 
 
-def test_cuda_that_is_not_there() -> None:
+def test_missing_cuda_falls_back_with_a_notice() -> None:
     import torch
 
     if torch.cuda.is_available():
@@ -197,7 +197,7 @@ def test_cuda_that_is_not_there() -> None:
         _ = ModelRuntime(Folders(), [], device="cuda").device
 
 
-def test_a_hundred_threads_three_models_room_for_two() -> None:
+def test_hundred_threads_share_room_for_two_models() -> None:
     engine = CountingEngine(seconds=0.002)
     models = runtime(engine)
     faults: list[str] = []
@@ -229,7 +229,7 @@ def test_a_hundred_threads_three_models_room_for_two() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(1, 12), st.booleans()), max_size=25))
-def test_the_budget_holds_under_any_sequence(steps: list[tuple[str, int, bool]]) -> None:
+def test_budget_holds_for_any_sequence(steps: list[tuple[str, int, bool]]) -> None:
     engine = CountingEngine()
     models = runtime(engine)
     held = []
@@ -246,7 +246,7 @@ def test_the_budget_holds_under_any_sequence(steps: list[tuple[str, int, bool]])
             lease.__exit__(None, None, None)
         assert sum(info.n_bytes for info in models.loaded()) <= models.budget_bytes
         assert engine.most <= models.budget_bytes
-        assert not any(each.is_released for _, each in held)
+        assert not any(model.is_released for _, model in held)
     for lease, _ in held:
         lease.__exit__(None, None, None)
     models.close()
@@ -254,7 +254,7 @@ def test_the_budget_holds_under_any_sequence(steps: list[tuple[str, int, bool]])
 
 
 @pytest.mark.gpu
-def test_an_evicted_model_gives_its_gpu_memory_back(tmp_path: Path) -> None:
+def test_evicted_model_frees_its_gpu_memory(tmp_path: Path) -> None:
     import torch
 
     class Here(Folders):

@@ -1,4 +1,4 @@
-"""The values that flow: what they refuse and what survives a round trip."""
+"""The values that flow through the assistant: what they refuse, and their round trip through JSON."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_addresses_are_not_paths(url: str, part: type[ImagePart]) -> None:
         Message.of(Path(url))
 
 
-def test_a_string_is_text_and_never_a_path(tmp_path: Path) -> None:
+def test_string_is_text_and_never_a_path(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     path.write_bytes(b"\x89PNG")
     assert Message.of(str(path)).parts == (TextPart(str(path)),)
@@ -73,12 +73,12 @@ def test_a_string_is_text_and_never_a_path(tmp_path: Path) -> None:
         (b"", "$(id).wav", AudioPart),
     ],
 )
-def test_files_are_told_apart_by_content_then_suffix(tmp_path: Path, head: bytes, name: str, kind: type) -> None:
+def test_kind_of_file_by_content_then_suffix(tmp_path: Path, head: bytes, name: str, kind: type) -> None:
     (tmp_path / name).write_bytes(head)
     assert isinstance(Message.of(tmp_path / name).parts[0], kind)
 
 
-def test_files_that_are_neither(tmp_path: Path) -> None:
+def test_files_of_no_known_kind_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("hello")
     for path, message in [
         (tmp_path / "a.txt", "neither a picture nor a recording"),
@@ -90,7 +90,7 @@ def test_files_that_are_neither(tmp_path: Path) -> None:
             Message.of(path)
 
 
-def test_a_wrong_type_is_the_callers_bug() -> None:
+def test_wrong_type_is_a_type_error() -> None:
     with pytest.raises(TypeError):
         Message.of(3)  # type: ignore[arg-type]
 
@@ -111,6 +111,6 @@ def test_a_wrong_type_is_the_callers_bug() -> None:
         {"repetition_penalty": 0.5},
     ],
 )
-def test_generation_options_out_of_range(values: dict[str, float]) -> None:
+def test_generation_options_out_of_range_are_refused(values: dict[str, float]) -> None:
     with pytest.raises(InvalidInput, match=next(iter(values))):
         GenerationOptions(**values)  # type: ignore[arg-type]

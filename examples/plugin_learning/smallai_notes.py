@@ -1,7 +1,7 @@
-"""Sorts notes into your own folders, and learns them from your corrections: `Assistant(plugins=[smallai_notes])`.
+"""Sorts notes into folders that it learns from your corrections: `Assistant(plugins=[smallai_notes])`.
 
-The fast memory is the corrected notes: a note goes where the one nearest in meaning lies. An adapter has one vector a
-folder, the mean of its notes: the nearest-centroid classifier (Hastie et al. 2009, section 18.2, without shrinkage).
+The fast memory holds the corrected notes; a note goes to the folder of the note that is nearest in meaning. An adapter
+holds the mean vector of each folder: a nearest-centroid classifier (Hastie et al. 2009, section 18.2).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class NoteFolders(sdk.LearningTask):
-    """Names the folder of a note. It is reached by name: any text may be a note, so no utterance tells one."""
+    """Names the folder of a note. It has no utterances, because any text may be a note; users name the task."""
 
     name = "note-folders"
     title = "sort notes into your folders"
@@ -31,7 +31,7 @@ class NoteFolders(sdk.LearningTask):
         self.rebuild([])
 
     def run(self, request: sdk.Request, models: sdk.ModelRuntime) -> Iterator[Any]:
-        adapter = self.context.adapters.champion(self.name)  # once: an answer ends on the version it began with
+        adapter = self.context.adapters.champion(self.name)  # once per answer, so that it does not change within one
         notes, vectors = dict(self._notes), self._vectors
         with models.lease(self.spec, sdk.EmbeddingModel) as model:
             if new := [note for note in notes if note not in vectors]:
@@ -40,7 +40,7 @@ class NoteFolders(sdk.LearningTask):
             ((folder, nearness),) = _nearest([request.message.text], known, model)
         yield sdk.Details({"model": str(self.spec)} | ({"adapter": adapter.id} if adapter else {}))
         if not folder:
-            yield sdk.Notice("no_folders", "There is no folder yet: correct this answer with the name of one.")
+            yield sdk.Notice("no_folders", "There is no folder yet. Correct this answer with the name of one.")
             return
         yield sdk.TextPart(f"It goes to {folder}.")
         yield sdk.LabelPart(folder, -1, nearness)
@@ -52,7 +52,7 @@ class NoteFolders(sdk.LearningTask):
 
     def rebuild(self, judged_turns: Sequence[sdk.JudgedTurn]) -> None:
         self._notes = _notes(judged_turns)
-        self._vectors: dict[str, Any] = {}  # made when an answer needs them: a start loads no model
+        self._vectors: dict[str, Any] = {}  # computed when an answer needs them, so a start loads no model
 
     def base(self) -> Mapping[str, Any]:
         return {"model": self.spec.name}
@@ -70,8 +70,8 @@ class NoteFolders(sdk.LearningTask):
             for n, folder in enumerate(folders, 1):
                 training.yield_to_serving()
                 chosen = [example for example in examples if example.expected == folder]
-                vectors = model.embed([each.prompt for each in chosen])
-                mean = np.average(vectors, axis=0, weights=[each.weight for each in chosen])
+                vectors = model.embed([example.prompt for example in chosen])
+                mean = np.average(vectors, axis=0, weights=[example.weight for example in chosen])
                 means.append(mean / max(np.linalg.norm(mean), 1e-9))
                 training.progress(f"read the notes of {folder}", n / len(folders))
         np.save(training.folder / "means.npy", np.stack(means).astype(np.float32), allow_pickle=False)
@@ -83,23 +83,24 @@ class NoteFolders(sdk.LearningTask):
     ) -> list[sdk.Score]:
         with models.lease(self.spec, sdk.EmbeddingModel) as model:
             found = _nearest([example.prompt for example in examples], _means(adapter), model)
-        return [sdk.Score(float(a == each.expected), a) for each, (a, _) in zip(examples, found, strict=True)]
+        answers = [folder for folder, _ in found]
+        return [sdk.Score(float(a == e.expected), a) for a, e in zip(answers, examples, strict=True)]
 
 
 def _notes(judged_turns: Sequence[sdk.JudgedTurn]) -> dict[str, tuple[str, str]]:
-    """Note -> folder and feedback id of the lessons that name a folder; the last word on a note counts."""
+    """Note -> folder and feedback id. The last correction of a note counts."""
     found = {}
-    for each in judged_turns:
-        note, folder = each.turn.request.text, " ".join((each.feedback.correction or "").split())
+    for judged_turn in judged_turns:
+        note, folder = judged_turn.turn.request.text, " ".join((judged_turn.feedback.correction or "").split())
         if note.strip() and 0 < len(folder) <= 100:
-            found[note] = (folder, each.feedback.id)
+            found[note] = (folder, judged_turn.feedback.id)
         else:
-            log.info("the feedback %s names no folder", each.feedback.id)
+            log.info("the feedback %s names no folder", judged_turn.feedback.id)
     return found
 
 
 def _means(adapter: sdk.Adapter | None) -> list[tuple[str, Any]]:
-    """The folders of an adapter and their vectors, float32, length 1."""
+    """The folders of an adapter with their vectors, float32, of length 1."""
     if adapter is None:
         return []
     folders = json.loads((adapter.folder / "folders.json").read_text())
@@ -107,7 +108,7 @@ def _means(adapter: sdk.Adapter | None) -> list[tuple[str, Any]]:
 
 
 def _nearest(texts: Sequence[str], known: list[tuple[str, Any]], model: sdk.EmbeddingModel) -> list[tuple[str, float]]:
-    """For each text the folder of the nearest known vector and their cosine, cut to [0, 1]; empty for none known."""
+    """The folder of the nearest known vector for each text, and the cosine, cut to [0, 1]."""
     if not texts or not known:
         return [("", 0.0)] * len(texts)
     cosines = model.embed(texts) @ np.stack([vector for _, vector in known]).T

@@ -1,4 +1,4 @@
-"""Routing by intent on labelled utterances that nothing was tuned on."""
+"""Routing by intent, on a labelled test set that nothing was tuned on."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_test_set_is_large_and_balanced() -> None:
 
 
 def test_no_utterance_is_in_two_sets(assistant: Assistant) -> None:
-    """Neither the tuning set nor an example that a task offers may be in the test set."""
+    """The test set shares no text with the tuning set or with the utterances of tasks."""
     test = [normalized(text) for text, _ in read(TEST_FILE)]
     tune = [normalized(text) for text, _ in read(TUNE_FILE)]
     offered = [normalized(text) for task in assistant.tasks.values() for text in task.utterances]
@@ -37,7 +37,7 @@ def test_no_utterance_is_in_two_sets(assistant: Assistant) -> None:
     assert not set(test) & set(offered)
 
 
-def test_intents_are_found(assistant: Assistant) -> None:
+def test_accuracy_of_intents(assistant: Assistant) -> None:
     routed = route_all(assistant)
-    wrong = [f"{each.task} taken as {each.chosen}: {each.text}" for each in routed if not each.is_right]
+    wrong = [f"{row.task} taken as {row.chosen}: {row.text}" for row in routed if not row.is_right]
     assert 1 - len(wrong) / len(routed) >= REQUIRED_ACCURACY, "\n".join(wrong)

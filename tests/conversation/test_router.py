@@ -1,4 +1,4 @@
-"""Which task a message goes to: by name, by hook, by modality, by what the text wants."""
+"""The choice of a task for a message: by name, by modality, by a hook, by the intent of the text."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Open = Callable[..., Assistant]
 
 @pytest.fixture
 def open_assistant(tmp_path: Path) -> Iterator[Open]:
-    """Opens an assistant with the given tasks and no model; `models_dir` gives it the real ones."""
+    """Opens an assistant with the given tasks and no models; pass `models_dir` for the real ones."""
     opened: list[Assistant] = []
 
     def build(*tasks: Task, plugin: ScriptedPlugin | None = None, **overrides: Any) -> Assistant:
@@ -47,7 +47,7 @@ def open_assistant(tmp_path: Path) -> Iterator[Open]:
 
 
 def tasks() -> list[Task]:
-    """One for each modality, two for text."""
+    """A task for each modality, and two for text."""
     return [
         make_task(name=WISH, utterances=UTTERANCES),
         make_task(name=DIALOGUE),
@@ -67,7 +67,7 @@ def chosen(assistant: Assistant, content: Content, task: str | None = None) -> s
 
 
 class Chooser(ScriptedPlugin):
-    """Chooses what it is told to, and remembers what it was asked."""
+    """A plugin whose hook returns a fixed answer and records the candidates."""
 
     def __init__(self, *tasks: Task, answer: Any = None) -> None:
         super().__init__(*tasks)
@@ -83,7 +83,7 @@ class Chooser(ScriptedPlugin):
 # -- by name --
 
 
-def test_a_named_task_is_taken_and_nobody_is_asked(open_assistant: Open) -> None:
+def test_named_task_is_chosen_without_asking_hooks(open_assistant: Open) -> None:
     plugin = Chooser(*tasks(), answer=WISH)
     assistant = open_assistant(plugin=plugin)
     assert chosen(assistant, "recommend me a film", DIALOGUE) == DIALOGUE
@@ -101,14 +101,14 @@ def test_a_named_task_is_taken_and_nobody_is_asked(open_assistant: Open) -> None
         ("", "known: "),
     ],
 )
-def test_an_unknown_task_names_the_nearest(open_assistant: Open, name: str, hint: str) -> None:
+def test_unknown_task_suggests_the_nearest(open_assistant: Open, name: str, hint: str) -> None:
     with pytest.raises(InvalidInput, match="there is no task") as caught:
         route(open_assistant(*tasks()), "hi", name)
     assert repr(name) in caught.value.message
     assert hint in caught.value.hint
 
 
-def test_a_named_task_that_does_not_take_it_says_what_it_takes(open_assistant: Open) -> None:
+def test_named_task_says_what_it_takes(open_assistant: Open) -> None:
     assistant = open_assistant(*tasks())
     with pytest.raises(InvalidInput, match=r"image-classification takes image or image\+text, not audio"):
         route(assistant, SOUND, "image-classification")
@@ -119,7 +119,7 @@ def test_a_named_task_that_does_not_take_it_says_what_it_takes(open_assistant: O
 # -- by modality --
 
 
-def test_the_only_task_that_takes_it_is_taken_without_a_model(open_assistant: Open) -> None:
+def test_only_candidate_is_chosen_without_a_model(open_assistant: Open) -> None:
     plugin = Chooser(*tasks(), answer="nonsense")
     assistant = open_assistant(plugin=plugin)
     assert chosen(assistant, PICTURE) == "image-classification"
@@ -131,7 +131,7 @@ def test_the_only_task_that_takes_it_is_taken_without_a_model(open_assistant: Op
 @pytest.mark.parametrize(
     ("content", "says"), [([PICTURE, SOUND], "audio and image"), (["words", SOUND], "audio and text")]
 )
-def test_what_nobody_takes_lists_the_tasks(open_assistant: Open, content: Content, says: str) -> None:
+def test_message_without_a_task_lists_the_tasks(open_assistant: Open, content: Content, says: str) -> None:
     with pytest.raises(NoTaskError, match=f"no task takes {says}") as caught:
         route(open_assistant(*tasks()), content)
     for line in (
@@ -142,7 +142,7 @@ def test_what_nobody_takes_lists_the_tasks(open_assistant: Open, content: Conten
         assert line in caught.value.hint
 
 
-def test_without_plugins_it_says_where_to_look(open_assistant: Open) -> None:
+def test_without_plugins_the_hint_names_the_command(open_assistant: Open) -> None:
     with pytest.raises(NoTaskError, match="smallai plugins"):
         route(open_assistant(), "hi")
 
@@ -150,7 +150,7 @@ def test_without_plugins_it_says_where_to_look(open_assistant: Open) -> None:
 # -- by hook --
 
 
-def test_hook_choose_task_is_asked_where_several_take_it(open_assistant: Open) -> None:
+def test_hook_choose_task_is_asked_about_several_candidates(open_assistant: Open) -> None:
     plugin = Chooser(*tasks(), answer=WISH)
     assistant = open_assistant(plugin=plugin)
     assert chosen(assistant, "hello there") == WISH
@@ -158,17 +158,17 @@ def test_hook_choose_task_is_asked_where_several_take_it(open_assistant: Open) -
 
 
 @pytest.mark.parametrize("answer", [SPEECH, "nonsense", 3, ""])
-def test_hook_choose_task_names_a_candidate_or_is_told_which_there_are(open_assistant: Open, answer: Any) -> None:
+def test_hook_choose_task_must_name_a_candidate(open_assistant: Open, answer: Any) -> None:
     assistant = open_assistant(plugin=Chooser(*tasks(), answer=answer))
     with pytest.raises(PluginError, match="choose_task returned") as caught:
         route(assistant, "hello")
     assert f"{WISH}, {DIALOGUE}" in caught.value.hint
 
 
-# -- by what the text wants --
+# -- by intent --
 
 
-def test_texts_go_where_they_are_like_the_examples(open_assistant: Open, models_dir: Path) -> None:
+def test_texts_are_routed_by_similar_utterances(open_assistant: Open, models_dir: Path) -> None:
     plugin = Chooser(*tasks())
     assistant = open_assistant(plugin=plugin, models_dir=models_dir)
     assert chosen(assistant, "Can you suggest a movie for this evening?") == WISH
@@ -185,7 +185,7 @@ def test_odd_texts_are_dialogue(open_assistant: Open, models_dir: Path) -> None:
         assert chosen(assistant, text) == DIALOGUE
 
 
-def test_of_a_long_text_the_beginning_is_looked_at(open_assistant: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_beginning_of_a_text_counts(open_assistant: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     assistant = open_assistant(*tasks())
     seen: list[str] = []
 
@@ -199,7 +199,7 @@ def test_of_a_long_text_the_beginning_is_looked_at(open_assistant: Open, monkeyp
     assert len(seen[0]) == 1000
 
 
-def test_below_the_threshold_a_text_is_dialogue(open_assistant: Open, models_dir: Path) -> None:
+def test_text_below_the_threshold_is_dialogue(open_assistant: Open, models_dir: Path) -> None:
     wish = "Can you suggest a movie for this evening?"
     for threshold, expected in ((0.0, WISH), (0.99, DIALOGUE)):
         assistant = open_assistant(*tasks(), models_dir=models_dir, intent_threshold=threshold)
@@ -207,7 +207,7 @@ def test_below_the_threshold_a_text_is_dialogue(open_assistant: Open, models_dir
         assert chosen(assistant, UTTERANCES[0], WISH) == WISH
 
 
-def test_without_the_embedding_model_a_text_is_dialogue_and_the_user_is_told(open_assistant: Open) -> None:
+def test_missing_embedding_model_gives_dialogue_and_a_notice(open_assistant: Open) -> None:
     assistant = open_assistant(*tasks())
     found = route(assistant, "recommend me a film")
     assert found.task.name == DIALOGUE
@@ -220,7 +220,7 @@ def test_without_the_embedding_model_a_text_is_dialogue_and_the_user_is_told(ope
     assert [notice.code for notice in response.turn.notices] == ["intent_unavailable"]
 
 
-def test_a_damaged_embedding_model_does_not_keep_people_from_talking(open_assistant: Open, tmp_path: Path) -> None:
+def test_damaged_embedding_model_gives_dialogue_and_a_notice(open_assistant: Open, tmp_path: Path) -> None:
     folder = tmp_path / "models" / "all-minilm-l6-v2"
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(WEIGHTS[:-1])
@@ -232,7 +232,7 @@ def test_a_damaged_embedding_model_does_not_keep_people_from_talking(open_assist
     assert "model.safetensors" in found.notices[0].text
 
 
-def test_no_model_is_needed_where_no_task_has_examples(open_assistant: Open) -> None:
+def test_no_model_is_needed_without_utterances(open_assistant: Open) -> None:
     assistant = open_assistant(make_task(name="first"), make_task(name=DIALOGUE), make_task(name="third"))
     assert chosen(assistant, "recommend me a film") == DIALOGUE
     without_dialogue = open_assistant(make_task(name="first"), make_task(name="second"))
@@ -263,25 +263,23 @@ def speaking(text: str) -> list[Task]:
 @pytest.mark.parametrize(
     ("text", "task"), [("suggest a good film for tonight", WISH), ("what is the capital of France", DIALOGUE)]
 )
-def test_what_was_said_is_routed_like_what_is_typed(
-    open_assistant: Open, models_dir: Path, text: str, task: str
-) -> None:
+def test_speech_is_routed_like_text(open_assistant: Open, models_dir: Path, text: str, task: str) -> None:
     assistant = open_assistant(*speaking(text), models_dir=models_dir, reply_to_speech=True)
     response = assistant.session("ann").send(SOUND, options={"shout": True})
     first, second = response.turns
     assert (first.task, second.task) == (SPEECH, task)
     assert second.request.text == text
-    # The options are those of the recording's task; the reply knows that it answers a recording.
+    # The options are for the speech task, not for the reply. The reply sees the recording's turn in its history.
     assert response.text == f"{text} ['{SPEECH}'] False"
     assert [turn.id for turn in assistant.store.turns(first.session_id)] == [first.id, second.id]
 
 
-def test_silence_is_not_answered(open_assistant: Open) -> None:
+def test_silence_gets_no_reply(open_assistant: Open) -> None:
     response = open_assistant(*speaking("  "), reply_to_speech=True).ask(SOUND)
     assert [turn.task for turn in response.turns] == [SPEECH]
 
 
-def test_a_reply_that_fails_leaves_the_transcript_stored(open_assistant: Open) -> None:
+def test_failed_reply_keeps_the_transcript(open_assistant: Open) -> None:
     def fail(_: Request) -> Iterator[Any]:
         raise InvalidInput("no reply")
         yield

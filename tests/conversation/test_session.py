@@ -1,11 +1,11 @@
-"""One turn through the assistant, with tasks whose every step the test decides."""
+"""One turn through the assistant, with scripted tasks whose every step the test decides."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import queue
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -90,31 +90,31 @@ def test_iterating_twice_gives_the_same_parts(open_assistant: Any) -> None:
 
 
 async def test_async_iteration_leaves_the_loop_free(open_assistant: Any) -> None:
+    permits: queue.SimpleQueue[int] = queue.SimpleQueue()
+
     def script(_: Request) -> Iterator[Any]:
+        for _n in range(3):
+            yield TextPart(str(permits.get(timeout=10)))
+
+    async def permit() -> None:
         for n in range(3):
-            time.sleep(0.05)
-            yield TextPart(str(n))
+            permits.put(n)
+            await asyncio.sleep(0)
 
-    ticks = 0
-
-    async def tick() -> None:
-        nonlocal ticks
-        while True:
-            await asyncio.sleep(0.01)
-            ticks += 1
-
-    ticker = asyncio.create_task(tick())
+    # If waiting for a part blocked the loop, `permit` would never run and the script would time out.
+    permitting = asyncio.create_task(permit())
     parts = [part.text async for part in open_assistant(make_task(script)).ask("hi")]
-    ticker.cancel()
+    await permitting
     assert parts == ["0", "1", "2"]
-    assert ticks >= 5
 
 
 def endless(stopped: threading.Event) -> Callable[[Request], Iterator[Any]]:
-    def script(_: Request) -> Iterator[Any]:
+    """A script that yields until it is closed, slowly, so that it does not flood the queue."""
+
+    def script(request: Request) -> Iterator[Any]:
         try:
             while True:
-                time.sleep(0.001)
+                request.cancel.wait(0.001)
                 yield TextPart("x")
         finally:
             stopped.set()
@@ -122,7 +122,7 @@ def endless(stopped: threading.Event) -> Callable[[Request], Iterator[Any]]:
     return script
 
 
-def test_closing_early_stops_the_task_and_keeps_what_came(open_assistant: Any) -> None:
+def test_closing_early_keeps_the_parts_so_far(open_assistant: Any) -> None:
     stopped = threading.Event()
     assistant = open_assistant(make_task(endless(stopped)))
     session = assistant.session()
@@ -142,19 +142,19 @@ def test_dropping_the_response_stops_the_task(open_assistant: Any) -> None:
     next(iter(response))
     del response
     gc.collect()
-    assert stopped.wait(2)
+    assert stopped.wait(10)
 
 
-async def test_breaking_out_of_an_async_for_stops_the_task(open_assistant: Any) -> None:
+async def test_leaving_an_async_for_stops_the_task(open_assistant: Any) -> None:
     stopped = threading.Event()
     response = open_assistant(make_task(endless(stopped))).ask("go")
     parts = aiter(response)
     await anext(parts)
     await parts.aclose()
-    assert await asyncio.to_thread(stopped.wait, 2)
+    assert await asyncio.to_thread(stopped.wait, 10)
 
 
-def test_a_deadline_ends_a_task_that_hangs(open_assistant: Any) -> None:
+def test_timeout_does_not_wait_for_the_task(open_assistant: Any) -> None:
     release = threading.Event()
 
     def script(_: Request) -> Iterator[Any]:
@@ -162,10 +162,9 @@ def test_a_deadline_ends_a_task_that_hangs(open_assistant: Any) -> None:
         release.wait(30)
 
     response = open_assistant(make_task(script)).session().send("hi", timeout_s=0.2)
-    begun = time.monotonic()
     with pytest.raises(Cancelled, match="timeout_s"):
         list(response)
-    assert time.monotonic() - begun < 5
+    assert response.is_running, "the reader did not wait for the task"
     release.set()
 
 
@@ -180,7 +179,7 @@ def test_one_answer_at_a_time(open_assistant: Any) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError("boom"), KeyboardInterrupt(), SystemExit(3), MemoryError()])
-def test_what_a_task_raises_is_an_error_of_that_call_only(open_assistant: Any, error: BaseException) -> None:
+def test_error_of_a_task_ends_its_answer_only(open_assistant: Any, error: BaseException) -> None:
     failing = [True]
 
     def script(_: Request) -> Iterator[Any]:
@@ -197,12 +196,12 @@ def test_what_a_task_raises_is_an_error_of_that_call_only(open_assistant: Any, e
 
 
 @pytest.mark.parametrize("script", [lambda _: None, lambda _: iter([42]), lambda _: "text", lambda _: [TextPart("x")]])
-def test_a_wrong_answer_names_the_contract(open_assistant: Any, script: Any) -> None:
+def test_wrong_items_are_a_plugin_error(open_assistant: Any, script: Any) -> None:
     with pytest.raises(PluginError, match=r"ScriptedTask\.run must be a generator"):
         _ = open_assistant(make_task(script)).ask("hi").text
 
 
-def test_typed_errors_pass_unchanged_and_are_recorded(open_assistant: Any) -> None:
+def test_typed_errors_pass_and_are_recorded(open_assistant: Any) -> None:
     def script(_: Request) -> Iterator[Any]:
         raise InvalidInput("no", hint="yes")
         yield
@@ -217,7 +216,7 @@ def test_typed_errors_pass_unchanged_and_are_recorded(open_assistant: Any) -> No
     assert [turn.error for turn in assistant.store.turns(session.id)] == ["invalid_input"]
 
 
-def test_history_reaches_the_next_turn_and_survives_a_restart(open_assistant: Any) -> None:
+def test_history_survives_a_restart(open_assistant: Any) -> None:
     def script(request: Request) -> Iterator[Any]:
         yield TextPart("|".join(turn.request.text for turn in request.history))
 
@@ -253,13 +252,12 @@ def test_empty_messages_are_refused(open_assistant: Any, content: Any) -> None:
         open_assistant(make_task()).ask(content)
 
 
-def test_ten_megabytes_are_refused_at_once(open_assistant: Any) -> None:
+def test_ten_megabytes_are_refused_by_send(open_assistant: Any) -> None:
+    """`bench/overhead.py` measures that it takes less than 50 ms."""
     session = open_assistant(make_task()).session()
-    text = "x" * 10_000_000
-    begun = time.perf_counter()
     with pytest.raises(InputTooLarge):
-        session.send(text)
-    assert time.perf_counter() - begun < 0.05
+        session.send("x" * 10_000_000)
+    assert session.send("hi").text == "hi"
 
 
 def test_odd_text_survives_the_store(open_assistant: Any) -> None:
@@ -282,7 +280,7 @@ def test_pictures_are_kept_for_later_corrections(open_assistant: Any, tmp_path: 
     assert part.read() == b"\x89PNG some bytes"
 
 
-def test_no_task_lists_the_tasks(open_assistant: Any) -> None:
+def test_no_task_error_lists_the_tasks(open_assistant: Any) -> None:
     assistant = open_assistant(make_task())
     with pytest.raises(NoTaskError, match="scripted takes text"):
         _ = assistant.ask(ImagePart(data=b"x")).text
@@ -304,7 +302,7 @@ def test_hook_choose_task(open_assistant: Any) -> None:
         _ = assistant.ask("c").text
 
 
-def test_hook_turn_finished_hears_stored_turns_and_its_faults_stay_there(open_assistant: Any) -> None:
+def test_hook_turn_finished_observes_stored_turns(open_assistant: Any) -> None:
     heard: list[str] = []
 
     class Observer(ScriptedPlugin):

@@ -1,9 +1,8 @@
-"""One thread a model: steps take turns, calls go between them, closing stops the compute."""
+"""One thread per model: steps take turns, calls run between them, closing stops the computation."""
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -27,10 +26,15 @@ def test_streams_take_turns_step_by_step(thread: ModelThread) -> None:
             order.append(name)
             yield name
 
-    gate = threading.Event()
-    blocker = threading.Thread(target=lambda: thread.call(lambda: gate.wait(5)))
+    is_blocked, gate = threading.Event(), threading.Event()
+
+    def block() -> None:
+        is_blocked.set()
+        gate.wait(5)
+
+    blocker = threading.Thread(target=lambda: thread.call(block))
     blocker.start()
-    time.sleep(0.05)
+    is_blocked.wait(5)  # the model's thread is busy, so all three streams begin together
     streams = [thread.stream(steps(name)) for name in "abc"]
     gate.set()
     blocker.join()
@@ -38,7 +42,7 @@ def test_streams_take_turns_step_by_step(thread: ModelThread) -> None:
     assert "".join(order) == "abc" * 4
 
 
-def test_a_stream_in_the_background_waits_while_another_has_steps(thread: ModelThread) -> None:
+def test_background_stream_waits_for_other_steps(thread: ModelThread) -> None:
     order: list[str] = []
     both_there = threading.Event()
 
@@ -53,16 +57,15 @@ def test_a_stream_in_the_background_waits_while_another_has_steps(thread: ModelT
     both_there.set()
     assert list(answer) == ["a"] * 4
     assert list(evaluation) == ["e"] * 4
-    assert "".join(order).removeprefix("e") in ("aaaaeee", "aaaaeeee")  # at most the step that had begun went first
+    assert "".join(order).removeprefix("e") in ("aaaaeee", "aaaaeeee")  # one step may have begun before
 
 
-def test_a_stream_in_the_background_is_not_starved(thread: ModelThread, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_background_stream_is_not_starved(thread: ModelThread, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("smallai_assistant.engines.executor._BACKGROUND_PATIENCE_S", 0.05)
     is_done = threading.Event()
 
     def endless() -> Iterator[int]:
         while not is_done.is_set():
-            time.sleep(0.002)
             yield 1
 
     answer = thread.stream(endless())
@@ -74,34 +77,37 @@ def test_a_stream_in_the_background_is_not_starved(thread: ModelThread, monkeypa
     reader.join(5)
 
 
-def test_a_stream_in_the_background_goes_on_while_nobody_reads_the_others(thread: ModelThread) -> None:
+def test_background_stream_runs_while_others_are_unread(thread: ModelThread) -> None:
     unread = thread.stream(iter(range(100)))
     assert list(thread.stream(iter("abc"), in_background=True)) == ["a", "b", "c"]
     assert list(unread) == list(range(100))
 
 
-def test_calls_run_between_the_steps_of_a_long_stream(thread: ModelThread) -> None:
-    def steps() -> Iterator[int]:
-        for n in range(1000):
-            time.sleep(0.002)
-            yield n
+def test_calls_run_between_steps(thread: ModelThread) -> None:
+    is_done = threading.Event()
 
-    stream = thread.stream(steps())
-    begun = time.perf_counter()
+    def endless() -> Iterator[int]:
+        while not is_done.is_set():
+            yield 1
+
+    stream = thread.stream(endless())
+    reader = threading.Thread(target=lambda: list(stream))
+    reader.start()
     assert thread.call(lambda: "now") == "now"
-    assert time.perf_counter() - begun < 0.5
-    stream.close()
+    assert reader.is_alive(), "the stream has not ended, so the call ran between two of its steps"
+    is_done.set()
+    reader.join(5)
 
 
-def test_everything_runs_on_the_one_thread(thread: ModelThread) -> None:
+def test_calls_run_on_the_model_thread(thread: ModelThread) -> None:
     names = set(thread.stream(iter([threading.current_thread().name])))
-    where = thread.call(lambda: threading.current_thread().name)
+    outer = thread.call(lambda: threading.current_thread().name)
     inner = thread.call(lambda: thread.call(lambda: threading.current_thread().name))
-    assert where == inner == "model-test"
+    assert outer == inner == "model-test"
     assert names == {"MainThread"}
 
 
-def test_closing_a_stream_closes_its_generator_on_the_thread(thread: ModelThread) -> None:
+def test_close_ends_the_generator_on_the_thread(thread: ModelThread) -> None:
     closed_on: list[str] = []
 
     def steps() -> Iterator[int]:
@@ -120,7 +126,7 @@ def test_closing_a_stream_closes_its_generator_on_the_thread(thread: ModelThread
     assert thread.n_streams == 0
 
 
-def test_a_slow_reader_does_not_make_the_stream_run_ahead(thread: ModelThread) -> None:
+def test_unread_stream_does_not_run_ahead(thread: ModelThread) -> None:
     made: list[int] = []
 
     def steps() -> Iterator[int]:
@@ -129,13 +135,13 @@ def test_a_slow_reader_does_not_make_the_stream_run_ahead(thread: ModelThread) -
             yield n
 
     stream = thread.stream(steps())
-    time.sleep(0.1)
+    assert list(thread.stream(iter(range(50)))) == list(range(50))  # meanwhile the unread stream had 50 turns
     assert len(made) < 20
     assert list(stream) == list(range(100))
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), SystemExit(1)])
-def test_errors_reach_the_caller_and_the_thread_lives(thread: ModelThread, error: BaseException) -> None:
+def test_errors_reach_the_caller_and_spare_the_thread(thread: ModelThread, error: BaseException) -> None:
     def fail() -> None:
         raise error
 
@@ -157,7 +163,6 @@ def test_close_ends_streams_and_later_calls_fail() -> None:
 
     def steps() -> Iterator[int]:
         while True:
-            time.sleep(0.001)
             yield 1
 
     stream = thread.stream(steps())
@@ -171,7 +176,7 @@ def test_close_ends_streams_and_later_calls_fail() -> None:
         thread.stream(iter([1]))
 
 
-def test_fifty_streams_end_with_what_they_began(thread: ModelThread) -> None:
+def test_fifty_streams_do_not_mix(thread: ModelThread) -> None:
     def steps(n: int) -> Iterator[int]:
         for _ in range(30):
             yield n

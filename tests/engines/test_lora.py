@@ -1,4 +1,4 @@
-"""LoRA adapters beside each other on one base: peft's own files, streams that interleave, versions that are retired."""
+"""LoRA adapters beside each other on one base: files of peft, interleaved streams, retired versions."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.internals import Internals
 from support.tiny_text import save_tiny_llama
 
 from smallai_assistant import Adapter, GenerationOptions, ModelRuntime, ModelSpec, TextModel
@@ -36,7 +37,7 @@ def say(model: TextModel, text: str, adapter: Adapter | None = None) -> str:
 def save_lora(
     folder: Path, base: Path, *, seed: int, rank: int = 8, scale: float = 0.3, targets: Sequence[str] = TARGETS
 ) -> Adapter:
-    """A LoRA of random weights, written by peft; strong enough that the answers differ."""
+    """Writes a LoRA of random weights with peft, strong enough that answers differ from those of the base."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -83,12 +84,8 @@ def open_model(base: Path) -> Iterator[Callable[..., Any]]:
     models.close()
 
 
-def lora_bytes(model: Any) -> int:
-    return sum(weight.nbytes for name, weight in model._module.named_parameters() if "lora_" in name)
-
-
 def reference(base: Path, adapter: Adapter | None, text: str) -> str:
-    """What transformers' own loop says with peft's own loading, alone."""
+    """The answer of transformers' own loop with weights that peft loaded."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -103,17 +100,15 @@ def reference(base: Path, adapter: Adapter | None, text: str) -> str:
     return str(tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)).rstrip("\ufffd")
 
 
-def test_an_adapter_gives_what_peft_gives(base: Path, adapters: list[Adapter], open_model: Callable[..., Any]) -> None:
+def test_answers_equal_those_of_peft(base: Path, adapters: list[Adapter], open_model: Callable[..., Any]) -> None:
     model = open_model()
-    expected = [reference(base, each, "abc") for each in (None, *adapters)]
+    expected = [reference(base, adapter, "abc") for adapter in (None, *adapters)]
     assert len(set(expected)) == 3
     for adapter, text in [*zip((None, *adapters), expected, strict=True), (None, expected[0])]:
         assert say(model, "abc", adapter).rstrip("\ufffd") == text
 
 
-def test_interleaved_streams_of_two_adapters_and_the_base_do_not_mix(
-    adapters: list[Adapter], open_model: Callable[..., Any]
-) -> None:
+def test_interleaved_streams_do_not_mix(adapters: list[Adapter], open_model: Callable[..., Any]) -> None:
     model = open_model()
     used = [(f"text {n // 3}", (None, *adapters)[n % 3]) for n in range(12)]
     expected = [say(model, text, adapter) for text, adapter in used]
@@ -130,33 +125,33 @@ def test_interleaved_streams_of_two_adapters_and_the_base_do_not_mix(
     assert found == expected
 
 
-def test_a_retired_adapter_is_dropped_when_its_last_stream_ends(
+def test_retired_adapter_is_dropped_after_its_last_stream(
     adapters: list[Adapter], open_model: Callable[..., Any]
 ) -> None:
     model = open_model()
     old, new = adapters
     expected = say(model, "abc", old)
-    one = lora_bytes(model)
+    one = Internals(model).lora_bytes
     assert one > 0
     say(model, "abc", new)
-    assert lora_bytes(model) == 2 * one
+    assert Internals(model).lora_bytes == 2 * one
     streams = [model.generate(user("abc"), OPTIONS, adapter=old) for _ in range(2)]
     begun = [next(stream) for stream in streams]
     model.retire_adapter(old.id)
-    assert lora_bytes(model) == 2 * one
+    assert Internals(model).lora_bytes == 2 * one
     streams[0].close()
-    assert lora_bytes(model) == 2 * one
-    assert say(model, "abc") != expected  # others go on meanwhile
+    assert Internals(model).lora_bytes == 2 * one
+    assert say(model, "abc") != expected  # other streams continue meanwhile
     assert begun[1] + "".join(streams[1]) == expected
-    assert lora_bytes(model) == one
-    assert set(model._adapters._loaded) == {new.part}
-    assert old.part not in model._prefixes
+    assert Internals(model).lora_bytes == one
+    assert Internals(model).loaded_parts == {new.part}
+    assert old.part not in Internals(model).cached_parts
     assert say(model, "abc", new) != expected
     model.retire_adapter(new.id)
-    assert lora_bytes(model) == 0
+    assert Internals(model).lora_bytes == 0
 
 
-def test_dropping_gives_the_memory_back(base: Path, open_model: Callable[..., Any], tmp_path: Path) -> None:
+def test_dropping_frees_the_memory(base: Path, open_model: Callable[..., Any], tmp_path: Path) -> None:
     import torch
 
     model = open_model()
@@ -165,43 +160,38 @@ def test_dropping_gives_the_memory_back(base: Path, open_model: Callable[..., An
 
     def living() -> int:
         gc.collect()
-        return sum(
-            isinstance(get_object, torch.nn.Parameter) and get_object.shape[:1] == (64,)
-            for get_object in gc.get_objects()
-        )
+        return sum(isinstance(thing, torch.nn.Parameter) and thing.shape[:1] == (64,) for thing in gc.get_objects())
 
     before = living()
     assert before > 0
     model.retire_adapter(adapter.id)
-    n_layers = model._module.config.num_hidden_layers
+    n_layers = Internals(model).module.config.num_hidden_layers
     assert before - living() >= n_layers * len(TARGETS)
 
 
-def test_a_retired_adapter_that_is_asked_again_serves_again(
-    adapters: list[Adapter], open_model: Callable[..., Any]
-) -> None:
-    """A rollback brings an earlier version back."""
+def test_retired_adapter_can_serve_again(adapters: list[Adapter], open_model: Callable[..., Any]) -> None:
+    """A rollback lets an earlier version serve again."""
     model = open_model()
     expected = [say(model, "abc", adapter) for adapter in adapters]
     for _ in range(2):
         for adapter, text in zip(adapters, expected, strict=True):
             model.retire_adapter(adapter.id)
             assert say(model, "abc", adapter) == text
-    model.retire_adapter("one that was never loaded")
+    model.retire_adapter("a version that was never loaded")
 
 
-def test_forgotten_versions_do_not_pile_up(base: Path, open_model: Callable[..., Any], tmp_path: Path) -> None:
-    """A turn may ask for the champion just before it is retired: nobody retires that version a second time."""
+def test_number_of_loaded_versions_is_limited(base: Path, open_model: Callable[..., Any], tmp_path: Path) -> None:
+    """A turn may ask for the champion just before it is retired. Nobody retires that version a second time."""
     model = open_model()
     made = [save_lora(tmp_path / f"v{n}", base, seed=n, targets=["q_proj"]) for n in range(MAX_LOADED + 3)]
-    texts = [say(model, "abc", each) for each in made]
-    assert len(model._adapters._loaded) == MAX_LOADED
-    assert set(model._prefixes) == {None, *(adapter.part for adapter in made[-MAX_LOADED:])}
-    assert [say(model, "abc", each) for each in made] == texts
+    texts = [say(model, "abc", adapter) for adapter in made]
+    assert len(Internals(model).loaded_parts) == MAX_LOADED
+    assert Internals(model).cached_parts == {None, *(adapter.part for adapter in made[-MAX_LOADED:])}
+    assert [say(model, "abc", adapter) for adapter in made] == texts
 
 
 def damage(adapter: Adapter, folder: Path, how: str, base: Path) -> Adapter:
-    """A copy of the adapter that does not fit."""
+    """Makes a copy of the adapter that does not fit the base."""
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -249,7 +239,7 @@ def damage(adapter: Adapter, folder: Path, how: str, base: Path) -> Adapter:
     ],
 )
 @pytest.mark.parametrize("is_first", [True, False])
-def test_weights_that_do_not_fit_are_refused_and_disturb_nobody(
+def test_wrong_weights_are_refused_without_side_effects(
     how: str, is_first: bool, adapters: list[Adapter], open_model: Callable[..., Any], tmp_path: Path, base: Path
 ) -> None:
     model = open_model()
@@ -263,42 +253,42 @@ def test_weights_that_do_not_fit_are_refused_and_disturb_nobody(
         with pytest.raises(AdapterMismatch, match="wrong does not fit the model"):
             say(model, "abc", wrong)
     assert begun + "".join(running) == expected[0]
-    assert lora_bytes(model) == 0 or not is_first
-    assert not any("wrong" in name for name, _ in model._module.named_parameters())
+    assert Internals(model).lora_bytes == 0 or not is_first
+    assert not any("wrong" in name for name, _ in Internals(model).module.named_parameters())
     found = [say(model, "abc"), *(say(model, "abc", adapter) for adapter in adapters)]
     assert found[: len(expected)] == expected
     assert len(set(found)) == 3
 
 
-def test_two_adapters_of_other_ranks_and_targets(base: Path, open_model: Callable[..., Any], tmp_path: Path) -> None:
+def test_adapters_of_different_ranks_and_targets(base: Path, open_model: Callable[..., Any], tmp_path: Path) -> None:
     model = open_model()
     wide = save_lora(tmp_path / "wide", base, seed=1, rank=16)
     narrow = save_lora(tmp_path / "narrow", base, seed=2, rank=2, targets=["v_proj"], scale=1.0)
-    expected = [reference(base, each, "xyz") for each in (wide, narrow)]
-    found = [say(model, "xyz", each).rstrip("\ufffd") for each in (wide, narrow, wide, narrow)]
+    expected = [reference(base, adapter, "xyz") for adapter in (wide, narrow)]
+    found = [say(model, "xyz", adapter).rstrip("\ufffd") for adapter in (wide, narrow, wide, narrow)]
     assert found == expected * 2
 
 
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
 def test_lora_on_a_quantized_base(quantization: str, adapters: list[Adapter], open_model: Callable[..., Any]) -> None:
     model = open_model(quantization=quantization)
-    texts = [say(model, "abc", each) for each in (None, *adapters)]
+    texts = [say(model, "abc", adapter) for adapter in (None, *adapters)]
     assert len(set(texts)) == 3
-    assert [say(model, "abc", each) for each in (*adapters, None)] == [texts[1], texts[2], texts[0]]
+    assert [say(model, "abc", adapter) for adapter in (*adapters, None)] == [texts[1], texts[2], texts[0]]
     model.retire_adapter(adapters[0].id)
     model.retire_adapter(adapters[1].id)
     assert say(model, "abc") == texts[0]
-    assert lora_bytes(model) == 0
+    assert Internals(model).lora_bytes == 0
 
 
 def test_serving_changes_no_weight(adapters: list[Adapter], open_model: Callable[..., Any]) -> None:
     model = open_model()
-    before = {name: weight.clone() for name, weight in model._module.named_parameters()}
+    before = {name: weight.clone() for name, weight in Internals(model).module.named_parameters()}
     for adapter in (*adapters, None):
         say(model, "abc", adapter)
     for adapter in adapters:
         model.retire_adapter(adapter.id)
-    after = dict(model._module.named_parameters())
+    after = dict(Internals(model).module.named_parameters())
     assert set(after) == set(before)
     assert all(bool((after[name] == weight).all()) for name, weight in before.items())
     assert not any(weight.requires_grad for weight in after.values())
@@ -315,14 +305,14 @@ def test_parts_of_one_adapter_are_different_weights(
     assert part is not None
     expected = [say(model, "abc", adapter) for adapter in adapters]
     assert [say(model, "abc", adapter) for adapter in (whole, part, whole)] == [*expected, expected[0]]
-    assert {whole.part, part.part} <= set(model._adapters._loaded)
+    assert {whole.part, part.part} <= Internals(model).loaded_parts
     model.retire_adapter(whole.id)  # retires all its parts
-    assert set(model._adapters._loaded) == {adapter.part for adapter in adapters}
-    assert set(model._prefixes) == {None, *(adapter.part for adapter in adapters)}
+    assert Internals(model).loaded_parts == {adapter.part for adapter in adapters}
+    assert Internals(model).cached_parts == {None, *(adapter.part for adapter in adapters)}
 
 
-def test_the_id_may_hold_dots(adapters: list[Adapter], open_model: Callable[..., Any]) -> None:
-    """torch's module names may not: a task's name is part of the id."""
+def test_adapter_id_may_contain_dots(adapters: list[Adapter], open_model: Callable[..., Any]) -> None:
+    """Names of torch modules must not, and a task's name, with dots, is part of the id."""
     model = open_model()
     dotted = replace(adapters[0], id="text-generation.v1.2")
     assert say(model, "abc", dotted) == say(model, "abc", adapters[0])

@@ -1,4 +1,4 @@
-"""The text engine: our decode loop against transformers' own, on a tiny seeded model and on the real small ones."""
+"""The text engine: our decode loop compared with that of transformers, on a tiny seeded model and on real ones."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.internals import Internals
 from support.tiny_text import save_tiny_llama
 
 from smallai_assistant import GenerationOptions, InvalidInput, ModelRuntime, ModelSpec, Steering, TextModel
@@ -49,51 +50,51 @@ def smollm(models: ModelRuntime) -> Iterator[Any]:
 
 
 def reference(model: Any, messages: list[dict[str, str]], n: int, **options: Any) -> str:
-    """What `model.generate` says, without the beginning of a character that the last token cut."""
+    """The answer of `model.generate`, without an incomplete last character."""
     import torch
 
-    module, tokenizer = model._module, model._tokenizer._tokenizer
+    module, tokenizer = Internals(model).module, Internals(model).tokenizer
     ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     with torch.inference_mode():
         out = module.generate(**ids, max_new_tokens=n, do_sample=False, **options)
     return str(tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)).rstrip("\ufffd")
 
 
-def test_greedy_is_what_transformers_generates(tiny: Any, smollm: Any) -> None:
+def test_greedy_decoding_equals_that_of_transformers(tiny: Any, smollm: Any) -> None:
     for model, text in [(tiny, "abc"), (tiny, "x" * 300), (smollm, "What is the capital of France?")]:
         ours = "".join(model.generate(user(text), GenerationOptions(max_tokens=24)))
         assert ours == reference(model, user(text), 24)
 
 
-def test_the_repetition_penalty_is_transformers_own(smollm: Any) -> None:
+def test_repetition_penalty_equals_that_of_transformers(smollm: Any) -> None:
     messages = user("Repeat the word yes many times.")
     ours = "".join(smollm.generate(messages, GenerationOptions(max_tokens=24, repetition_penalty=1.3)))
     assert ours == reference(smollm, messages, 24, repetition_penalty=1.3)
 
 
-def test_the_cache_of_the_last_turn_changes_nothing(tiny: Any) -> None:
+def test_kept_cache_does_not_change_the_answer(tiny: Any) -> None:
     options = GenerationOptions(max_tokens=12)
     first = user("one two three four five six")
     answer = "".join(tiny.generate(first, options))
     follow_up = [*first, {"role": "assistant", "content": answer}, {"role": "user", "content": "and seven"}]
-    assert tiny._prefixes[None].n_bytes > 0
+    assert Internals(tiny).prefixes.n_bytes > 0
     with_cache = "".join(tiny.generate(follow_up, options))
-    tiny._prefixes[None].clear()
+    Internals(tiny).prefixes.clear()
     assert "".join(tiny.generate(follow_up, options)) == with_cache
     assert with_cache.rstrip("\ufffd") == reference(tiny, follow_up, 12)
 
 
-def test_a_question_gets_the_same_answer_whatever_was_asked_before(smollm: Any) -> None:
+def test_earlier_questions_do_not_change_an_answer(smollm: Any) -> None:
     options = GenerationOptions(max_tokens=12)
     long = user("Here is a list of words. " + "apple pear plum " * 60 + "Which word comes first?")
-    smollm._prefixes[None].clear()
+    Internals(smollm).prefixes.clear()
     first = "".join(smollm.generate(long, options))
     for _ in range(2):
         assert "".join(smollm.generate([*long[:1], {**long[1], "content": long[1]["content"] + "!"}], options))
         assert "".join(smollm.generate(long, options)) == first
 
 
-def test_a_batch_gives_what_each_gives_alone(tiny: Any) -> None:
+def test_batch_equals_single_answers(tiny: Any) -> None:
     options = GenerationOptions(max_tokens=16, repetition_penalty=1.2)
     chats = [user("abc " * n) for n in range(1, 40, 2)]
     assert tiny.complete(chats, options) == ["".join(tiny.generate(chat, options)) for chat in chats]
@@ -101,24 +102,26 @@ def test_a_batch_gives_what_each_gives_alone(tiny: Any) -> None:
 
 
 @pytest.mark.parametrize("with_end", [False, True])
-def test_log_likelihoods_are_the_networks_own(tiny: Any, with_end: bool) -> None:
+def test_log_likelihoods_equal_those_of_the_network(tiny: Any, with_end: bool) -> None:
     import torch
 
     pairs = [(user("one"), "two"), (user("a longer question here"), "four words of text"), (user("x"), "")]
-    # Choices share their question: some of one token, some of many, more than are read at once, and one of them twice.
-    pairs += [(user("which of " + "these " * n), "ab" * each) for n in (1, 7) for each in range(1, 11)]
-    pairs += [(user("only one token?"), each) for each in "abb"] + [pairs[0]]
+    # Choices share their question. Some have one token, some many; there are more than fit into one forward pass, and
+    # one of them occurs twice.
+    pairs += [(user("which of " + "these " * n), "ab" * length) for n in (1, 7) for length in range(1, 11)]
+    pairs += [(user("only one token?"), letter) for letter in "abb"] + [pairs[0]]
     found = tiny.log_likelihoods(pairs, with_end=with_end)
-    end = [tiny._tokenizer.eos_id] if with_end else []
+    chat_tokenizer, module = Internals(tiny).chat_tokenizer, Internals(tiny).module
+    end = [chat_tokenizer.eos_id] if with_end else []
     for (chat, text), value in zip(pairs, found, strict=True):
-        prompt, completion = tiny._tokenizer.encode_chat(chat), [*tiny._tokenizer.encode_text(text), *end]
+        prompt, completion = chat_tokenizer.encode_chat(chat), [*chat_tokenizer.encode_text(text), *end]
         with torch.inference_mode():
-            logits = tiny._module(input_ids=torch.tensor([[*prompt, *completion]])).logits[0].log_softmax(-1)
+            logits = module(input_ids=torch.tensor([[*prompt, *completion]])).logits[0].log_softmax(-1)
         expected = sum(float(logits[len(prompt) - 1 + n, token]) for n, token in enumerate(completion))
         assert value == pytest.approx(expected, abs=1e-3)
 
 
-def test_steering_prefers_copies_and_avoids_what_was_wrong(smollm: Any) -> None:
+def test_steering_prefers_copies_and_avoids_wrong_answers(smollm: Any) -> None:
     question, options = user("What is the name of the office cat?"), GenerationOptions(max_tokens=12)
     steering = Steering(copy=("Marzipan Quux",), bias=12.0)
     assert "Marzipan Quux" in "".join(smollm.generate(question, options, steering=steering))
@@ -128,7 +131,7 @@ def test_steering_prefers_copies_and_avoids_what_was_wrong(smollm: Any) -> None:
     assert other != wrong
 
 
-def test_streams_that_interleave_do_not_mix(tiny: Any) -> None:
+def test_interleaved_streams_do_not_mix(tiny: Any) -> None:
     options = GenerationOptions(max_tokens=20)
     texts = [f"{n} and a text of its own" for n in range(6)]
     expected = ["".join(tiny.generate(user(text), options)) for text in texts]
@@ -144,7 +147,7 @@ def test_streams_that_interleave_do_not_mix(tiny: Any) -> None:
     assert found == expected
 
 
-def test_sampling_repeats_with_a_seed_and_narrows_with_top_k(tiny: Any) -> None:
+def test_sampling_depends_on_seed_and_top_k(tiny: Any) -> None:
     def say(**options: Any) -> str:
         return "".join(tiny.generate(user("abc"), GenerationOptions(max_tokens=16, **options)))
 
@@ -153,7 +156,7 @@ def test_sampling_repeats_with_a_seed_and_narrows_with_top_k(tiny: Any) -> None:
     assert say(temperature=1.0, top_k=1) == say() == say(temperature=1.0, top_p=1e-6)
 
 
-def test_the_stream_says_how_it_ended(smollm: Any) -> None:
+def test_stream_says_how_it_ended(smollm: Any) -> None:
     stream = smollm.generate(user("What is the capital of France?"), GenerationOptions(max_tokens=60))
     text = "".join(stream)
     assert "Paris" in text
@@ -164,7 +167,7 @@ def test_the_stream_says_how_it_ended(smollm: Any) -> None:
     assert (stream.facts.stop_reason, stream.facts.n_completion_tokens) == ("length", 3)
 
 
-def test_cancel_and_close_stop_the_compute(tiny: Any) -> None:
+def test_cancel_and_close_stop_the_computation(tiny: Any) -> None:
     cancel = threading.Event()
     stream = tiny.generate(user("abc"), GenerationOptions(max_tokens=400), cancel=cancel)
     next(stream)
@@ -175,10 +178,10 @@ def test_cancel_and_close_stop_the_compute(tiny: Any) -> None:
     stream = tiny.generate(user("abc"), GenerationOptions(max_tokens=400))
     next(stream)
     stream.close()
-    assert tiny._thread.n_streams == 0
+    assert Internals(tiny).n_streams == 0
 
 
-def test_an_answer_ends_where_the_context_ends(tiny: Any) -> None:
+def test_answer_ends_when_the_context_is_full(tiny: Any) -> None:
     stream = tiny.generate(user("x" * 400), GenerationOptions(max_tokens=10_000))
     list(stream)
     assert stream.facts.stop_reason == "length"
@@ -206,7 +209,7 @@ def test_control_tokens_in_a_message_are_plain_text(models_dir: Path, name: str)
 @pytest.mark.parametrize(
     "text", ["\ud800 half", "nul \x00 here", "e" + "\u0301" * 100_000, "\ue000\uf8ff", "🧑‍🚀" * 50]
 )
-def test_odd_text_is_an_answer_or_invalid_input(smollm: Any, text: str) -> None:
+def test_odd_text_is_answered_or_refused(smollm: Any, text: str) -> None:
     try:
         stream = smollm.generate(user(text), GenerationOptions(max_tokens=4))
     except InvalidInput:
@@ -214,19 +217,19 @@ def test_odd_text_is_an_answer_or_invalid_input(smollm: Any, text: str) -> None:
     assert isinstance("".join(stream), str)
 
 
-def test_text_comes_in_whole_characters(smollm: Any) -> None:
+def test_deltas_contain_whole_characters(smollm: Any) -> None:
     text = "Grüße 🧑‍🚀 日本語 e\u0301!"
-    ids = smollm._tokenizer._encode(text)
-    decoder = TextDecoder(smollm._tokenizer.decode)
+    ids = Internals(smollm).encode(text)
+    decoder = TextDecoder(Internals(smollm).chat_tokenizer.decode)
     deltas = [decoder.push(token) for token in ids]
     assert "".join(deltas) + decoder.finish() == text
     assert not any("\ufffd" in delta for delta in deltas)
 
 
 @pytest.mark.parametrize(("stop", "expected"), [("three", "one two "), ("zzz", "one two three four"), ("e t", "on")])
-def test_stop_texts_end_the_answer_and_are_not_part_of_it(smollm: Any, stop: str, expected: str) -> None:
-    ids = smollm._tokenizer._encode("one two three four")
-    decoder = TextDecoder(smollm._tokenizer.decode, [stop])
+def test_stop_texts_end_the_answer(smollm: Any, stop: str, expected: str) -> None:
+    ids = Internals(smollm).encode("one two three four")
+    decoder = TextDecoder(Internals(smollm).chat_tokenizer.decode, [stop])
     text = ""
     for token in ids:
         text += decoder.push(token)
@@ -235,11 +238,11 @@ def test_stop_texts_end_the_answer_and_are_not_part_of_it(smollm: Any, stop: str
     assert text + decoder.finish() == expected
 
 
-def test_quantized_models_are_smaller_and_still_answer(models: ModelRuntime) -> None:
+def test_quantized_models_are_smaller_and_still_answer(models: ModelRuntime, models_dir: Path) -> None:
     sizes = {}
     for quantization in ("none", "int8", "nf4"):
         spec = ModelSpec("smollm2-135m-instruct", task="text-generation", quantization=quantization)  # type: ignore[arg-type]
-        estimate = TransformersEngine().estimate_bytes(spec, models._files.resolve(spec.name))
+        estimate = TransformersEngine().estimate_bytes(spec, Catalog(models_dir).resolve(spec.name))
         with models.lease(spec, TextModel) as model:
             sizes[quantization] = model.n_bytes
             assert abs(estimate - model.n_bytes) < 0.2 * model.n_bytes

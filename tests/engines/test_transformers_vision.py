@@ -1,4 +1,4 @@
-"""Image classifiers and image-text models of transformers, on tiny seeded ones made here."""
+"""Image classifiers and image-text models of transformers, on tiny seeded models made here."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def load(folder: Path, task: str, **options: str) -> ImageModel | ImageTextModel
     return ENGINE.load(spec, folder, device="cpu", progress=silent)
 
 
-def test_classify_is_what_transformers_computes(vit: Path) -> None:
+def test_classify_equals_transformers(vit: Path) -> None:
     import torch
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
@@ -86,7 +86,7 @@ def test_batches_of_any_size_agree_with_single_pictures(resnet: Path) -> None:
     assert vectors.shape == (2, model.n_dimensions) == (2, 16)
 
 
-def test_match_is_what_transformers_computes(matcher: Path) -> None:
+def test_match_equals_transformers(matcher: Path) -> None:
     import torch
     from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
@@ -109,7 +109,7 @@ def test_match_is_what_transformers_computes(matcher: Path) -> None:
     with torch.no_grad():
         expected = reference(**inputs, **tokens).logits_per_image.softmax(-1).numpy()
     np.testing.assert_allclose(shares, expected, atol=1e-4)
-    assert np.ptp(shares) > 1e-3  # the labels are told apart
+    assert np.ptp(shares) > 1e-3  # the labels get different shares
     np.testing.assert_allclose(many[:, :3], expected / 7, atol=1e-4)
     assert nothing.shape == (0, 3)
 
@@ -135,7 +135,7 @@ def test_quantized_matcher_is_smaller_and_agrees(matcher: Path) -> None:
     np.testing.assert_allclose(a, b, atol=0.1)
 
 
-def test_estimate_is_near_the_measured_bytes(vit: Path, matcher: Path) -> None:
+def test_estimate_is_close_to_the_measured_bytes(vit: Path, matcher: Path) -> None:
     for folder, task in ((vit, CLASSIFY), (matcher, MATCH)):
         model = load(folder, task)
         model.close()
@@ -148,13 +148,13 @@ def test_release_drops_the_weights(vit: Path) -> None:
     import weakref
 
     model = load(vit, CLASSIFY)
-    weights = weakref.ref(model._network)
+    weights = weakref.ref(model._network)  # only a reference to the private network shows that it is freed
     model.close()
     gc.collect()
     assert weights() is None
 
 
-def test_can_load_looks_at_the_task_and_the_config(vit: Path, matcher: Path, tmp_path: Path) -> None:
+def test_can_load_checks_task_and_config(vit: Path, matcher: Path, tmp_path: Path) -> None:
     assert not ENGINE.can_load(ModelSpec("x", task=MATCH), vit)
     assert not ENGINE.can_load(ModelSpec("x", task=CLASSIFY), matcher)
     assert not ENGINE.can_load(ModelSpec("x", task="text-generation"), vit)
@@ -189,7 +189,7 @@ def test_damaged_folders_are_refused(vit: Path, tmp_path: Path) -> None:
         ENGINE.load(spec, folder, device="cpu", progress=silent)
 
 
-def test_missing_weights_are_refused_and_not_made_up(vit: Path, tmp_path: Path) -> None:
+def test_missing_weights_are_refused(vit: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     folder = copy(vit, tmp_path)
@@ -200,7 +200,7 @@ def test_missing_weights_are_refused_and_not_made_up(vit: Path, tmp_path: Path) 
         load(folder, CLASSIFY)
 
 
-def test_names_must_fit_the_classes(vit: Path, tmp_path: Path) -> None:
+def test_number_of_names_must_match_the_classes(vit: Path, tmp_path: Path) -> None:
     folder = copy(vit, tmp_path)
     config = json.loads((folder / "config.json").read_text())
     config["id2label"] = {"0": "cat"}

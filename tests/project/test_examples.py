@@ -1,4 +1,4 @@
-"""The examples run, and do what they say."""
+"""The examples run and do what they say."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SMALL_CHAT = "smollm2-135m-instruct"
 
 
 def environment(models_dir: Path, folder: Path) -> dict[str, str]:
-    """The environment of somebody with the smallest models, whose data lies in `folder`."""
+    """An environment with the smallest models and with the data in `folder`."""
     ours = {
         "SMALLAI_MODELS_DIR": str(models_dir),
         "SMALLAI_DATA_DIR": str(folder / "data"),
@@ -35,7 +35,7 @@ def environment(models_dir: Path, folder: Path) -> dict[str, str]:
 
 
 def run(command: list[str | Path], env: dict[str, str], cwd: Path) -> str:
-    words = [str(each) for each in command]
+    words = [str(word) for word in command]
     done = subprocess.run(words, capture_output=True, text=True, env=env, cwd=cwd, check=False)
     assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
     return done.stdout
@@ -49,7 +49,7 @@ def test_numbered_example_runs(example: Path, models_dir: Path, tmp_path: Path) 
     assert "Traceback" not in out
 
 
-def test_there_is_an_example_of_every_task_and_of_the_loop() -> None:
+def test_examples_cover_all_tasks_and_learning() -> None:
     assert [path.stem for path in sorted(EXAMPLES.glob("0*.py"))] == [
         "01_chat",
         "02_picture",
@@ -109,7 +109,7 @@ def test_fastapi_app_streams_and_resumes(client: Any) -> None:
     assert [turn.request.text for turn in history] == ["Say hello.", "Again."]
 
 
-def test_fastapi_app_tells_errors(client: Any) -> None:
+def test_fastapi_app_returns_errors(client: Any) -> None:
     empty = client.post("/chat", json={"text": "  "})
     assert empty.status_code == 422
     assert empty.json()["error"] == "invalid_input"
@@ -125,14 +125,14 @@ def test_fastapi_app_tells_errors(client: Any) -> None:
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy, so that building it leaves nothing behind."""
+    """A copy, because building it writes into its folder."""
     folder = tmp_path_factory.mktemp("template") / "plugin_template"
     return Path(shutil.copytree(EXAMPLES / "plugin_template", folder, ignore=shutil.ignore_patterns("__pycache__")))
 
 
 @pytest.fixture(scope="module")
 def installed(template: Path) -> Path:
-    """A folder to put on the path, into which pip installed the plugin."""
+    """A folder for the path, into which pip installed the plugin."""
     target = template.parent / "site"
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--no-build-isolation"]
     run([*pip, "--target", target, template], dict(os.environ), template.parent)
@@ -165,7 +165,7 @@ def test_installed_plugin_is_found_by_intent(installed: Path, models_dir: Path, 
     assert json.loads(out)["task"] == "word-count"
 
 
-# -- the plugin that learns --
+# -- the learning plugin --
 
 NOTES = {
     "bills": (
@@ -202,7 +202,7 @@ NOTES = {
         "hiking route through the national park",
     ),
 }
-# None shares a telling word with the notes above.
+# None of them shares a distinctive word with the notes above.
 NEW_NOTES = {
     "the gas supplier wants 40 euros": "bills",
     "whisk butter and sugar": "recipes",
@@ -217,12 +217,12 @@ def notes(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     del sys.modules["smallai_notes"]
 
 
-def test_the_plugin_that_learns_fits_into_one_short_file() -> None:
+def test_learning_plugin_is_one_short_file() -> None:
     (source,) = (EXAMPLES / "plugin_learning").glob("*.py")
     assert len(source.read_text().splitlines()) < 120
 
 
-def test_notes_find_their_folder_at_once_and_by_an_adapter(notes: ModuleType, config: AssistantConfig) -> None:
+def test_notes_find_their_folder_and_adapters_learn_it(notes: ModuleType, config: AssistantConfig) -> None:
     with Assistant(config, plugins=[notes]) as assistant:
 
         def folder(note: str) -> str:
@@ -242,7 +242,7 @@ def test_notes_find_their_folder_at_once_and_by_an_adapter(notes: ModuleType, co
         report = assistant.learn("note-folders")
         assert report.is_promoted, report.summary()
         (target,) = report.slices
-        assert target.before == 0.0, "without an adapter there is no folder"
+        assert target.before == 0.0, "without an adapter no folder is known"
         assert target.after > 0.8
         response = assistant.ask("a tent in Norway", task="note-folders")
         assert response.details["adapter"] == report.adapter_id
@@ -251,13 +251,15 @@ def test_notes_find_their_folder_at_once_and_by_an_adapter(notes: ModuleType, co
             [judged_turn.feedback.id for judged_turn in assistant.feedback.judged_turns("note-folders")]
         )
     with Assistant(config, plugins=[notes]) as assistant:
-        assert {note: folder(note) for note in NEW_NOTES} == NEW_NOTES, "the adapter knows it without the lessons"
+        assert {note: folder(note) for note in NEW_NOTES} == NEW_NOTES, (
+            "the adapter knows the folders without the feedback"
+        )
         assistant.rollback("note-folders")
         assert folder("a tent in Norway") == ""
 
 
 @pytest.mark.slow
-def test_the_plugin_that_learns_conforms(notes: ModuleType, models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_learning_plugin_conforms(notes: ModuleType, models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SMALLAI_MODELS_DIR", str(models_dir))
     corrections = [(text, name) for name, texts in NOTES.items() for text in texts[:2]]
     report = check_plugin(notes, corrections={"note-folders": corrections}, train=True)

@@ -1,4 +1,4 @@
-"""A plugin whose task learns by heart; the tests of the conformance kit break one method at a time."""
+"""A plugin whose task learns phrases by heart. Tests of the conformance kit break one of its methods at a time."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from smallai_assistant import (
 
 
 def phrases_of(judged_turns: Sequence[JudgedTurn]) -> dict[str, str]:
+    """Message -> correction; the last correction of a message counts."""
     return {
         judged_turn.turn.request.text: judged_turn.feedback.correction
         for judged_turn in judged_turns
@@ -31,6 +32,7 @@ def phrases_of(judged_turns: Sequence[JudgedTurn]) -> dict[str, str]:
 
 
 def read(adapter: Adapter | None) -> dict[str, str]:
+    """The phrases in an adapter."""
     return {} if adapter is None else dict(json.loads((adapter.folder / "phrases.json").read_text()))
 
 

@@ -1,4 +1,4 @@
-"""The scripted task: a fake whose every step a test decides."""
+"""The scripted task: a fake task, every step of which a test decides."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from smallai_assistant import InvalidInput, Request, Task, TextPart, hookimpl
 
 @dataclass(frozen=True, slots=True)
 class ScriptedOptions:
+    """Options of the scripted task."""
+
     shout: bool = False
     times: int = 1
 
@@ -20,6 +22,7 @@ class ScriptedOptions:
 
 
 def say(request: Request) -> Iterator[Any]:
+    """Repeats the message, as the options say."""
     text = request.message.text.upper() if request.options.shout else request.message.text
     for _ in range(request.options.times):
         yield TextPart(text)
@@ -44,7 +47,7 @@ def make_task(
 
 
 class ScriptedPlugin:
-    """Registers the tasks it is given; tests add hooks by subclassing."""
+    """Registers the given tasks. Tests add hooks in subclasses."""
 
     def __init__(self, *tasks: Task) -> None:
         self.tasks = tasks

@@ -1,4 +1,4 @@
-"""What the tests of the conformance kit share: short waits, a written package, and how to read a report."""
+"""Shared by the tests of the conformance kit: short waits, packages written to disk, access to findings."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from support.scripted import ScriptedPlugin, make_task
 
 
 def be_impatient(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Short waits, and no models."""
+    """Shortens the waits of the kit, and hides the models."""
     for name, seconds in (("ANSWER_S", 20.0), ("STOP_S", 0.5), ("HANG_S", 0.8), ("STEP_S", 0.2)):
         monkeypatch.setattr(trial, name, seconds)
     monkeypatch.setenv("SMALLAI_MODELS_DIR", str(tmp_path / "models"))
 
 
 def write_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
-    """Writes files into a folder on the path and gives back the name of the package they make."""
+    """Yields a function that writes sources as a package on the path and returns the package's name."""
     monkeypatch.syspath_prepend(tmp_path)
     before = set(sys.modules)
 
@@ -54,22 +54,26 @@ def register_tasks(register):
 
 
 def report_on(script: Callable[[Request], Any] | None = None, **attributes: Any) -> PluginReport:
-    """The report on a plugin of one task that runs `script`, or has its own `run` among the attributes."""
+    """The report on a plugin with one task, which runs `script` or the `run` among the attributes."""
     given = {"title": "does a thing", "name": "thing", **attributes}
     return check_plugin(ScriptedPlugin(make_task(*filter(None, [script]), **given)))
 
 
 def finding(report: PluginReport, check: str) -> Finding:
+    """The only finding of that check."""
     (found,) = [finding for finding in report.findings if finding.check == check]
     return found
 
 
 def failed(report: PluginReport) -> dict[str, str]:
-    assert all(each.hint for each in report.of("failed")), report
-    return {each.check: each.text for each in report.of("failed")}
+    """Check -> text of the failed checks. Each of them must have a hint."""
+    assert all(found.hint for found in report.of("failed")), report
+    return {found.check: found.text for found in report.of("failed")}
 
 
 class SizedModel(EmbeddingModel):
+    """A model of a made-up size that computes nothing."""
+
     def embed(self, texts: Any) -> Any:
         return np.ones((len(texts), 1), np.float32)
 
@@ -78,6 +82,8 @@ class SizedModel(EmbeddingModel):
 
 
 class SizedEngine(Engine):
+    """Loads folders with a `sized.json`."""
+
     name = "sized"
 
     def can_load(self, spec: ModelSpec, folder: Path) -> bool:

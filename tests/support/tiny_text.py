@@ -1,4 +1,4 @@
-"""A tiny seeded Llama with a byte-level tokenizer, saved as a transformers folder."""
+"""Writes a tiny seeded Llama with a byte-level tokenizer, as a folder of transformers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TEMPLATE = (
 
 
 def save_tiny_llama(folder: Path, *, seed: int = 0, context: int = 512, hidden: int = 64) -> Path:
-    """Writes the model; the same seed writes the same weights."""
+    """Writes the model. The same seed gives the same weights."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast

@@ -1,4 +1,4 @@
-"""Tiny seeded picture models of transformers, saved as folders."""
+"""Writes tiny seeded image models, as folders of transformers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SIZE = {"height": 32, "width": 32}
 
 
 def save_vit(folder: Path) -> Path:
-    """A classifier of cat, dog and bird with a 64-dimensional embedding."""
+    """Writes a classifier of cat, dog and bird with a 64-dimensional embedding."""
     import torch
     from transformers import ViTConfig, ViTForImageClassification
     from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
@@ -29,7 +29,7 @@ def save_vit(folder: Path) -> Path:
 
 
 def save_resnet(folder: Path) -> Path:
-    """A classifier of four classes with a 16-dimensional embedding."""
+    """Writes a classifier of four classes with a 16-dimensional embedding."""
     import torch
     from transformers import ResNetConfig, ResNetForImageClassification
     from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
@@ -42,7 +42,7 @@ def save_resnet(folder: Path) -> Path:
 
 
 def save_matcher(folder: Path, kind: Literal["clip", "siglip"]) -> Path:
-    """A CLIP or SigLIP that knows the words of `WORDS`."""
+    """Writes a CLIP or SigLIP that knows the words in `WORDS`."""
     import torch
     from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -54,6 +54,7 @@ def save_matcher(folder: Path, kind: Literal["clip", "siglip"]) -> Path:
         CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=_SIZE).save_pretrained(folder)
     else:
         model = SiglipModel(SiglipConfig(text_config=_TEXT, vision_config=_VISION))
+        # As large as trained ones, so that a wrong scale or a lost bias would change the shares.
         torch.nn.init.constant_(model.logit_scale, 3.0)
         torch.nn.init.constant_(model.logit_bias, -5.0)
         SiglipImageProcessorPil(size=_SIZE).save_pretrained(folder)

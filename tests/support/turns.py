@@ -1,4 +1,4 @@
-"""A turn to store."""
+"""Makes a turn to store."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from smallai_assistant.types import new_id, now
 
 
 def a_turn(text: str = "hi", session_id: str = "s") -> Turn:
+    """A turn of the scripted task whose answer repeats the request."""
     return Turn(
         id=new_id(),
         session_id=session_id,

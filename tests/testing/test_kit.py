@@ -294,7 +294,9 @@ def test_assert_conforms_raises_with_the_list() -> None:
     assert "1 failed" in text.splitlines()[-1]
 
 
-def test_command_reports_and_sets_the_exit_code(written: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_reports_and_sets_the_exit_code(
+    written: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
     package = written(__init__=GOOD.replace('yield TextPart("fine")', "yield TextPart(str(int(request.message.text)))"))
     assert main([package]) == 1
     assert "✗ good: answers" in capsys.readouterr().out

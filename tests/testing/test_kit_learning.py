@@ -138,7 +138,9 @@ def examples_of_all(self: Parrot, judged_turns: Sequence[JudgedTurn]) -> list[Ex
 def test_faults_of_the_fast_memory_are_found(broken: dict[str, Any], check: str, text: str) -> None:
     report = report_on(**broken)
     assert text in failed(report)[check], report
-    assert set(failed(report)) - {"serves the adapter"} == {check}, "a base that changes also keeps the adapter from serving"
+    assert set(failed(report)) - {"serves the adapter"} == {check}, (
+        "a base that changes also keeps the adapter from serving"
+    )
 
 
 def test_unused_fast_memory_is_a_warning() -> None:
@@ -369,7 +371,7 @@ HEAVY = f"{LIGHT}\n        if judged_turns:\n            import llama_cpp"
 
 @pytest.mark.parametrize(("rebuild", "text"), [(LIGHT, ""), (HEAVY, "every start would load llama_cpp")])
 def test_heavy_start_is_found(written: Callable[..., str], tmp_path: Path, rebuild: str, text: str) -> None:
-    """The import happens only if there is feedback, so a plain import and a start without feedback would not show it."""
+    """The library is imported only if there is feedback: a start without feedback would not show it."""
     (tmp_path / "llama_cpp.py").touch()
     report = check_plugin(written(__init__=SOURCE.replace(LIGHT, rebuild)), corrections={"parrot": PHRASES})
     assert finding(report, "light start").text == text, report

@@ -1,7 +1,7 @@
 """Counts the words of a text.
 
-A plugin imports from the root of `smallai_assistant` only, and nothing heavy at the top of its modules: all plugins
-are imported at every start.
+A plugin imports only from the root of `smallai_assistant`. It imports heavy libraries inside the functions that use
+them, because all plugins are imported at every start.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ from smallai_assistant import Details, InvalidInput, ModelRuntime, Request, Task
 
 @dataclass(frozen=True, slots=True)
 class WordCountOptions:
-    """Settings, from `[tasks.word-count]` in the configuration or from the caller.
+    """Options, from `[tasks.word-count]` in the configuration or from the caller.
 
     Args:
         top: how many of the most frequent words to name, 0 to 100.
+
+    Raises:
+        InvalidInput: `top` is out of range.
     """
 
     top: int = 3
@@ -29,11 +32,12 @@ class WordCountOptions:
 
 
 class WordCountTask(Task):
-    """Counts words; the text to count is the message."""
+    """Counts the words of the message."""
 
     name = "word-count"
     title = "count words"
-    # What people type when they want this task: messages like these come here unnamed. About twenty, varied.
+    # What people type when they want this task. The router sends messages that resemble these here. About twenty
+    # varied ones are enough.
     utterances = (
         "count the words in this text",
         "how many words are in this",
@@ -64,7 +68,7 @@ class WordCountTask(Task):
         yield TextPart(f"{len(words)} words")
         common = Counter(word.casefold().strip(".,;:!?\"'()") for word in words).most_common(request.options.top)
         for number, (word, count) in enumerate(common):
-            if request.cancel.is_set():  # the caller closed the answer: stop working
+            if request.cancel.is_set():  # the caller closed the answer, so stop working
                 return
             yield TextPart(f"{', most often ' if number == 0 else ', '}{word} ({count})")
         yield Details({"n_words": len(words)})
@@ -72,5 +76,5 @@ class WordCountTask(Task):
 
 @hookimpl
 def register_tasks(register: Callable[[Task], None]) -> None:
-    """The assistant calls this once at start."""
+    """Registers the task. The assistant calls this once at its start."""
     register(WordCountTask())

@@ -1,4 +1,4 @@
-"""The plugin inside a real assistant. The task needs no model, so neither do the tests."""
+"""The plugin in a real assistant. The task needs no model, so the tests need none either."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from smallai_assistant.testing import assert_conforms
 
 @pytest.fixture
 def assistant(tmp_path: Path) -> Iterator[Assistant]:
-    # `disabled_plugins` holds the entry point: installed or not, the plugin comes in by `plugins` once.
+    # The entry point is disabled, so that the plugin is loaded once, by `plugins`, whether it is installed or not.
     config = AssistantConfig(data_dir=tmp_path / "data", disabled_plugins=("wordcount",))
     with Assistant(config, plugins=[smallai_wordcount]) as assistant:
         yield assistant
@@ -27,13 +27,13 @@ def test_counts_and_streams(assistant: Assistant) -> None:
     assert response.details["n_words"] == 5
 
 
-def test_the_turn_is_stored(assistant: Assistant) -> None:
+def test_turn_is_stored(assistant: Assistant) -> None:
     turn = assistant.ask("one two", task="word-count").turn
     assert assistant.store.turn(turn.id).text == turn.text
     assert turn.task == "word-count"
 
 
-def test_a_bad_option_is_refused(assistant: Assistant) -> None:
+def test_bad_option_is_refused(assistant: Assistant) -> None:
     with pytest.raises(InvalidInput, match="top is 101"):
         _ = assistant.ask("one two", task="word-count", options={"top": 101}).text
 
