@@ -82,7 +82,7 @@ demo: models  ## a tour of the four tasks, about two minutes
 
 # -- check ---------------------------------------------------------------------------------------------------
 
-.PHONY: test test-all test-gpu check lint format types layers docs docs-check wheel
+.PHONY: test test-all test-gpu check lint format types layers docs docs-check pictures wheel
 # One process for each core; the tests of one file stay together, so that a model is loaded once for them.
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 test: $(VENV)/.dev  ## run the tests, real small models included; about ten minutes on two cores
@@ -109,6 +109,8 @@ docs: $(VENV)/.dev  ## write the generated parts of the documentation, build it 
 docs-check: $(VENV)/.dev  ## fail if a generated part differs from the code; build the documentation
 	@$(BIN)/python docs/generate.py --check
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+pictures: $(VENV)/.dev models  ## make the pictures of the README again; the report's needs Chromium
+	@$(BIN)/python docs/pictures.py
 wheel: $(VENV)/.dev  ## build the wheel into dist/
 	@$(BIN)/python -m build --wheel --no-isolation --outdir dist . > /dev/null
 	@ls dist/*.whl

@@ -88,6 +88,8 @@ def interval_plot(slices: Sequence[SliceReport]) -> IntervalPlot | None:
     step = _tick_step((high - low) / _N_TICKS)
     # Rounded outwards to whole ticks; a figure on the edge itself would be drawn half.
     first, last = math.floor(low / step - 0.2), math.ceil(high / step + 0.2)
+    # No score can change by more than 100 points: an axis beyond that would only squeeze the marks.
+    first, last = max(first, math.floor(min(-100.0, low) / step)), min(last, math.ceil(max(100.0, high) / step))
 
     def at(points: float) -> float:
         return round(100 * (points / step - first) / (last - first), 3)
