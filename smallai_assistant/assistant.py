@@ -32,7 +32,8 @@ from smallai_assistant.storage.feedback_transfer import FeedbackTransfer, Transf
 from smallai_assistant.storage.item_store import ItemStore
 from smallai_assistant.storage.turn_store import TurnStore
 from smallai_assistant.task import Task, TaskContext
-from smallai_assistant.types import Content, Notice, check_key, new_id
+from smallai_assistant.types import Content, Notice, new_id
+from smallai_assistant.validation import check_key
 
 
 class Assistant:
@@ -72,7 +73,7 @@ class Assistant:
         on_progress: ProgressCallback | None = None,
         **overrides: Any,
     ) -> None:
-        if config is not None and overrides:
+        if config is not None and overrides:  # it would not be clear which of the two counts
             raise ValueError("give a config or single settings, not both")
         # The order matters. Engines come from plugins, the runtime needs the engines, `setup` of a task needs the
         # runtime, and a fast memory can be rebuilt only after its task was set up.
@@ -83,6 +84,7 @@ class Assistant:
         self.feedback = FeedbackStore(self._database, self.store)
         self._transfer = FeedbackTransfer(self._database, self.config.data_dir / "media")
         self.adapters = AdapterStore(self._database, self.config.data_dir / "adapters")
+        # Tasks ask it at every answer. It checks the files of each version against their hashes only once.
         self._serving = ServingAdapters(self.adapters)
         self._plugins = PluginManager(disabled=self.config.disabled_plugins, extra=plugins)
         self.catalog = Catalog(self.config.models_dir)
@@ -228,6 +230,7 @@ class Assistant:
             InvalidInput: there is no such feedback.
         """
         erased = self._feedback_service.erase(ids)
+        # A checkpoint may hold weights that were trained on the erased feedback, and nobody can tell which.
         self._learner.drop_checkpoints()
         return erased
 
@@ -369,7 +372,7 @@ class Assistant:
 
     def _first_notices(self) -> tuple[Notice, ...]:
         """Notices for the first answer only: a CPU fallback, and plugins that were left out."""
-        with self._first_notices_lock:
+        with self._first_notices_lock:  # two first answers may be made at the same time
             if self._first_notices_given:
                 return ()
             self._first_notices_given = True

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from smallai_assistant.errors import InvalidInput
-from smallai_assistant.types import AudioPart, ImagePart, Notice, Turn, check_range, check_storable, new_id, now
+from smallai_assistant.types import AudioPart, ImagePart, Notice, Turn, new_id, now
+from smallai_assistant.validation import check_range, check_storable
 
 Signal = Literal["click", "skip", "dwell", "stars"]
 SIGNALS: tuple[Signal, ...] = ("click", "skip", "dwell", "stars")
@@ -23,6 +24,7 @@ _RANGES: Mapping[Signal, tuple[float, float]] = {
 }
 # A correction is learned from, so it is limited to what a model can be trained on: about 5,000 tokens.
 MAX_CORRECTION_CHARS = 20_000
+# A comment is for people, so it may be as long as a person writes.
 MAX_COMMENT_CHARS = 10_000
 MAX_KEY_CHARS = 200
 
@@ -74,6 +76,7 @@ class Feedback:
         check_storable("turn_id", self.turn_id, 64)
         check_storable("source", self.source, 512)
         check_storable("comment", self.comment, MAX_COMMENT_CHARS)
+        # Feedback without a source would share one cap on its weight with that of everybody else.
         if not self.source:
             raise InvalidInput("source is empty", hint="name who gave the feedback")
         if self.correction is not None:
@@ -97,7 +100,7 @@ class Feedback:
         low, high = _RANGES[self.signal]
         if self.value is not None:
             check_range(self.signal, self.value, low, high)
-        elif low != high:
+        elif low != high:  # a signal with degrees says nothing without its value
             raise InvalidInput(f"{self.signal} needs a value", hint=f"give {low:g} to {high:g}")
 
 

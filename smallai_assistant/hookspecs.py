@@ -15,6 +15,7 @@ from smallai_assistant.feedback import Adapter, Feedback
 from smallai_assistant.task import Task
 from smallai_assistant.types import Message, Turn
 
+# pluggy finds hooks by this name, and installed plugins are found by the entry-point group with the same name.
 PROJECT = "smallai_assistant"
 
 hookspec = pluggy.HookspecMarker(PROJECT)

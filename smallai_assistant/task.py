@@ -160,6 +160,7 @@ class Training:
             TrainingFailed: the loss is not finite.
         """
         if loss is not None:
+            # Weights that are NaN stay NaN. Going on would only waste the rest of the time budget.
             if not math.isfinite(loss):
                 raise TrainingFailed(f"the loss became {loss} after {len(self.losses)} steps")
             if setting is None:
@@ -176,7 +177,7 @@ class Training:
         """
         if self.cancel.is_set():
             raise Cancelled("the training was stopped", hint="start it again: it continues from the last checkpoint")
-        self.models.wait_until_idle(cancel=self.cancel)
+        self.models.wait_until_idle(cancel=self.cancel)  # with an upper limit, so that training always continues
 
 
 class LearningTask(Task):
@@ -208,6 +209,7 @@ class LearningTask(Task):
         changed = sorted(key for key in {*adapter.base, *base} if adapter.base.get(key) != base.get(key))
         if not changed:
             return adapter, []
+        # Two keys are enough for the sentence: another model has another name, and all its hashes differ.
         what = ", ".join(f"{key} {adapter.base.get(key)!r}, not {base.get(key)!r}" for key in changed[:2])
         text = f"What was learned ({adapter.id}) was not used: it was made for {what}. Learn again for this model."
         return None, [Notice("adapter_not_used", text)]

@@ -5,7 +5,6 @@ Values that users make (messages, files, items, interactions) check themselves, 
 
 from __future__ import annotations
 
-import math
 import re
 import threading
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from smallai_assistant.errors import InputTooLarge, InvalidInput, UrlNotAllowed
+from smallai_assistant.validation import check_key, check_range, check_storable
 
 Modality = Literal["text", "image", "audio"]
 
@@ -118,12 +118,9 @@ class AudioPart(_FilePart):
 
 @dataclass(frozen=True, slots=True)
 class LabelPart:
-    """One class of a picture, or another label that a task gives.
+    """One class of a picture, or another label, with its probability in [0, 1].
 
-    Args:
-        label: the class name.
-        id: the model's class index, -1 for a label that the user named.
-        score: the probability, in [0, 1].
+    `id` is the model's class index, -1 for a label that the user named.
     """
 
     label: str
@@ -142,11 +139,9 @@ class SegmentPart:
 
 @dataclass(frozen=True, slots=True)
 class ItemPart:
-    """A recommended item.
+    """A recommended item, and why it is recommended, in one sentence.
 
-    Args:
-        score: orders the items of one answer. Scores of different answers cannot be compared.
-        why: the reason for the recommendation, one sentence.
+    The scores order the items of one answer. Scores of different answers cannot be compared.
     """
 
     id: str
@@ -170,7 +165,7 @@ class Item:
 
     Raises:
         InvalidInput: the id is empty, or a text holds a character that no database stores.
-        InputTooLarge: a text is over its limit (20,000 characters, the id 512).
+        InputTooLarge: a text has more than 20,000 characters.
     """
 
     id: str
@@ -237,14 +232,7 @@ StreamItem = Part | Notice | Details
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What somebody said.
-
-    Args:
-        parts: at least one.
-
-    Raises:
-        InvalidInput: there are no parts.
-    """
+    """What somebody said. Making one without parts raises InvalidInput."""
 
     parts: tuple[Part, ...]
     role: Literal["user", "assistant"] = "user"
@@ -351,38 +339,6 @@ class Request:
     session_id: str
     user_id: str | None = None
     cancel: threading.Event = field(default_factory=threading.Event)
-
-
-def check_range(name: str, value: float, low: float, high: float) -> None:
-    """Raises InvalidInput unless `low <= value <= high`. NaN never passes."""
-    # A bool is an int in Python, but `max_tokens = true` is a mistake.
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise InvalidInput(f"{name} must be a number, not {value!r}")
-    if not low <= value <= high:
-        raise InvalidInput(f"{name} is {value!r}", hint=f"give {low:g} to {high:g}")
-
-
-def check_key(name: str, value: str) -> None:
-    """Raises InvalidInput unless `value` is an id: a text of 1 to 512 characters that is not blank."""
-    check_storable(name, value, 512)
-    if not value.strip():
-        raise InvalidInput(f"{name} is empty")
-
-
-def check_storable(name: str, value: str, limit: int) -> None:
-    """Checks that every database can store `value`.
-
-    Raises:
-        InvalidInput: it is not text, or holds NUL or half a surrogate pair.
-        InputTooLarge: it has more than `limit` characters.
-    """
-    if not isinstance(value, str):
-        raise InvalidInput(f"{name} must be text, not {value!r}")
-    if len(value) > limit:
-        raise InputTooLarge(f"{name} has {len(value):,} characters, {limit:,} are allowed")
-    # PostgreSQL refuses NUL in text, and half a surrogate pair cannot be encoded as UTF-8.
-    if "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
-        raise InvalidInput(f"{name} holds a character that no database stores (NUL or half a surrogate pair)")
 
 
 def _checked_path(path: Path | str) -> Path:

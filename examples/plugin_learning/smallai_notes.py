@@ -83,8 +83,7 @@ class NoteFolders(sdk.LearningTask):
     ) -> list[sdk.Score]:
         with models.lease(self.spec, sdk.EmbeddingModel) as model:
             found = _nearest([example.prompt for example in examples], _means(adapter), model)
-        answers = [folder for folder, _ in found]
-        return [sdk.Score(float(a == e.expected), a) for a, e in zip(answers, examples, strict=True)]
+        return [sdk.Score(float(a == e.expected), a) for e, (a, _) in zip(examples, found, strict=True)]
 
 
 def _notes(judged_turns: Sequence[sdk.JudgedTurn]) -> dict[str, tuple[str, str]]:

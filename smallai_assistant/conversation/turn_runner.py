@@ -165,6 +165,7 @@ class Run:
         self._begun_at = time.perf_counter()
         try:
             transcript = self._answer(self._message, self._task)
+            # A transcript is routed like a typed message: speech may ask for a recommendation, too.
             if transcript is not None:
                 self._answer(Message.of(transcript), None)
         except AssistantError as raised:
@@ -240,7 +241,7 @@ class Run:
         self.timings["total_s"] = time.perf_counter() - self._begun_at
         self.notices += out.notices
         self.details |= out.details
-        was_cut = self._cancelled.is_set() and error is None
+        was_cut = self._cancelled.is_set() and error is None  # a task that stopped early has not failed
         turn = Turn(
             id=new_id(),
             session_id=self._conversation.id,
@@ -259,7 +260,7 @@ class Run:
         if error is None:  # a failed turn would teach the next one nothing
             self._conversation.history.append(turn)
         stored = self._services.turns.add_turn(turn)
-        stored.add_done_callback(self._announce)
+        stored.add_done_callback(self._announce)  # after the commit, so observers find the turn in the database
         self.stored.append(stored)
 
     def _announce(self, stored: Future[Turn]) -> None:

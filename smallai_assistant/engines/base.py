@@ -65,6 +65,7 @@ class LoadedModel(ABC):
     """
 
     def __init__(self, spec: ModelSpec, *, device: str, n_bytes: int) -> None:
+        # Loading happens on the caller's thread; the model's own thread starts when the weights are there.
         self.spec = spec
         self.device = device
         self.n_bytes = n_bytes
@@ -81,7 +82,7 @@ class LoadedModel(ABC):
         def count(tensor: Any) -> None:
             if not hasattr(tensor, "untyped_storage"):
                 return
-            storage = tensor.untyped_storage()
+            storage = tensor.untyped_storage()  # a view has the bytes of what it views
             seen[str(storage.device), storage.data_ptr()] = storage.nbytes()
 
         for tensor in tensors:
@@ -189,6 +190,7 @@ class TextModel(LoadedModel):
         Args:
             options: only `max_tokens` and `repetition_penalty` count.
         """
+        # `generate` samples if the options say so, and the callers pass options of greedy decoding.
         return ["".join(self.generate(chat, options, adapter=adapter)) for chat in chats]
 
     @abstractmethod

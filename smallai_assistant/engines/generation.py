@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from smallai_assistant.types import check_range
+from smallai_assistant.validation import check_range
 
 
 @dataclass(frozen=True, slots=True)

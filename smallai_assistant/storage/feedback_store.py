@@ -15,7 +15,7 @@ from smallai_assistant.feedback import Feedback, JudgedTurn
 from smallai_assistant.storage.database import Database
 from smallai_assistant.storage.schema import adapters, feedback, learned, turns
 from smallai_assistant.storage.turn_store import TurnStore
-from smallai_assistant.types import check_storable
+from smallai_assistant.validation import check_storable
 
 State = Literal["active", "retracted", "erased"]
 # The fields of a Feedback that the database stores as one JSON text; the others have columns.

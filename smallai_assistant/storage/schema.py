@@ -2,7 +2,7 @@
 
 Most tables have two identifiers. `seq` grows in the order of the commits, with gaps on PostgreSQL; the public `id` is
 random and says nothing about the order. Times are seconds since 1970 (UTC) as a double: SQLite has no type for times,
-and the fraction must survive. `types.check_storable` enforces the lengths of texts, which SQLite ignores.
+and the fraction must survive. `validation.check_storable` enforces the lengths of texts, which SQLite ignores.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class JudgedTurns:
         turn = answered or self._turn(message, details={"taught": True})
         given = Feedback(turn.id, correction=label, source=_SOURCE)
         if answered is None:
-            self.assistant.store.add_turn(turn).result()
+            self.assistant.store.add_turn(turn).result()  # waits for the commit, because feedback refers to the turn
         stored, _ = self.assistant.feedback.add(given)
         self.stored.append(self.assistant.feedback.judged_turn(stored))
         return self.stored[-1]

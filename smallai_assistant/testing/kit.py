@@ -79,9 +79,11 @@ class Kit(Notebook):
             self.try_description(task)
         if self.has_failed:
             raise Skip("the tasks were not run", "first fix what failed")
+        # From the assistant's start, because `setup` may write, until it is closed.
         with watched_writes() as written:
             self.try_tasks(Assistant(quiet_config(folder, manager.tasks), plugins=[plugin]), plugin)
         own = tuple(os.path.realpath(path) + os.sep for path in (folder / "tasks", *self.training_folders))
+        # Devices such as /dev/null are not files of the user.
         outside = ", ".join(sorted(path for path in written if not path.startswith((*own, "/dev/"))))
         hint = "write under self.context.data_dir only; tempfile takes dir="
         self.check("writes", "", outside and f"it wrote {outside}", hint)
@@ -184,6 +186,7 @@ class Kit(Notebook):
             return
         hint = "answer with `adapter` alone: what the fast memory knows must not count"
         self.check("fast memory is off", name, trial.leaked_scores, hint)
+        # Last, because the training checks need all of the above.
         self.try_training(TrainingTrial(trial, is_wanted=self.train))
 
     def try_training(self, trial: TrainingTrial) -> None:

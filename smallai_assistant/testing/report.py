@@ -72,6 +72,7 @@ class Notebook:
         """Whether any check has failed so far."""
         return any(finding.status == "failed" for finding in self.findings)
 
+    # Checks never raise: a defect of one check, or of the plugin in it, must not hide the findings of the others.
     def check(
         self, name: str, subject: str, find: str | Callable[[], str | None], hint: str, *, fatal: bool = True
     ) -> bool:
@@ -90,7 +91,7 @@ class Notebook:
             text = find if isinstance(find, str) else find() or ""
         except KeyboardInterrupt:
             raise
-        except Skip as skip:
+        except Skip as skip:  # before BaseException, because a check that cannot be done is not a fault
             (text, hint), status = skip.args, "skipped"
         except BaseException as error:
             # The hint of an error is better than the check's, except that of PluginError, which is for users.

@@ -45,6 +45,7 @@ class TrainingTrial:
             if not any(path.is_file() for path in training.folder.rglob("*")):
                 return "it wrote no file"
             ids = dict.fromkeys(feedback_id for example in self.trial.examples for feedback_id in example.feedback_ids)
+            # The store refuses files that the host does not allow, such as weights with NaN.
             self._adapter = self.assistant.adapters.add(
                 training.folder, task=self.task.name, kind=kind, base=self.task.base(), feedback_ids=list(ids)
             )
@@ -63,7 +64,7 @@ class TrainingTrial:
     def ignored_deadline(self) -> str:
         """Checks that a training without time left writes an adapter, or raises NotEnoughData."""
         with self._training() as training:
-            training.deadline = time.monotonic() - 1.0
+            training.deadline = time.monotonic() - 1.0  # spent before the first step
             try:
                 kind = self.task.train(training)
             except NotEnoughData:
