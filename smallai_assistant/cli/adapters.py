@@ -34,6 +34,7 @@ def list_adapters(context: CommandContext) -> int:
             screen.json(_head(version, is_serving=is_serving))
             continue
         slices = CycleReport.from_json(version.report).slices
+        # Protected slices are left out: of an approved version they say only that little was lost.
         points = [f", {100 * found.change:+.1f} points" for found in slices if found.kind == "target"]
         judged_turns = count(len(version.feedback_ids), "judged turn")
         screen.out(f"{'*' if is_serving else ' '} {version.id}")
@@ -53,11 +54,13 @@ def show(context: CommandContext) -> int:
     words, pictures and recordings of erased feedback are not in it.
     """
     args, screen = context.args, context.screen
+    # Checked before a database is opened, so that a typing error costs nothing.
     if args.report is not None:
         check_writable(args.report)
     with context.assistant() as assistant:
         adapter = assistant.adapters.get(args.id)
         is_serving = assistant.adapters.champion_id(adapter.task) == adapter.id
+        # The moves by which it came to serve, and those by which another took its place.
         log = [
             entry
             for entry in assistant.adapters.log(adapter.task)
@@ -126,7 +129,7 @@ def diff(context: CommandContext) -> int:
     only_second = [feedback_id for feedback_id in second.feedback_ids if feedback_id not in ids_of_first]
     reports = [CycleReport.from_json(adapter.report) for adapter in (first, second)]
     after = [{found.name: found.after for found in report.slices} for report in reports]
-    # Slices in the order of A, then those that only B has.
+    # The slices of A in their order, then those that only B has.
     figures = {name: [side.get(name) for side in after] for name in dict.fromkeys([*after[0], *after[1]])}
     if args.json:
         screen.json(

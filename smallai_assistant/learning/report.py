@@ -155,6 +155,7 @@ class CycleReport:
             "n_judged_turns": summary["n_judged_turns"],
             "sources": summary["sources"],
             "taught": summary["taught"],
+            # A list, as it was before it had named fields, so that programs that read it do not break.
             "quarantined": [[aside.source, aside.reason, aside.n_rows] for aside in self.feedback.quarantined],
             "n_training": training["n_new"],
             "n_replay": training["n_replay"],
@@ -182,7 +183,8 @@ class CycleReport:
             slices=slices,
             changes=tuple(_change_from_json(row) for row in table.get("changes", ())),
             feedback=FeedbackSummary(
-                n_judged_turns=table.get("n_judged_turns", table.get("n_lessons", 0)),  # its name until version 0.1
+                # `n_lessons` is the key of reports that were stored before the first release.
+                n_judged_turns=table.get("n_judged_turns", table.get("n_lessons", 0)),
                 sources=table.get("sources", {}),
                 taught={
                     source: tuple(_known(Taught, row) for row in rows)
@@ -242,9 +244,12 @@ def report_of(cycle: Cycle, candidate: Adapter, after: Mapping[str, Sequence[Sco
         )
         for name, examples in cycle.slices.items()
         for example, old, new in zip(examples, cycle.before[name], after[name], strict=True)
+        # A new answer of the same score counts, too: a person may see a difference that the metric does not.
         if old != new
     ]
+    # Losses are shown beside gains, by size alone: a report that hides them could not be trusted.
     changes.sort(key=lambda change: -abs(change.gain))
+    # Protected slices are left out: the next cycle asks their examples as protected ones again, not as known feedback.
     held_out = [*cycle.slices[TARGET], *cycle.slices.get(EARLIER, ())]
     source_of = {row.feedback.id: row.feedback.source for row in cycle.screened.judged_turns}
     return CycleReport(
@@ -338,7 +343,7 @@ def _reason_to_json(reason: Reason) -> dict[str, Any]:
 
 def _reasons_from_json(table: Mapping[str, Any], slices: Mapping[str, SliceReport]) -> tuple[Reason, ...]:
     sentences: Sequence[str] = table.get("reasons", ())
-    # Until version 0.1 only the sentences were stored. They are shown as they are: a sentence is not parsed.
+    # Before the first release only the sentences were stored. They are shown as they are: a sentence is not parsed.
     details: Sequence[Mapping[str, Any]] = table.get("reason_details", [{}] * len(sentences))
     found = []
     for row, sentence in zip(details, sentences, strict=False):

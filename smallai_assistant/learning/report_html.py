@@ -146,6 +146,7 @@ def _said(text: str, limit: int = MAX_TEXT_CHARS) -> Markup:
     """Shortens a text that somebody gave, and keeps its writing direction from reordering the page around it."""
     from markupsafe import Markup
 
+    # An empty answer must not look like a gap in the page.
     if not text.strip():
         return Markup('<span class="soft">(nothing)</span>')
     whole = text if len(text) <= limit else f"{text[:limit]}…"
@@ -171,6 +172,7 @@ def _marked(reason: Reason) -> MarkedReason:
 
 def _source_rows(feedback: FeedbackSummary) -> tuple[list[SourceRow], int]:
     """Returns the sources that taught most, and how many others there are."""
+    # By name among equals, so that the same report always gives the same page.
     ordered = sorted(feedback.sources.items(), key=lambda source: (-source[1], source[0]))
     largest = ordered[0][1] if ordered else 1
     rows = [
@@ -183,6 +185,7 @@ def _source_rows(feedback: FeedbackSummary) -> tuple[list[SourceRow], int]:
 def _steps(report: CycleReport, serving_id: str | None) -> list[Step]:
     task, adapter = shlex.quote(report.task), shlex.quote(report.adapter_id)
     show = Step("See its figures, and when it served", f"smallai adapters show {adapter}")
+    # Undoing comes first: somebody who looks for it is in a hurry.
     if serving_id == report.adapter_id:
         before = "the bare base" if report.parent_id is None else report.parent_id
         back = shlex.quote(report.parent_id or "none")
