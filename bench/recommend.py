@@ -1,16 +1,17 @@
 """Recommendations on MovieLens 100K, all through the assistant: `python -m bench.recommend [--tuning] [--orders N]`.
 
-The last choice: each user's last interaction (by time, then by the order of the file) is held out, all others are
-known; every rating counts as a choice, whatever its stars. All films the user has not had are ranked, and the held-out
-one counts where it stands: NDCG@10 is 1 / log2(1 + place), HR@10 is 1, both 0 beyond place 10; means over all users.
-Many of a user's ratings have the same second, so which is the last hangs on the order of the file: `--orders N` also
-measures N random orders. With `--tuning` the same for the second-, third- and fourth-to-last choice, by which the
+The last choice: each user's last interaction, by time and then by the order of the file, is held out; all others are
+known. Every rating counts as a choice, whatever its stars. All films that the user has not had are ranked. NDCG@10 of
+the held-out film is 1 / log2(1 + place), HR@10 is 1, and both are 0 beyond place 10; the figures are means over all
+users. Many of a user's ratings have the same second, so the order of the file decides which is the last: `--orders N`
+also measures N random orders. `--tuning` also measures the second-, third- and fourth-to-last choice, by which the
 plugin's constants were chosen.
 
-New films: all interactions of a random tenth of the films are hidden, so that only titles and genres tell what they
-are. For popularity they are all alike: last, and in no order. Each user who chose some of them gets a long list, and
-two figures say where these stand: the share among the first 100, and how often a hidden film that was chosen stands
-before one that was not (0.5 is chance). How much of the first 100 is new says whether new films are pushed as such.
+New films: all interactions of a random tenth of the films are hidden, so that only titles and genres describe these
+films. Popularity cannot tell them apart: they come last, in any order. Each user who chose some of them gets a long
+list, and two figures measure it: the share of these films among the first 100, and how often a hidden film that the
+user chose comes before one that the user did not choose (0.5 is chance). The share of new films among the first 100
+shows whether the plugin favours films because they are new.
 """
 
 from __future__ import annotations
@@ -35,16 +36,17 @@ from smallai_assistant import Assistant, Interaction, Item, ItemPart
 TASK = "recommendation"
 MESSAGE = "recommend something"
 K = 10
+# Below the figures in docs/benchmarks.md: a change that costs a point is noticed.
 MIN_NDCG, MIN_HR = 0.123, 0.222
-MIN_ORDER = 0.55  # of new films, where chance and popularity have 0.5
-LONG, EARLY = 1_000, 100
+MIN_ORDER = 0.55  # of new films; chance and popularity have 0.5
+LONG, EARLY = 1_000, 100  # length of the lists with new films, and the part that a patient user reads
 HIDDEN_SHARE = 0.1
 SEED = 0
-N_USERS_OF_NEW = 200
+N_USERS_OF_NEW = 200  # of 943; their lists are long and take time
 
 
 def read_films() -> list[Item]:
-    """The films with their genres as text."""
+    """The films, with their genres as text."""
     with (movielens() / "ml-100k.item").open(encoding="utf-8", newline="") as file:
         rows = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))[1:]
     return [Item(number, title, genres, {"year": year}) for number, title, year, genres in rows]
@@ -58,38 +60,39 @@ def read_log() -> list[Interaction]:
 
 
 def leave_out(log: Sequence[Interaction], nth_to_last: int = 1) -> tuple[dict[str, str], list[Interaction]]:
-    """Each user's n-th to last item, and what all users did before theirs, in the order of the file."""
+    """Each user's n-th to last item, and what all users did before that, in the order of the file."""
     places: defaultdict[str, list[int]] = defaultdict(list)
-    for place in sorted(range(len(log)), key=lambda place: log[place].at):  # a stable sort: ties keep their order
+    for place in sorted(range(len(log)), key=lambda place: log[place].at):  # stable: ties keep their order
         places[log[place].user].append(place)
     held = {user: log[mine[-nth_to_last]].item for user, mine in places.items()}
     later = {place for mine in places.values() for place in mine[-nth_to_last:]}
-    return held, [each for place, each in enumerate(log) if place not in later]
+    return held, [row for place, row in enumerate(log) if place not in later]
 
 
 def by_popularity(known: Sequence[Interaction], users: Sequence[str]) -> dict[str, list[str]]:
-    """What most users chose, less what each one has had."""
+    """The films that most users chose, without those that the user has had."""
     had: defaultdict[str, set[str]] = defaultdict(set)
-    for each in known:
-        had[each.user].add(each.item)
-    ordered = [item for item, _ in Counter(each.item for each in known).most_common()]
+    for row in known:
+        had[row.user].add(row.item)
+    ordered = [item for item, _ in Counter(row.item for row in known).most_common()]
     return {user: [item for item in ordered if item not in had[user]][:K] for user in users}
 
 
 def quality(lists: Mapping[str, Sequence[str]], held: Mapping[str, str]) -> tuple[float, float]:
-    """NDCG@10 and HR@10."""
+    """NDCG@10 and HR@10, means over all users."""
     places = [lists[user][:K].index(item) + 1 for user, item in held.items() if item in lists[user][:K]]
     return sum(1 / log2(1 + place) for place in places) / len(held), len(places) / len(held)
 
 
 @contextmanager
 def opened(films: Sequence[Item], known: Sequence[Interaction]) -> Iterator[tuple[Assistant, dict[str, float]]]:
-    """An assistant that knows these, ready to answer, and the seconds of import, texts and weights."""
+    """An assistant that knows these and is ready to answer, and the seconds of import, texts and weights."""
     with tempfile.TemporaryDirectory() as folder, Assistant(data_dir=Path(folder)) as assistant:
         times = [time.perf_counter()]
         assistant.items.add_items(films)
         assistant.items.add_interactions(known)
         times.append(time.perf_counter())
+        # Each answer reads texts for 20 seconds at most and says if some are left.
         while any(notice.code == "text_partial" for notice in assistant.ask(MESSAGE, task=TASK).notices):
             pass
         times.append(time.perf_counter())
@@ -100,13 +103,13 @@ def opened(films: Sequence[Item], known: Sequence[Interaction]) -> Iterator[tupl
 
 
 def recommend(assistant: Assistant, user: str, k: int) -> list[str]:
-    """The ids of the items for a user, best first."""
+    """The ids of a user's items, best first."""
     parts = assistant.ask(MESSAGE, task=TASK, user_id=user, options={"k": k}).parts
     return [part.id for part in parts if isinstance(part, ItemPart)]
 
 
 def recommend_to_all(assistant: Assistant, users: Sequence[str], k: int = K) -> tuple[dict[str, list[str]], float]:
-    """The lists by user, and the median milliseconds of a request."""
+    """The lists by user, and the median duration of a request in milliseconds."""
     lists, seconds = {}, []
     for n_done, user in enumerate(users, 1):
         begun = time.perf_counter()
@@ -119,7 +122,7 @@ def recommend_to_all(assistant: Assistant, users: Sequence[str], k: int = K) -> 
 
 
 def measure_last(films: Sequence[Item], log: Sequence[Interaction], nth_to_last: int = 1) -> dict[str, float]:
-    """The figures of one choice held out for every user."""
+    """The figures with one choice of each user held out."""
     held, known = leave_out(log, nth_to_last)
     users = list(held)
     with opened(films, known) as (assistant, seconds):
@@ -138,16 +141,16 @@ def measure_last(films: Sequence[Item], log: Sequence[Interaction], nth_to_last:
 
 
 def measure_new(films: Sequence[Item], log: Sequence[Interaction]) -> dict[str, float]:
-    """Where films without interactions stand for users who did choose some of them."""
-    chosen_at_all = sorted({each.item for each in log})
+    """The figures of films without interactions, for users who chose some of them."""
+    chosen_at_all = sorted({row.item for row in log})
     choose = random.Random(SEED)
     hidden = set(choose.sample(chosen_at_all, round(HIDDEN_SHARE * len(chosen_at_all))))
     wanted: defaultdict[str, set[str]] = defaultdict(set)
-    for each in log:
-        if each.item in hidden:
-            wanted[each.user].add(each.item)
-    known = [each for each in log if each.item not in hidden]
-    had = Counter(each.user for each in known)
+    for row in log:
+        if row.item in hidden:
+            wanted[row.user].add(row.item)
+    known = [row for row in log if row.item not in hidden]
+    had = Counter(row.user for row in known)
     users = choose.sample(sorted(user for user in wanted if had[user]), N_USERS_OF_NEW)
     with opened(films, known) as (assistant, _):
         lists, _ = recommend_to_all(assistant, users, LONG)
@@ -160,7 +163,7 @@ def measure_new(films: Sequence[Item], log: Sequence[Interaction]) -> dict[str, 
         "n_hidden": len(hidden),
         "n_users": len(users),
         "early": round(statistics.mean(early), 4),
-        "early_popularity": 0.0,  # more than 100 films with interactions come first
+        "early_popularity": 0.0,  # more than 100 films have interactions and come first
         "early_chance": round(statistics.mean(early_by_chance), 4),
         "share_of_new": round(statistics.mean(share_of_new), 4),
         "order": round(statistics.mean(in_order(lists[user], wanted[user], hidden) for user in users), 4),
@@ -169,18 +172,20 @@ def measure_new(films: Sequence[Item], log: Sequence[Interaction]) -> dict[str, 
 
 
 def in_order(ranked: Sequence[str], wanted: set[str], hidden: set[str]) -> float:
-    """The share of pairs, one of `wanted` and one of the other `hidden`, that stand in that order; ties are halves."""
+    """The share of pairs in which a wanted film comes before another hidden film; ties count half."""
     place = {item: number for number, item in enumerate(ranked)}
-    last = len(ranked)  # what is not in the list comes after all that is
+    last = len(ranked)  # films outside the list come after all others
     pairs = [(place.get(good, last), place.get(bad, last)) for good in wanted for bad in hidden - wanted]
     return sum((good < bad) + (good == bad) / 2 for good, bad in pairs) / len(pairs)
 
 
 def main() -> int:
-    """Prints the table and the JSON line; 1 where a figure is missed."""
+    """Prints the table and the JSON line. Returns 1 if a figure is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tuning", action="store_true", help="also what the constants were chosen by")
-    parser.add_argument("--orders", type=int, default=0, metavar="N", help="also N random orders of the file")
+    parser.add_argument(
+        "--tuning", action="store_true", help="also measure the choices by which the constants were chosen"
+    )
+    parser.add_argument("--orders", type=int, default=0, metavar="N", help="also measure N random orders of the file")
     args = parser.parse_args()
     films, log = read_films(), read_log()
     last = measure_last(films, log)
@@ -197,7 +202,7 @@ def main() -> int:
         print(f"{f'  mean of {args.orders} random orders':28} {means['ndcg']:8.4f} {means['hr']:8.4f}")
     if args.tuning:
         earlier = [measure_last(films, log, nth) for nth in (2, 3, 4)]
-        means = {name: round(statistics.mean(each[name] for each in earlier), 4) for name in ("ndcg", "hr")}
+        means = {name: round(statistics.mean(of[name] for of in earlier), 4) for name in ("ndcg", "hr")}
         figures["tuning"] = means
         print(f"{'the three before it':28} {means['ndcg']:8.4f} {means['hr']:8.4f}")
     new = figures["new"] = measure_new(films, log)

@@ -1,17 +1,17 @@
 """MovieLens 100K as a stream: `python -m bench.replay_recommend [--plot] [--events N] [--cycle]`.
 
-The first 90 % of the ratings, by time and then by the order of the file, were imported. The last 10 % come one after
-the other, each as a click: first the catalogue is ranked for the user, less what the user has had, and the click counts
-where its film stands (NDCG@10: 1 / log2(1 + place), 0 beyond place 10); then the click is learned. Whatever its stars,
-each rating is a click. `frozen` is the same plugin that knows the first 90 % and learns nothing: most of the last
-ratings are by users who came after, so it has popularity for them. Plain EASE (ridge 500), as frozen, is beside it.
+The first 90 % of the ratings, by time and then by the order of the file, are imported. The last 10 % come one after
+the other, each as a click, whatever its stars. First the catalogue is ranked for the user, without what the user has
+had, and the click's film is scored (NDCG@10: 1 / log2(1 + place), 0 beyond place 10); then the click is learned.
+`frozen` is the same plugin that knows the first 90 % and learns nothing. Most of the last ratings are by users who came
+later, so it can only offer them what is popular. Plain EASE (ridge 500), frozen as well, is measured for comparison.
 
-The index and the fast memory of the plugin are driven directly; what an update costs is also measured through
+The bench drives the plugin's index and fast memory directly. The cost of an update is also measured through
 `Assistant.give_feedback`, with the database. Poison: before the stream, 1 to 10 % fake users push a film by clicks.
 
-With `--cycle` also learning cycles over 5,000 clicks: the very first ones, with nothing imported, and the first ones
-after the 90 %, where the weights know already what goes together. Each is judged by users it has not learned from,
-without the fast memory; the gate must approve the first.
+`--cycle` also runs learning cycles over 5,000 clicks: over the very first ones, with nothing imported, and over the
+first ones after the 90 %, when the weights already know most of it. Each is evaluated by users it has not learned from,
+without the fast memory. The gate must approve the first.
 """
 
 from __future__ import annotations
@@ -39,70 +39,83 @@ from smallai_recommend.index import Index
 from smallai_recommend.interactions import InteractionStats, choice_of
 from smallai_recommend.memory import FeedbackMemory
 from smallai_recommend.ranking import rank
-from smallai_recommend.signals import Found
+from smallai_recommend.signals import CatalogueItem
+from smallai_recommend.snapshot import Snapshot
 
 SHARE_KNOWN = 0.9
+# Slightly below the figures in docs/benchmarks.md. An update happens while a user waits for the next page.
 MIN_NDCG, MIN_RATIO, MAX_UPDATE_MS = 0.116, 3.2, 5.0
 PLAIN_RIDGE = 500.0
-N_THROUGH_ASSISTANT = 200
-FAKE_SHARES, PUSHED = (0.01, 0.02, 0.05, 0.1), "1138"
-MAX_PUSHED_LISTS = 0.01
+N_THROUGH_ASSISTANT = 200  # events through the database, whose commit takes most of the time
+FAKE_SHARES, PUSHED = (0.01, 0.02, 0.05, 0.1), "1138"  # shares of the users; a film with five ratings
+MAX_PUSHED_LISTS = 0.01  # share of real users whose list may contain the pushed film
 N_CYCLE = 5_000
-N_MARKS, WIDTH = 20, 50
+N_MARKS, WIDTH = 20, 50  # of the plot: lines, and characters of the longest bar
 
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """One run over the stream: NDCG@10 of each event, and seconds of each update."""
+    """One run over the stream.
+
+    Attributes:
+        gains: NDCG@10 of each event.
+        update_s: seconds of each update.
+    """
 
     gains: list[float]
     update_s: list[float]
 
     @property
     def ndcg(self) -> float:
-        """The mean."""
+        """The mean NDCG@10."""
         return statistics.mean(self.gains)
 
 
 def parted() -> tuple[list[Interaction], list[Interaction]]:
-    """What was imported, and the stream."""
-    log = sorted(read_log(), key=lambda each: each.at)  # stable: ties keep the order of the file
+    """The imported interactions, and the stream."""
+    log = sorted(read_log(), key=lambda row: row.at)  # stable: ties keep the order of the file
     n_known = round(SHARE_KNOWN * len(log))
     return log[:n_known], log[n_known:]
 
 
 def opened(films: Sequence[Item], known: Sequence[Interaction]) -> tuple[Index, FeedbackMemory]:
-    """The plugin's index over what was imported, its weights made, and an empty fast memory."""
-    by_id = {film.id: Found(film.id, film.title) for film in films}
+    """The plugin's index over the imported interactions, with weights, and an empty fast memory."""
+    by_id = {film.id: CatalogueItem(film.id, film.title) for film in films}
     memory = FeedbackMemory(by_id.get)
     index = Index(memory)
     index.load(films, InteractionStats.of(known), max_dense_items=10_000)
-    _ = index.model
+    _ = index.snapshot().model  # computes the weights, so that the first event does not pay for it
     return index, memory
 
 
-def click(user: str, item: str, at: float) -> JudgedTurn:
-    """Somebody asked for something and clicked a film."""
+def click(user: str, item: str, at: float, *, number: int) -> JudgedTurn:
+    """A user asked for something and clicked a film.
+
+    Args:
+        number: becomes the feedback's id: clicks of the same second keep the order of the stream.
+    """
     when = datetime.fromtimestamp(at, UTC)
     turn = Turn(f"{user} {item} {at}", user, user, TASK, Message((TextPart(MESSAGE),)), (), when)
-    return JudgedTurn(Feedback(turn.id, signal="click", item=item, source=user, created_at=when, task=TASK), turn)
+    feedback_id = f"{number:06}"
+    given = Feedback(turn.id, signal="click", item=item, source=user, created_at=when, task=TASK, id=feedback_id)
+    return JudgedTurn(given, turn)
 
 
-def gain(index: Index, user: str, item: str) -> float:
+def gain(snapshot: Snapshot, user: str, item: str) -> float:
     """NDCG@10 of one click."""
-    order = rank(index, user).order[:K].tolist()
-    wanted = index.stats.find(item)
+    order = rank(snapshot, user).order[:K].tolist()
+    wanted = snapshot.stats.find(item)
     return 1.0 / log2(2 + order.index(wanted)) if wanted in order else 0.0
 
 
 def play(films: Sequence[Item], known: Sequence[Interaction], stream: Sequence[Interaction], *, learn: bool) -> Played:
-    """Ranks for each event, then learns it."""
+    """Ranks for the user of each event; then, if `learn`, learns the event."""
     index, memory = opened(films, known)
     played = Played([], [])
-    for number, each in enumerate(stream, 1):
-        played.gains.append(gain(index, each.user, each.item))
+    for number, event in enumerate(stream, 1):
+        played.gains.append(gain(index.snapshot(), event.user, event.item))
         if learn:
-            judged_turn = click(each.user, each.item, each.at)
+            judged_turn = click(event.user, event.item, event.at, number=number)
             begun = time.perf_counter()
             memory.add(judged_turn)
             if not index.take_feedback():
@@ -115,7 +128,7 @@ def play(films: Sequence[Item], known: Sequence[Interaction], stream: Sequence[I
 
 
 def play_plain_ease(films: Sequence[Item], known: Sequence[Interaction], stream: Sequence[Interaction]) -> float:
-    """EASE of Steck 2019 on the first 90 %, frozen; nobody's history grows."""
+    """EASE (Steck 2019) on the first 90 %, frozen: histories do not grow either. Returns the mean NDCG@10."""
     stats = InteractionStats.of(known)
     for film in films:
         stats.index_of(film.id)
@@ -131,16 +144,16 @@ def play_plain_ease(films: Sequence[Item], known: Sequence[Interaction], stream:
     best = np.argsort(-scores, axis=1, kind="stable")[:, :K]
     popular = np.argsort(-stats.popularity, kind="stable")[:K]
     gains = []
-    for each in stream:
-        order = (best[row[each.user]] if each.user in row else popular).tolist()
-        wanted = stats.index_of(each.item)
+    for event in stream:
+        order = (best[row[event.user]] if event.user in row else popular).tolist()
+        wanted = stats.index_of(event.item)
         gains.append(1.0 / log2(2 + order.index(wanted)) if wanted in order else 0.0)
     return statistics.mean(gains)
 
 
 @contextmanager
 def assistant_with(films: Sequence[Item], known: Sequence[Interaction]) -> Iterator[Assistant]:
-    """An assistant that knows these and has answered once."""
+    """An assistant that knows these and has answered once, so that its weights are computed."""
     with tempfile.TemporaryDirectory() as folder, Assistant(data_dir=Path(folder)) as assistant:
         assistant.items.add_items(films)
         assistant.items.add_interactions(known)
@@ -149,7 +162,7 @@ def assistant_with(films: Sequence[Item], known: Sequence[Interaction]) -> Itera
 
 
 def time_through_assistant(assistant: Assistant, stream: Sequence[Interaction]) -> tuple[float, float]:
-    """Median milliseconds of `Assistant.give_feedback`, with the commit, and of the task's share of it."""
+    """Median milliseconds of `Assistant.give_feedback`, including the commit, and of the task's part of it."""
     turn = assistant.ask(MESSAGE, task=TASK, user_id=stream[0].user).turn
     task = assistant.tasks[TASK]
     whole, own = [], []
@@ -162,8 +175,8 @@ def time_through_assistant(assistant: Assistant, stream: Sequence[Interaction]) 
         return effect
 
     task.learn_now = timed  # type: ignore[attr-defined]
-    for each in stream:
-        given = Feedback(turn.id, signal="click", item=each.item, created_at=datetime.fromtimestamp(each.at, UTC))
+    for event in stream:
+        given = Feedback(turn.id, signal="click", item=event.item, created_at=datetime.fromtimestamp(event.at, UTC))
         begun = time.perf_counter()
         receipt = assistant.give_feedback(given)
         whole.append(time.perf_counter() - begun)
@@ -174,7 +187,7 @@ def time_through_assistant(assistant: Assistant, stream: Sequence[Interaction]) 
 
 
 def poison(films: Sequence[Item], known: Sequence[Interaction]) -> dict[str, object]:
-    """Fake users click one film, alone or hidden among popular ones; how many real lists it reaches."""
+    """Lets fake users click one film, alone or among popular ones, and counts the real lists that it reaches."""
     figures: dict[str, object] = {}
     clean, _ = opened(films, known)
     real = list(clean.stats.users)[::5]
@@ -184,32 +197,35 @@ def poison(films: Sequence[Item], known: Sequence[Interaction]) -> dict[str, obj
         n_fake = round(share * len(clean.stats.users))
         index, memory = opened(films, known)
         random = np.random.default_rng(0)
-        heard = _Heard()
+        heard = _LogLines()
         logging.getLogger("smallai_recommend").addHandler(heard)
+        n_clicks = 0
         for number in range(n_fake):
             chosen = {"once": [PUSHED], "three times": [PUSHED] * 3}.get(
                 kind, [*random.choice(popular, 20, replace=False).tolist(), PUSHED]
             )
             for second, item in enumerate(chosen):
-                memory.add(click(f"fake{number}", item, end + 1 + second))
-                if not index.take_feedback():
-                    index.begin_anew([choice_of(each) for each in known])
+                n_clicks += 1
+                memory.add(click(f"fake{number}", item, end + 1 + second, number=n_clicks))
+                if not index.take_feedback():  # the fake users have just been set aside
+                    index.rebuild([choice_of(row) for row in known])
         logging.getLogger("smallai_recommend").removeHandler(heard)
         item = index.stats.index_of(PUSHED)
-        reached = statistics.mean(item in rank(index, user).order[:K] for user in real)
+        snapshot = index.snapshot()
+        reached = statistics.mean(item in rank(snapshot, user).order[:K] for user in real)
         figures[f"{share:.0%} {kind}"] = {
             "n_fake": n_fake,
             "set_aside": len(memory.pushed().get(PUSHED, ())),
             "place_before": _popular_place(clean, PUSHED),
             "place_after": _popular_place(index, PUSHED),
             "lists_reached": round(reached, 4),
-            "in_list_for_nobody": item in rank(index, None).order[:K],
+            "in_list_for_nobody": item in rank(snapshot, None).order[:K],
             "n_log_lines": len(heard.lines),
         }
     return figures
 
 
-class _Heard(logging.Handler):
+class _LogLines(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self.lines: list[str] = []
@@ -226,7 +242,7 @@ def _popular_place(index: Index, item: str) -> int:
 def measure_cycle(
     films: Sequence[Item], known: Sequence[Interaction], clicks: Sequence[Interaction]
 ) -> dict[str, object]:
-    """One learning cycle over these clicks, through the assistant."""
+    """Runs one learning cycle over these clicks through the assistant."""
     with assistant_with(films, known) as assistant:
         while any(notice.code == "text_partial" for notice in assistant.ask("a western", task=TASK).notices):
             pass
@@ -236,8 +252,8 @@ def measure_cycle(
         }
         given = [
             Feedback(turns[click.user], signal="click", item=click.item, source=click.user,
-                     created_at=datetime.fromtimestamp(click.at, UTC))
-            for click in clicks
+                     created_at=datetime.fromtimestamp(click.at, UTC), id=f"{number:06}")
+            for number, click in enumerate(clicks)  # the id orders clicks of the same second
         ]  # fmt: skip
         assistant.feedback.add_all(given)
         begun = time.perf_counter()
@@ -251,12 +267,12 @@ def measure_cycle(
         "n_clicks": len(clicks),
         "is_approved": report.is_approved,
         "seconds": round(seconds, 1),
-        "slices": {each.name: [round(each.before, 4), round(each.after, 4)] for each in report.slices},
+        "slices": {part.name: [round(part.before, 4), round(part.after, 4)] for part in report.slices},
     }
 
 
 def plot(learning: Sequence[float], frozen: Sequence[float]) -> str:
-    """The running means as bars of text, one line for each twentieth of the stream."""
+    """Draws the running means as bars of text, one line per twentieth of the stream."""
     lines = [f"{'events':>7}  running mean of NDCG@10: # learning, - frozen"]
     top = max(np.cumsum(learning)[99:] / np.arange(100, len(learning) + 1), default=1.0) if len(learning) > 100 else 1.0
     for mark in range(1, N_MARKS + 1):
@@ -269,11 +285,11 @@ def plot(learning: Sequence[float], frozen: Sequence[float]) -> str:
 
 
 def main() -> int:
-    """Prints measured beside wanted and the JSON line; 1 where a figure is missed."""
+    """Prints the figures beside their limits, and the JSON line. Returns 1 if a figure is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--plot", action="store_true", help="draw the running means")
-    parser.add_argument("--events", type=int, metavar="N", help="only the first N events of the stream")
-    parser.add_argument("--cycle", action="store_true", help="also one learning cycle")
+    parser.add_argument("--events", type=int, metavar="N", help="replay only the first N events of the stream")
+    parser.add_argument("--cycle", action="store_true", help="also run learning cycles")
     args = parser.parse_args()
     films = read_films()
     known, stream = parted()

@@ -1,4 +1,4 @@
-"""Judges weights: how well they rank what users chose next, by what was imported and without the fast memory."""
+"""Evaluates weights: how well they rank what users chose next, without the fast memory."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import threading
 from collections.abc import Sequence
 from math import log2
 
-from smallai_assistant import AssistantError, Example, Score, TaskContext
-from smallai_recommend.examples import Next, history_of, watched
+from smallai_assistant import AssistantError, Example, Item, Score, TaskContext
+from smallai_recommend.examples import NextChoice, control_choices, history_of
 from smallai_recommend.index import Index
 from smallai_recommend.interactions import Choice, Floats, InteractionStats, choice_of
-from smallai_recommend.query import Wish
+from smallai_recommend.item_texts import ReadTexts, TextReader
+from smallai_recommend.query import Query
 from smallai_recommend.ranking import rank
 from smallai_recommend.text_index import Lease, TextIndex
 from smallai_recommend.weights import LearnedWeights
@@ -19,82 +20,93 @@ from smallai_recommend.weights import LearnedWeights
 log = logging.getLogger(__name__)
 
 K = 10
-# The host retires feedback whose examples score 1.0 from the fast memory. But weights hold no user's history: a click
-# that was retired would be recommended again. So the best score is a hair less.
+# The host removes feedback from the fast memory if its examples score 1.0. But weights hold no histories: without the
+# click in the fast memory, the item would be recommended again. So the best score is slightly less.
 TOP = 1.0 - 1e-6
-_MAX_WISHES = 2_000
+_MAX_QUERIES = 2_000  # distinct texts that are embedded; bounds the time of an evaluation
 
 
-class Judge:
-    """Ranks the whole catalogue for histories.
+class Evaluator:
+    """Ranks the whole catalogue for the histories of examples.
+
+    Args:
+        context: gives the store.
+        text_index: the vectors that are known.
+        lease: lends the embedding model.
+        max_dense_items: see `EaseModel`.
 
     Attributes:
-        revision: of the store that it knows.
-        index: what was imported, less the last choices that are kept from training.
-        choices: the same, oldest first.
-        n_stored: how many interactions the store has.
+        revision: of the store that it shows.
+        index: the imported interactions without the last choices of the control users.
+        choices: the choices in `index`, oldest first.
+        n_stored: number of interactions in the store.
         has_texts: whether every text of the catalogue has a vector.
     """
 
     def __init__(self, context: TaskContext, text_index: TextIndex, lease: Lease, *, max_dense_items: int) -> None:
         self.revision = context.items.revision()
         interactions = context.items.interactions()
-        kept_out = set(watched(interactions).values())
+        kept_out = set(control_choices(interactions).values())
         self.n_stored = len(interactions)
         self.choices: list[Choice] = [
-            choice_of(each) for place, each in enumerate(interactions) if place not in kept_out
+            choice_of(interaction) for place, interaction in enumerate(interactions) if place not in kept_out
         ]
         self.max_dense_items = max_dense_items
-        self._items = context.items.items()
+        self._items: Sequence[Item] = context.items.items()
         self._text_index, self._lease = text_index, lease
-        self._vectors: dict[str, Floats] = {}
+        self._query_vectors: dict[str, Floats] = {}
         self.has_texts = True
         self.index = self._index_over(InteractionStats.of(self.choices))
-        self.has_texts = self.index.has_all_texts and self.index.texts is not None
-        if not self.has_texts:  # half of them would make two evaluations differ
-            self.index.texts = None
-            log.info("not all texts are read: new items and wishes are left out of the evaluation")
+        self.has_texts = self.index.read_texts.is_complete and self.index.read_texts.vectors is not None
+        if not self.has_texts:
+            # With a part of the texts, two evaluations would differ by how far the reading got.
+            self.index.read_texts = ReadTexts()
+            log.info("not all texts are read: new items and queries are left out of the evaluation")
         self._index_of_learned: tuple[LearnedWeights, Index] | None = None
 
     def scores(self, examples: Sequence[Example], learned: LearnedWeights | None) -> list[Score]:
-        """NDCG@10 of each: 1 / log2(1 + place) for the item that was chosen, 0 beyond place 10.
+        """NDCG@10 of each example: 1 / log2(1 + place) of the item that was chosen, 0 beyond place 10.
 
-        All items of the catalogue are ranked that the user had not had.
+        All items of the catalogue that the user had not had are ranked.
+
+        Args:
+            examples: with a `NextChoice` as payload.
+            learned: the weights to evaluate; None for those of the imported interactions.
         """
-        index = self._index_with(learned)
+        snapshot = self._index_with(learned).snapshot()
         found = []
         for example in examples:
-            asked: Next = example.payload
-            history = history_of(asked.before(), index.stats.find)
-            wish = Wish(asked.wish) if self.vector_of(asked.wish) is not None else None
-            ranking = rank(
-                index, None, wish, history=history, embed=self._vectors.__getitem__ if wish is not None else None
-            )
+            asked: NextChoice = example.payload
+            history = history_of(asked.before(), snapshot.stats.find)
+            query = Query(asked.wanted) if self.vector_of(asked.wanted) is not None else None
+            embed = self._query_vectors.__getitem__ if query is not None else None
+            ranking = rank(snapshot, None, query, history=history, embed=embed)
             order = ranking.order[:K].tolist()
-            wanted = index.stats.find(asked.choice.item)
+            wanted = snapshot.stats.find(asked.choice.item)
             place = order.index(wanted) + 1 if wanted in order else 0
-            best = index.titles[order[0]] if order else ""
+            best = snapshot.catalogue.titles[order[0]] if order else ""
             found.append(Score(min(TOP, 1.0 / log2(1 + place)) if place else 0.0, best))
         return found
 
-    def vector_of(self, wish: str) -> Floats | None:
-        """The sentence vector of a wish; None where it cannot be had."""
-        if not wish or not self.has_texts:
+    def vector_of(self, text: str) -> Floats | None:
+        """The sentence vector of what a query asks for, shape (n_dimensions,); None if it is not available."""
+        if not text or not self.has_texts:
             return None
-        if wish not in self._vectors:
-            if len(self._vectors) >= _MAX_WISHES:
+        if text not in self._query_vectors:
+            if len(self._query_vectors) >= _MAX_QUERIES:
                 return None
             try:
-                self._vectors[wish] = self._text_index.embed(wish, self._lease)
+                self._query_vectors[text] = self._text_index.embed(text, self._lease)
             except AssistantError as error:
-                log.info("a wish could not be read: %s", error)
+                log.info("a query could not be read: %s", error)
                 return None
-        return self._vectors[wish]
+        return self._query_vectors[text]
 
     def _index_with(self, learned: LearnedWeights | None) -> Index:
-        """An index that knows no more than these weights and counts, or than what was imported."""
+        """An index that knows these weights and their counts only; without weights, the imported interactions."""
         if learned is None:
             return self.index
+        # One is kept: an evaluation asks for the same weights several times, once for each slice of the examples.
         if self._index_of_learned is None or self._index_of_learned[0] is not learned:
             index = self._index_over(learned.stats())
             index.use(learned)
@@ -105,5 +117,5 @@ class Judge:
         index = Index()
         index.load(self._items, stats, max_dense_items=self.max_dense_items)
         if self.has_texts:
-            index.read_texts(self._text_index, self._lease, threading.Event())
+            index.update_texts(TextReader(self._text_index, self._lease, threading.Event()))
         return index

@@ -1,134 +1,130 @@
-"""Lessons -> examples: what a user had chosen before, and what came next."""
+"""Turns feedback into examples: what a user had chosen before, and what the user chose next."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from smallai_assistant import Example, Interaction, Item, JudgedTurn, TaskContext
 from smallai_recommend.interactions import Choice, UserHistory, choice_of
-from smallai_recommend.memory import FeedbackMemory
-from smallai_recommend.query import Titles, read_wish
-from smallai_recommend.signals import Find, signals_of
+from smallai_recommend.memory import FeedbackMemory, ReportedChoice
+from smallai_recommend.query import TitleFinder, parse_query
+from smallai_recommend.signals import FindItem, signals_of
 
 log = logging.getLogger(__name__)
 
-MAX_EXAMPLES = 20_000  # the newest
-# With fewer of them the point that the gate lets a protected slice lose is less than chance.
-MIN_WATCHED, MAX_WATCHED, WATCHED_ONE_IN, MIN_WATCHED_CHOICES = 100, 500, 3, 3
+MAX_EXAMPLES = 20_000  # the newest are kept
+# Control users give no feedback. With fewer of them, one lost point, which the gate accepts, would be within chance.
+MIN_CONTROL, MAX_CONTROL = 100, 500
+CONTROL_ONE_IN, MIN_CONTROL_CHOICES = 3, 3
 _NAMED_IN_PROMPT = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Next:
-    """A user's choices up to one, and that one.
+class NextChoice:
+    """A choice of a user to be predicted from the earlier ones.
 
     Attributes:
-        past: all choices of the user by time, shared by the examples of the user.
+        past: all choices of the user by time; the examples of a user share the list.
         n_before: how many of them came before this one.
-        choice: the one to be found.
-        wish: what the user had asked for, empty for nothing in particular.
+        choice: the choice to be predicted.
+        wanted: what the user had asked for in words; empty for nothing in particular.
     """
 
     past: Sequence[Choice]
     n_before: int
     choice: Choice
-    wish: str = ""
+    wanted: str = ""
 
     def before(self) -> Sequence[Choice]:
-        """What is known when it is asked."""
+        """The choices that are known when the question is asked."""
         return self.past[: self.n_before]
 
 
-def examples_of(judged_turns: Sequence[JudgedTurn], context: TaskContext, find: Find) -> list[Example]:
-    """One example for each choice that feedback tells of, of an item that the user had not had before.
+def examples_of(judged_turns: Sequence[JudgedTurn], context: TaskContext, find: FindItem) -> list[Example]:
+    """One example for each reported choice of an item that the user had not chosen before.
 
-    All of a user lie on one side of the split. Were they parted, the weights would know what the user chose after the
-    choice that is asked for, and put that before it: on MovieLens 100K learning then looks like a loss of 0.9 points.
+    All examples of a user lie on one side of the split. Otherwise the weights would know what the user chose after the
+    choice in question, and rank that first: on MovieLens 100K, learning then looks like a loss of 0.9 points.
     """
     memory = FeedbackMemory(find)
     memory.replace(judged_turns)
     catalogue = {item.id: item for item in context.items.items()}
-    given = [each for each in memory.given() if each.item in catalogue]
-    if len(given) > MAX_EXAMPLES:
-        log.info("of %d choices the newest %d are learned from", len(given), MAX_EXAMPLES)
-        given = given[-MAX_EXAMPLES:]
-    users = {each.user for each in given}
-    pasts: defaultdict[str, list[tuple[Choice, int]]] = defaultdict(list)
-    for interaction in context.items.interactions():
-        if interaction.user in users:
-            pasts[interaction.user].append((choice_of(interaction), -1))
-    for number, one in enumerate(given):
-        pasts[one.user].append((Choice(one.user, one.item, one.amount, one.at), number))
-    wishes = _wishes(judged_turns)
+    reported = [choice for choice in memory.reported() if choice.first.item in catalogue]
+    if len(reported) > MAX_EXAMPLES:
+        log.info("of %d choices the newest %d are learned from", len(reported), MAX_EXAMPLES)
+        reported = reported[-MAX_EXAMPLES:]
+    wanted = _wanted(judged_turns)
     found: dict[int, Example] = {}
-    for user, rows in pasts.items():
-        rows.sort(key=lambda row: row[0].at)
+    for user, rows in _pasts(reported, context.items.interactions()).items():
         past = [choice for choice, _ in rows]
         had: set[str] = set()
         for n_before, (choice, number) in enumerate(rows):
-            if number >= 0 and choice.item not in had:
-                one = given[number]
+            if number is not None and choice.item not in had:
+                one = reported[number]
+                words = wanted.get(one.first.turn_id, "")
                 found[number] = Example(
                     id=one.feedback_ids[0],
-                    prompt=_prompt(user, past[:n_before], catalogue, wishes.get(one.turn_id, "")),
+                    prompt=_prompt(user, past[:n_before], catalogue, words),
                     expected=catalogue[choice.item].title or choice.item,
                     split_key=f"user {user}",  # see above
                     feedback_ids=tuple(dict.fromkeys(one.feedback_ids)),
-                    payload=Next(past, n_before, choice, wishes.get(one.turn_id, "")),
+                    payload=NextChoice(past, n_before, choice, words),
                 )
             had.add(choice.item)
     return [found[number] for number in sorted(found)]
 
 
-def watched_examples(judged_turns: Sequence[JudgedTurn], context: TaskContext) -> list[Example]:
-    """The last choices of some users who gave no feedback, which no training has seen; see `watched`."""
-    judged = {each.user for judged_turn in judged_turns for each in signals_of(judged_turn, lambda _: None)}
+def control_examples(judged_turns: Sequence[JudgedTurn], context: TaskContext) -> list[Example]:
+    """The last choices of some users who gave no feedback, kept from training; see `control_choices`."""
+    gave_feedback = {signal.user for row in judged_turns for signal in signals_of(row, lambda _: None)}
     interactions = context.items.interactions()
-    last = watched(interactions)
+    last = control_choices(interactions)
     catalogue = {item.id: item for item in context.items.items()}
     pasts: defaultdict[str, list[Choice]] = defaultdict(list)
     for interaction in interactions:
-        if interaction.user in last and interaction.user not in judged:
+        if interaction.user in last and interaction.user not in gave_feedback:
             pasts[interaction.user].append(choice_of(interaction))
     examples = [
         Example(
-            id=f"watched {_hash(user)}",
+            id=f"control {_hash(user)}",
             prompt=_prompt(user, past[:-1], catalogue, ""),
             expected=catalogue[past[-1].item].title or past[-1].item,
-            split_key=f"watched {user}",
-            payload=Next(past, len(past) - 1, past[-1]),
+            split_key=f"control {user}",
+            payload=NextChoice(past, len(past) - 1, past[-1]),
         )
         for user, past in pasts.items()
-        if past[-1].item in catalogue and past[-1].item not in {each.item for each in past[:-1]}
+        if past[-1].item in catalogue and past[-1].item not in {choice.item for choice in past[:-1]}
     ]
-    return examples if len(examples) >= MIN_WATCHED else []
+    return examples if len(examples) >= MIN_CONTROL else []
 
 
-def watched(interactions: Sequence[Interaction]) -> dict[str, int]:
-    """By user, the place in the log of a last choice that is kept from training: of one user in three, 500 at most.
+def control_choices(interactions: Sequence[Interaction]) -> dict[str, int]:
+    """By control user, the place in the log of the last choice, which is kept from training.
 
-    The same ones in every cycle, as far as the users stay; nobody's where there are too few to judge by.
+    Control users are one user in three, at most 500, chosen by a hash: the same ones in every cycle as long as the
+    users stay. The result is empty if there are too few to judge by.
     """
     n_choices: defaultdict[str, int] = defaultdict(int)
     last: dict[str, int] = {}
-    for place, each in enumerate(interactions):
-        n_choices[each.user] += 1
-        last[each.user] = place
-    hashes = {user: _hash(user) for user, n in n_choices.items() if n >= MIN_WATCHED_CHOICES}
-    chosen = [user for user, digest in hashes.items() if int(digest, 16) % WATCHED_ONE_IN == 0]
+    for place, interaction in enumerate(interactions):
+        n_choices[interaction.user] += 1
+        last[interaction.user] = place
+    hashes = {user: _hash(user) for user, n in n_choices.items() if n >= MIN_CONTROL_CHOICES}
+    chosen = [user for user, digest in hashes.items() if int(digest, 16) % CONTROL_ONE_IN == 0]
     chosen.sort(key=lambda user: hashes[user])
-    return {user: last[user] for user in chosen[:MAX_WATCHED]} if len(chosen) >= MIN_WATCHED else {}
+    return {user: last[user] for user in chosen[:MAX_CONTROL]} if len(chosen) >= MIN_CONTROL else {}
 
 
 def history_of(choices: Sequence[Choice], find: Callable[[str], int | None]) -> UserHistory:
-    """The choices as the history of a user.
+    """The choices as the history of a user; choices of unknown items are left out.
 
     Args:
-        find: gives the index of an item, None where it is unknown.
+        choices: oldest first.
+        find: returns the index of an item, None if the item is unknown.
     """
     history = UserHistory()
     for choice in choices:
@@ -138,19 +134,37 @@ def history_of(choices: Sequence[Choice], find: Callable[[str], int | None]) -> 
     return history
 
 
-def _prompt(user: str, before: Sequence[Choice], catalogue: dict[str, Item], wish: str) -> str:
-    """What is asked, as people read it; who asks is a hash."""
-    last = [catalogue[each.item].title if each.item in catalogue else each.item for each in before[-_NAMED_IN_PROMPT:]]
+def _pasts(
+    reported: Sequence[ReportedChoice], interactions: Sequence[Interaction]
+) -> dict[str, list[tuple[Choice, int | None]]]:
+    """By user, all choices by time; a reported one with its number, an imported one with None."""
+    users = {choice.first.user for choice in reported}
+    pasts: defaultdict[str, list[tuple[Choice, int | None]]] = defaultdict(list)
+    for interaction in interactions:
+        if interaction.user in users:
+            pasts[interaction.user].append((choice_of(interaction), None))
+    for number, one in enumerate(reported):
+        first = one.first
+        choice = Choice(first.user, first.item, one.amount, first.order.at, tie=first.order.tie)
+        pasts[first.user].append((choice, number))
+    for rows in pasts.values():
+        rows.sort(key=lambda row: (row[0].at, row[0].tie))
+    return pasts
+
+
+def _prompt(user: str, before: Sequence[Choice], catalogue: Mapping[str, Item], wanted: str) -> str:
+    """The question as people read it; the user appears as a hash, because reports are shown around."""
+    last = [catalogue[row.item].title if row.item in catalogue else row.item for row in before[-_NAMED_IN_PROMPT:]]
     after = f"after {', '.join(f'“{title[:60]}”' for title in last)}" if last else "as the first one"
-    asked = f"“{wish[:100]}”" if wish else "what next"
+    asked = f"“{wanted[:100]}”" if wanted else "what next"
     return f"{asked}, {after}? (user {_hash(user)}, choice {len(before) + 1})"
 
 
-def _wishes(judged_turns: Sequence[JudgedTurn]) -> dict[str, str]:
-    """By turn, the words of what was asked for."""
-    no_titles = Titles({}, [])
+def _wanted(judged_turns: Sequence[JudgedTurn]) -> dict[str, str]:
+    """By turn id, what the request asked for. Titles are not looked for: the evaluation ranks by text only."""
+    no_titles = TitleFinder({}, [])
     turns = {judged_turn.turn.id: judged_turn.turn for judged_turn in judged_turns}
-    return {id_: read_wish(turn.request.text, no_titles).text for id_, turn in turns.items()}
+    return {turn_id: parse_query(turn.request.text, no_titles).text for turn_id, turn in turns.items()}
 
 
 def _hash(text: str) -> str:

@@ -1,8 +1,9 @@
-"""What users did: histories, popularity and what was chosen after what. One more interaction costs microseconds."""
+"""Statistics of what users did: histories, popularity and transitions. Appending one choice takes microseconds."""
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -15,29 +16,37 @@ from smallai_assistant import Interaction
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.intp]
+Bools = npt.NDArray[np.bool_]
 
-# Chosen with the other constants of the model: see `MODEL` in model.py.
-LAGS = 20  # how far apart in a history two choices may be to count as one after the other
+# These constants were chosen on MovieLens 100K together with those of ease.py; the comment there says how.
+LAGS = 20  # two choices count as a transition if they are at most this far apart in a history
 LAG_SCALE = 5.0
-BACKWARD = 0.5  # the order within a history is half noise: a later choice is some evidence for an earlier one
+BACKWARD = 0.5  # the order within a history is half noise, so each transition also counts half in reverse
 TREND_S = 30 * 86_400.0  # an interaction counts 1/e for the trend after 30 days
 
-SHRINKAGE = 30.0  # counts; pulls what was seen seldom towards nothing
-COMMONNESS = 0.3  # how much an item that follows everything is held back: 0 not at all, 1 in proportion
+SHRINKAGE = 30.0  # counts; pulls the transitions of rarely seen items towards zero
+COMMONNESS = 0.3  # discount for items that follow everything: 0 gives none, 1 is in proportion to their count
 
 _LAG_WEIGHTS = np.exp(-np.arange(LAGS) / LAG_SCALE).astype(np.float32)
 
 _POPULARITY, _TREND, _TREND_AT, _FROM, _TO = range(5)
+
+# Orders choices of the same time: the time that the feedback claims, then its id. Imports come before feedback.
+Tie = tuple[float, str]
+IMPORTED: Tie = (-math.inf, "")
 
 
 class Choice(NamedTuple):
     """A user chose an item.
 
     Attributes:
-        amount: how much it says about the user, over 0 to 2; see `strength`.
+        user: the user's id.
+        item: the item's id.
+        amount: how much the choice says about the user, above 0 and at most 2; see `strength`.
         at: seconds since 1970.
-        share: how much of that it counts for others, 0 to 1.
-        told: the amount that counts for others, where it is another one.
+        share: the share of it that counts for other users, 0 to 1.
+        public_amount: the amount that counts for other users; None if it is `amount`.
+        tie: orders choices of the same time.
     """
 
     user: str
@@ -45,51 +54,63 @@ class Choice(NamedTuple):
     amount: float
     at: float
     share: float = 1.0
-    told: float | None = None
+    public_amount: float | None = None
+    tie: Tie = IMPORTED
 
 
 @dataclass(slots=True)
 class UserHistory:
-    """One user's choices, oldest first; an item may stand there twice.
+    """One user's choices, oldest first. An item occurs as often as it was chosen.
 
     Attributes:
+        items: item indices.
         strengths: how much each choice says about the user.
-        counts: how much each choice says to others: the n-th choice of one item 1/n² of its strength, so that nobody
-            makes an item popular by choosing it again and again.
-        times: when each was, in seconds since 1970.
+        counts: how much each choice counts for other users. The n-th choice of an item counts 1/n², so a user cannot
+            make an item popular by choosing it repeatedly.
+        times: seconds since 1970.
     """
 
     items: list[int] = field(default_factory=list)
     strengths: list[float] = field(default_factory=list)
     counts: list[float] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
+    _ties: list[Tie] = field(default_factory=list)
     _n_chosen: Counter[int] = field(default_factory=Counter)
 
-    @property
-    def last_at(self) -> float:
-        """When the last choice was, in seconds since 1970; 0 before there is one."""
-        return self.times[-1] if self.times else 0.0
-
     def add(self, item: int, choice: Choice) -> float:
-        """Appends a choice of an item by its index, and returns what it counts for others."""
+        """Appends a choice of an item, given by its index, and returns what the choice counts for other users."""
         self._n_chosen[item] += 1
         self.items.append(item)
         self.strengths.append(choice.amount)
-        told = choice.amount if choice.told is None else choice.told
-        self.counts.append(told * min(choice.share, 1 / self._n_chosen[item] ** 2))
+        amount = choice.amount if choice.public_amount is None else choice.public_amount
+        # The smaller bound holds: one on this user's repetitions, one on those of the source behind several users.
+        self.counts.append(amount * min(choice.share, 1 / self._n_chosen[item] ** 2))
         self.times.append(choice.at)
+        self._ties.append(choice.tie)
         return self.counts[-1]
 
-    def strengthen(self, item: int, amount: float) -> None:
-        """Lets the last choice of an item say more about the user; for others it counts as before."""
-        for place in range(len(self.items) - 1, -1, -1):
-            if self.items[place] == item:
-                self.strengths[place] = amount
-                return
+    def is_before_last(self, choice: Choice) -> bool:
+        """Whether a choice belongs before the newest one of this history."""
+        return bool(self.times) and (choice.at, choice.tie) < (self.times[-1], self._ties[-1])
+
+    def strengthen(self, choice: Choice) -> bool:
+        """Updates how much a known choice says about the user. What it counts for other users stays.
+
+        Returns:
+            Whether the history holds the choice.
+        """
+        place = bisect_left(self.times, choice.at)
+        while place < len(self.times) and self.times[place] == choice.at:
+            # By the tie, not by the item: the user may have chosen the same item again since.
+            if self._ties[place] == choice.tie:
+                self.strengths[place] = choice.amount
+                return True
+            place += 1
+        return False
 
     def latest(self) -> tuple[Ints, Floats]:
-        """The distinct items by when they were last chosen, oldest first, and the strengths of those choices."""
-        last = {item: place for place, item in enumerate(self.items)}  # a later place overwrites
+        """The distinct items in the order of their last choice, oldest first, and the strengths of those choices."""
+        last = {item: place for place, item in enumerate(self.items)}  # a later place overwrites an earlier one
         places = sorted(last.values())
         return (
             np.array([self.items[place] for place in places], dtype=np.intp),
@@ -97,7 +118,7 @@ class UserHistory:
         )
 
     def first(self) -> tuple[Ints, Floats, npt.NDArray[np.float64]]:
-        """The distinct items by when they were first chosen, oldest first, what those choices count, and when."""
+        """The distinct items in the order of their first choice, oldest first, with the counts and times of those."""
         first = {item: len(self.items) - place for place, item in enumerate(reversed(self.items), 1)}
         places = sorted(first.values())
         return (
@@ -108,7 +129,7 @@ class UserHistory:
 
 
 def strength(weight: float) -> float:
-    """How much an interaction of this weight counts: 1 for 1, never over 2, so that none drowns the others."""
+    """The amount of an imported interaction: 1 for weight 1, always below 2, so that none outweighs all others."""
     return 2.0 * weight / (1.0 + weight)
 
 
@@ -117,13 +138,18 @@ def choice_of(interaction: Interaction) -> Choice:
     return Choice(interaction.user, interaction.item, strength(interaction.weight), interaction.at)
 
 
+def in_order(choices: Iterable[Choice]) -> list[Choice]:
+    """Choices by time. Choices of the same time are ordered by their tie, imports keep the order they are given in."""
+    return sorted(choices, key=lambda choice: (choice.at, choice.tie))
+
+
 class InteractionStats:
-    """Counts over all interactions, in an index of items that also holds those no longer in the catalogue.
+    """Counts over all choices, by item index. Items that left the catalogue keep their index.
 
     Attributes:
-        item_ids: by index.
-        users: histories by user id.
-        n_interactions: how many were taken in.
+        item_ids: the ids by index.
+        users: the histories by user id.
+        n_interactions: number of choices counted.
     """
 
     def __init__(self) -> None:
@@ -131,28 +157,31 @@ class InteractionStats:
         self.users: dict[str, UserHistory] = {}
         self.n_interactions = 0
         self._index: dict[str, int] = {}
-        self._sums = np.zeros((5, 64))  # one row each: popularity, trend, when the trend was so, transitions from, to
-        self._base: Any = None  # scipy csr matrix: the transitions that `of` counted
-        self._added: list[dict[int, float]] = []  # those that came after, by item
+        # One row each: popularity, trend, the time that the trend refers to, transitions from and to the item.
+        self._sums = np.zeros((5, 64))
+        self._base: Any = None  # scipy csr matrix: the transitions that `of` counted in bulk
+        self._added: list[dict[int, float]] = []  # the transitions appended since, by item: adding to csr is slow
 
     @classmethod
     def of(cls, interactions: Iterable[Interaction | Choice]) -> InteractionStats:
-        """Takes in all interactions at once, oldest first; the same as appending each.
+        """Counts all choices at once, with the same result as appending them one by one.
 
-        Ties in time keep the order they are given in.
+        Args:
+            interactions: oldest first; equal times keep the order they are given in.
         """
         stats = cls()
         for interaction in interactions:
-            stats._record(interaction)
+            stats._record(_as_choice(interaction))
         stats._count_transitions()
         return stats
 
     @classmethod
     def of_counts(cls, item_ids: Sequence[str], sums: npt.NDArray[np.float64], transitions: Any) -> InteractionStats:
-        """Makes it of what was counted before; it knows no users.
+        """Restores statistics from stored counts. The result has no user histories.
 
         Args:
-            sums: shape (5, n_items), as `sums` gives them.
+            item_ids: the ids by index.
+            sums: float64, shape (5, n_items), as the property `sums` returns them.
             transitions: scipy csr matrix, shape (n_items, n_items), see `counts_from`.
         """
         stats = cls()
@@ -164,11 +193,12 @@ class InteractionStats:
 
     @property
     def n_items(self) -> int:
+        """Number of items that have an index."""
         return len(self.item_ids)
 
     @property
     def sums(self) -> npt.NDArray[np.float64]:
-        """By item: popularity, trend, when the trend was so, transitions from it, transitions to it."""
+        """A copy of the counts, shape (5, n_items): popularity, trend, its time, transitions from and to the item."""
         return self._sums[:, : self.n_items].copy()
 
     @property
@@ -177,41 +207,47 @@ class InteractionStats:
         return self._sums[_POPULARITY, : self.n_items]
 
     def trend(self, now: float) -> npt.NDArray[np.float64]:
-        """The same with each interaction faded by its age at `now` (seconds since 1970), shape (n_items,)."""
+        """Popularity in which each choice fades with its age, shape (n_items,).
+
+        Args:
+            now: seconds since 1970.
+        """
         trend, at = self._sums[_TREND, : self.n_items], self._sums[_TREND_AT, : self.n_items]
         return np.asarray(trend * np.exp(-np.clip(now - at, 0.0, None) / TREND_S))
 
     @property
     def newest_at(self) -> float:
-        """When the latest interaction was, in seconds since 1970; 0 without any."""
+        """Time of the latest choice in seconds since 1970; 0 if there are none."""
         return float(self._sums[_TREND_AT].max())
 
     def index_of(self, item_id: str) -> int:
-        """The item's index; an unknown item gets the next one."""
+        """The item's index; an unknown item gets the next free one."""
         index = self._index.get(item_id)
         if index is None:
             index = self._index[item_id] = len(self.item_ids)
             self.item_ids.append(item_id)
             self._added.append({})
             if index >= self._sums.shape[1]:
+                # Doubling keeps the cost of many new items linear.
                 self._sums = np.concatenate([self._sums, np.zeros_like(self._sums)], axis=1)
         return index
 
     def find(self, item_id: str) -> int | None:
-        """The index of an item; None where it is unknown."""
+        """The index of an item; None if the item is unknown."""
         return self._index.get(item_id)
 
     def append(self, interaction: Interaction | Choice) -> bool:
-        """Takes in one more interaction.
+        """Counts one more choice.
 
         Returns:
-            Whether it could be: False, and nothing is changed, where it lies before what its user did last; then
-            all have to be taken in anew.
+            False, with nothing changed, if the choice belongs before the user's newest one. The caller then has to
+            count everything again.
         """
-        known = self.users.get(interaction.user)
-        if known is not None and interaction.at < known.last_at:
+        choice = _as_choice(interaction)
+        known = self.users.get(choice.user)
+        if known is not None and known.is_before_last(choice):
             return False
-        history, item = self._record(interaction)
+        history, item = self._record(choice)
         before = history.items[-2 : -LAGS - 2 : -1]
         for weight, other, other_count in zip(
             _LAG_WEIGHTS.tolist(), before, history.counts[-2 : -LAGS - 2 : -1], strict=False
@@ -223,9 +259,10 @@ class InteractionStats:
         return True
 
     def transitions_from(self, items: Sequence[int] | Ints) -> Floats:
-        """How likely each item is chosen soon after each of `items`: shape (len(items), n_items).
+        """How likely each item is chosen soon after each of `items`: float32, shape (len(items), n_items).
 
-        Not probabilities: counts over all that followed, shrunk, and less for what follows everything.
+        The values are counts, not probabilities. They are shrunk by how much followed at all, and discounted for
+        items that follow everything.
         """
         counts = self.counts_from(items)
         counts /= (self._sums[_FROM, np.asarray(items, dtype=np.intp)] + SHRINKAGE)[:, None]
@@ -233,7 +270,7 @@ class InteractionStats:
         return counts
 
     def counts_from(self, items: Sequence[int] | Ints) -> Floats:
-        """The bare counts of what was chosen soon after each of `items`: shape (len(items), n_items)."""
+        """The plain counts of what was chosen soon after each of `items`: float32, shape (len(items), n_items)."""
         counts = np.zeros((len(items), self.n_items), dtype=np.float32)
         if self._base is not None:
             n = self._base.shape[0]
@@ -246,16 +283,16 @@ class InteractionStats:
                 counts[place, list(row)] += np.fromiter(row.values(), dtype=np.float32, count=len(row))
         return counts
 
-    def _record(self, interaction: Interaction | Choice) -> tuple[UserHistory, int]:
-        chosen = interaction if isinstance(interaction, Choice) else choice_of(interaction)
-        history = self.users.setdefault(chosen.user, UserHistory())
-        item = self.index_of(chosen.item)
-        amount = history.add(item, chosen)
+    def _record(self, choice: Choice) -> tuple[UserHistory, int]:
+        history = self.users.setdefault(choice.user, UserHistory())
+        item = self.index_of(choice.item)
+        amount = history.add(item, choice)
         self.n_interactions += 1
         sums = self._sums[:, item]
-        newest = max(sums[_TREND_AT], interaction.at)
+        # The trend refers to the item's newest choice, so that nothing has to be updated as time passes.
+        newest = max(sums[_TREND_AT], choice.at)
         sums[_TREND] *= math.exp((sums[_TREND_AT] - newest) / TREND_S)
-        sums[_TREND] += amount * math.exp((interaction.at - newest) / TREND_S)
+        sums[_TREND] += amount * math.exp((choice.at - newest) / TREND_S)
         sums[_TREND_AT] = newest
         sums[_POPULARITY] += amount
         return history, item
@@ -270,11 +307,12 @@ class InteractionStats:
         from scipy import sparse
 
         histories = self.users.values()
-        items = np.fromiter((item for each in histories for item in each.items), dtype=np.intp)
-        amounts = np.fromiter((amount for each in histories for amount in each.counts), dtype=np.float32)
+        items = np.fromiter((item for history in histories for item in history.items), dtype=np.intp)
+        amounts = np.fromiter((amount for history in histories for amount in history.counts), dtype=np.float32)
         user = np.repeat(np.arange(len(self.users)), [len(history.items) for history in histories])
         n = self.n_items
         base = sparse.csr_matrix((n, n), dtype=np.float32)
+        # All histories in one array, shifted by each lag: a loop over 100,000 choices would take seconds.
         for lag in range(1, min(LAGS, len(items) - 1) + 1):
             pair = (user[lag:] == user[:-lag]) & (items[lag:] != items[:-lag])
             counts = _LAG_WEIGHTS[lag - 1] * (amounts[lag:] * amounts[:-lag])[pair]
@@ -282,3 +320,7 @@ class InteractionStats:
         self._base = (base + BACKWARD * base.T).tocsr()
         self._sums[_FROM, :n] = self._base.sum(axis=1).ravel()
         self._sums[_TO, :n] = self._base.sum(axis=0).ravel()
+
+
+def _as_choice(interaction: Interaction | Choice) -> Choice:
+    return interaction if isinstance(interaction, Choice) else choice_of(interaction)

@@ -1,81 +1,124 @@
-"""What feedback taught at once: a function of the lessons, folded signal by signal, lazily at first use."""
+"""The fast memory: what all feedback says, known from the next answer on.
+
+Its state is a function of the set of feedback. The order of arrival and repeated deliveries do not change it, so
+learning one by one and rebuilding give the same. Everything is merged by the time of the signals, ties by their ids:
+the first signal of a choice, the last word on an item and the number of a repetition are defined by that order. If a
+signal arrives too late to be appended, the memory counts again in order and starts a new generation.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
+from typing import NamedTuple, TypeVar
 
 from smallai_assistant import JudgedTurn
 from smallai_recommend.interactions import Choice
-from smallai_recommend.push_attacks import Pushers
-from smallai_recommend.signals import Find, Signal, signals_of
+from smallai_recommend.push_attacks import PushDetector
+from smallai_recommend.signals import FindItem, Order, Signal, signals_of
 
 log = logging.getLogger(__name__)
 
-MAX_LEANINGS = 100  # of a user; older ones are forgotten
+MAX_REACTIONS = 100  # per user, the newest: a robot that skips everything must not slow down its own queries
+# Opinions are added up as integers: a sum of floats depends on the order of its terms.
+_OPINION_UNITS = 100
+
+_BY_ORDER = attrgetter("order")
+_Key = TypeVar("_Key")
 
 
 @dataclass(slots=True)
-class Given:
-    """A choice that feedback tells of: all signals of one user on one item of one answer are one choice.
+class ReportedChoice:
+    """A choice that feedback reports. All signals of one user on one item of one answer report the same choice.
 
     Attributes:
-        amount: of the strongest signal.
-        told: of the first one; it is what counts for others, whatever follows.
-        nth: how many choices of this item its voter had told of by then, this one counted.
+        signals: in order, at least one. The first one decides what counts for other users.
+        amount: of the strongest signal; it counts for the user.
+        nth: 1 for the voter's first choice of this item, 2 for the second.
     """
 
-    user: str
-    item: str
+    signals: list[Signal]
     amount: float
-    told: float
-    at: float
-    voter: str
-    nth: int
-    turn_id: str
-    feedback_ids: list[str]
+    nth: int = 0
+
+    @property
+    def first(self) -> Signal:
+        """The earliest signal."""
+        return self.signals[0]
+
+    @property
+    def order(self) -> Order:
+        """When the choice was made."""
+        return self.first.order
+
+    @property
+    def feedback_ids(self) -> tuple[str, ...]:
+        """The feedback that reports the choice, oldest first."""
+        return tuple(signal.feedback_id for signal in self.signals)
+
+    def merge(self, signal: Signal) -> None:
+        """Adds a signal; one that is known already changes nothing."""
+        place = bisect_left(self.signals, signal.order, key=_BY_ORDER)
+        if place < len(self.signals) and self.signals[place].order == signal.order:
+            return
+        self.signals.insert(place, signal)
+        self.amount = max(self.amount, signal.amount)
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A choice that is new, or one that has become stronger."""
+    """A change since an earlier state: a new choice, or a known one that became stronger."""
 
     choice: Choice
     is_new: bool
 
 
-class FeedbackMemory:
-    """All that feedback said, in the order it came.
-
-    Args:
-        find: an item of the catalogue by its id or title.
+class Cursor(NamedTuple):
+    """How far a reader has followed the memory.
 
     Attributes:
-        generation: changes where what was said before counts differently now: take everything in anew.
-        n_against: changes where opinions against items do.
+        generation: the reader's state is void if the memory has another one.
+        n_steps: number of steps of this generation that the reader has taken.
     """
 
-    def __init__(self, find: Find) -> None:
+    generation: int
+    n_steps: int
+
+
+class FeedbackMemory:
+    """What all feedback says. Thread-safe.
+
+    Args:
+        find: returns the catalogue's item with this id or title.
+
+    Attributes:
+        generation: increases if earlier choices count differently now. Readers then have to start again.
+        opinions_revision: increases if somebody's opinion against an item changes.
+    """
+
+    def __init__(self, find: FindItem) -> None:
         self.generation = 0
-        self.n_against = 0
+        self.opinions_revision = 0
         self._find = find
         self._lock = threading.RLock()
         self._unread: Sequence[JudgedTurn] = ()
         self._clear()
 
     def replace(self, judged_turns: Sequence[JudgedTurn]) -> None:
-        """Begins anew with these; they are read when they are first needed."""
+        """Replaces the content. The judged turns are read on first use, so that the start of a program stays fast."""
         with self._lock:
             self._clear()
             self._unread = tuple(judged_turns)
             self.generation += 1
-            self.n_against += 1
+            self.opinions_revision += 1
 
     def add(self, judged_turn: JudgedTurn) -> list[Signal]:
-        """Takes in one more, and gives what it said."""
+        """Takes in one more feedback and returns its signals."""
         with self._lock:
             self._read()
             signals = signals_of(judged_turn, self._find)
@@ -83,133 +126,175 @@ class FeedbackMemory:
                 self._take(signal)
             return signals
 
-    def given(self) -> list[Given]:
-        """The choices, in the order they were told of."""
+    def reported(self) -> list[ReportedChoice]:
+        """All choices in order, oldest first."""
         with self._lock:
             self._read()
-            return list(self._given)
+            return sorted(self._choices.values(), key=_BY_ORDER)
 
-    def choices(self) -> tuple[list[Choice], int, int]:
-        """The same as they count now, from which step on to ask for what is new, and the generation."""
+    def choices(self) -> tuple[list[Choice], Cursor]:
+        """All choices in order as they count now, and the cursor from which `steps_since` continues."""
         with self._lock:
-            self._read()
-            return [self._choice(each) for each in self._given], len(self._steps), self.generation
+            return [self._choice(reported) for reported in self.reported()], Cursor(self.generation, len(self._steps))
 
-    def steps(self, start: int) -> tuple[list[Step], int]:
-        """What came from this step on, and the generation that it is of."""
+    def steps_since(self, cursor: Cursor) -> list[Step] | None:
+        """The changes after `cursor`; None if the generation has changed and the reader has to start again."""
         with self._lock:
             self._read()
-            newer = self._steps[start:]
-            return [Step(self._choice(self._given[place]), is_new) for place, is_new in newer], self.generation
+            if cursor.generation != self.generation:
+                return None
+            return [Step(self._choice(reported), is_new) for reported, is_new in self._steps[cursor.n_steps :]]
 
-    def leanings_of(self, user: str) -> list[tuple[str, float]]:
-        """Items that the user did not choose, and how much speaks for or, below 0, against each; oldest first."""
+    def reactions_of(self, user: str) -> list[tuple[str, float]]:
+        """The user's opinions on items without choosing them: ids and amounts, negative if against; oldest first."""
         with self._lock:
             self._read()
-            return list(self._leanings.get(user, {}).items())
+            words = sorted(self._last_words.get(user, {}).values(), key=_BY_ORDER)
+            return [(word.item, word.amount) for word in words if not word.is_choice][-MAX_REACTIONS:]
 
     def against(self) -> dict[str, float]:
-        """How many voters are against each item; each counts 1 at most."""
+        """By item id, how many voters are against it. Each counts at most 1; items that nobody opposes are left out."""
         with self._lock:
             self._read()
-            return {item: amount for item, amount in self._against.items() if amount > 0}
+            return {item: units / _OPINION_UNITS for item, units in self._against.items() if units}
+
+    def chosen_items(self) -> set[str]:
+        """The ids of all items that a choice names."""
+        with self._lock:
+            self._read()
+            return set(self._of_item)
 
     def n_voters(self, item: str) -> int:
-        """How many voters told of choices of an item."""
-        with self._lock:
-            return len(self._n_told[item])
-
-    def told_of(self, item: str) -> float:
-        """How much the choices of an item that feedback told of count for others, together."""
-        with self._lock:
-            return sum(self._share(each) * each.told for each in self._of_item[item])
-
-    def pushed(self) -> dict[str, list[str]]:
-        """The items that voters are set aside for pushing, and these voters."""
+        """Number of voters that chose an item."""
         with self._lock:
             self._read()
-            return self._pushers.pushed()
+            return len(self._of_item.get(item, ()))
+
+    def public_amount_of(self, item: str) -> float:
+        """How much all choices of an item count for other users, in total."""
+        with self._lock:
+            self._read()
+            choices = (reported for choices in self._of_item.get(item, {}).values() for reported in choices)
+            return sum(self._share(reported) * reported.first.amount for reported in choices)
+
+    def pushed(self) -> dict[str, list[str]]:
+        """The items under a push attack, and the voters who take part in it."""
+        with self._lock:
+            self._read()
+            return self._push_detector.pushed()
 
     def is_set_aside(self, voter: str) -> bool:
-        """Whether a voter's choices count for its users alone."""
+        """Whether a voter's choices count for its own users only."""
         with self._lock:
-            return self._pushers.is_set_aside(voter)
+            self._read()
+            return self._push_detector.is_set_aside(voter)
 
     def _clear(self) -> None:
         self._unread = ()
-        self._given: list[Given] = []
-        self._of_item: defaultdict[str, list[Given]] = defaultdict(list)
-        self._steps: list[tuple[int, bool]] = []
-        self._by_answer: dict[tuple[str, str, str], int] = {}
-        self._n_told: defaultdict[str, Counter[str]] = defaultdict(Counter)  # by item: voters
-        self._leanings: defaultdict[str, dict[str, float]] = defaultdict(dict)  # by user
-        self._opinions: dict[tuple[str, str], float] = {}
-        self._against: defaultdict[str, float] = defaultdict(float)
-        self._pushers = Pushers()
+        self._choices: dict[tuple[str, str, str], ReportedChoice] = {}  # by user, item and answer
+        self._of_item: defaultdict[str, defaultdict[str, list[ReportedChoice]]] = _by_item_and_voter()
+        self._steps: list[tuple[ReportedChoice, bool]] = []
+        self._last_words: defaultdict[str, dict[str, Signal]] = defaultdict(dict)  # by user and item
+        self._opinions: dict[tuple[str, str], Signal] = {}  # the last words by voter and item
+        self._against: defaultdict[str, int] = defaultdict(int)
+        self._push_detector = PushDetector()
 
     def _read(self) -> None:
+        """Reads what `replace` was given, in order, so that nothing has to be counted twice."""
         unread, self._unread = self._unread, ()
+        signals: list[Signal] = []
         for judged_turn in unread:
             try:
-                signals = signals_of(judged_turn, self._find)
-            except (ValueError, TypeError, OverflowError):  # one odd row must not cost all the others
+                signals += signals_of(judged_turn, self._find)
+            except (ValueError, TypeError, OverflowError):  # one malformed row must not cost all the others
                 log.exception("the feedback %s could not be read", judged_turn.feedback.id)
-                continue
-            for signal in signals:
-                self._take(signal)
+        for signal in sorted(signals, key=_BY_ORDER):
+            self._take(signal)
 
     def _take(self, signal: Signal) -> None:
-        leanings = self._leanings[signal.user]
-        leanings.pop(signal.item, None)  # the last word counts
+        _keep_later(self._last_words[signal.user], signal.item, signal)
         self._oppose(signal)
         if not signal.is_choice:
-            leanings[signal.item] = signal.amount
-            while len(leanings) > MAX_LEANINGS:
-                del leanings[next(iter(leanings))]
             return
-        answer = (signal.user, signal.item, signal.turn_id)
-        place = self._by_answer.get(answer)
-        if place is not None:
-            known = self._given[place]
-            known.feedback_ids.append(signal.feedback_id)
-            if signal.amount > known.amount:
-                known.amount = signal.amount
-                self._steps.append((place, False))
+        key = (signal.user, signal.item, signal.turn_id)
+        reported = self._choices.get(key)
+        if reported is None:
+            reported = self._choices[key] = ReportedChoice([signal], signal.amount)
+            if self._count(reported):
+                self._steps.append((reported, True))
+            else:
+                self._count_again(self._choices.values())
             return
-        told = self._n_told[signal.item]
-        told[signal.voter] += 1
-        self._by_answer[answer] = len(self._given)
-        self._steps.append((len(self._given), True))
-        self._given.append(
-            Given(
-                signal.user,
-                signal.item,
-                signal.amount,
-                signal.amount,
-                signal.at,
-                signal.voter,
-                told[signal.voter],
-                signal.turn_id,
-                [signal.feedback_id],
-            )
-        )
-        self._of_item[signal.item].append(self._given[-1])
-        if self._pushers.count(signal.voter, signal.item, was_shown=signal.was_shown):
-            self.generation += 1
+        first, amount = reported.first, reported.amount
+        reported.merge(signal)
+        if reported.first is not first:  # time, voter or public amount of the choice may be different now
+            self._count_again(self._choices.values())
+        elif reported.amount > amount:
+            self._steps.append((reported, False))
+
+    def _count(self, reported: ReportedChoice) -> bool:
+        """Numbers a choice among its voter's choices of the item.
+
+        Returns:
+            False, with nothing changed, if a later one has a number already.
+        """
+        first = reported.first
+        earlier = self._of_item[first.item][first.voter]
+        if earlier and reported.order < earlier[-1].order:
+            return False
+        earlier.append(reported)
+        reported.nth = len(earlier)
+        if self._push_detector.count(first.voter, first.item, was_shown=first.was_shown):
+            self._start_generation()
+        return True
+
+    def _count_again(self, choices: Iterable[ReportedChoice]) -> None:
+        self._of_item, self._push_detector = _by_item_and_voter(), PushDetector()
+        for reported in sorted(choices, key=_BY_ORDER):
+            self._count(reported)
+        self._start_generation()
+
+    def _start_generation(self) -> None:
+        self.generation += 1
+        self._steps.clear()  # readers of an older generation do not ask for them
 
     def _oppose(self, signal: Signal) -> None:
-        """One voter is against an item once, whatever it does; the last word counts."""
+        """A voter is against an item at most once, and its last word decides how much."""
         key = (signal.voter, signal.item)
-        amount = min(1.0, max(0.0, -signal.amount))
-        before = self._opinions.get(key, 0.0)
-        if amount != before:
-            self._opinions[key] = amount
-            self._against[signal.item] += amount - before
-            self.n_against += 1
+        before = _units_against(self._opinions.get(key))
+        _keep_later(self._opinions, key, signal)
+        units = _units_against(self._opinions[key])
+        if units != before:
+            self._against[signal.item] += units - before
+            self.opinions_revision += 1
 
-    def _share(self, given: Given) -> float:
-        """How much a choice counts for others."""
-        return 0.0 if self._pushers.is_set_aside(given.voter) else 1.0 / given.nth**2
+    def _share(self, reported: ReportedChoice) -> float:
+        """The share of a choice that counts for other users."""
+        return 0.0 if self._push_detector.is_set_aside(reported.first.voter) else 1.0 / reported.nth**2
 
-    def _choice(self, given: Given) -> Choice:
-        return Choice(given.user, given.item, given.amount, given.at, self._share(given), given.told)
+    def _choice(self, reported: ReportedChoice) -> Choice:
+        first = reported.first
+        return Choice(
+            user=first.user,
+            item=first.item,
+            amount=reported.amount,
+            at=first.order.at,
+            share=self._share(reported),
+            public_amount=first.amount,
+            tie=first.order.tie,
+        )
+
+
+def _by_item_and_voter() -> defaultdict[str, defaultdict[str, list[ReportedChoice]]]:
+    return defaultdict(lambda: defaultdict(list))
+
+
+def _keep_later(words: dict[_Key, Signal], key: _Key, signal: Signal) -> None:
+    """Keeps the later one of two signals."""
+    known = words.get(key)
+    if known is None or signal.order > known.order:
+        words[key] = signal
+
+
+def _units_against(word: Signal | None) -> int:
+    return 0 if word is None else round(_OPINION_UNITS * min(1.0, max(0.0, -word.amount)))

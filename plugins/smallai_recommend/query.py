@@ -1,4 +1,4 @@
-"""What a request asks for beyond "recommend me something": words to match, words to avoid, titles to be like."""
+"""Parses a request into a query: what items should be about, what they should not be about, and titles to be like."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-_MAX_WISH_CHARS = 300
-_MAX_TITLE_WORDS = 12
+_MAX_READ_CHARS = 2_000  # of a request; what comes later is ignored, so that a pasted book costs nothing
+_MAX_QUERY_CHARS = 300  # of the text that is embedded
+_MAX_TITLE_WORDS = 12  # longer titles are not looked for
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _YEAR = re.compile(r"\((\d{4})\)\s*$")
 
-# Words of a request that say nothing about what is wanted.
-_PLAIN_WORDS = """
+# Words of a request that do not describe the wanted items.
+_STOP_WORDS = """
 a about advice advise after again album albums all already also am an and another any anything are around article
 articles as ask at audiobook audiobooks author available avoid away based be because been before best better binge
 bit book books bored boring but buy by can can't catalog catalogue check choose club come comes could couldn't
@@ -36,12 +37,13 @@ watch watched watching watchlist way we we'd we're wednesday week weekend weeken
 what's whatever when where which while who who's whose why will wish with without won't wondering worth worthwhile
 would wouldn't year years yes yet you you'd you're your
 """
-_PLAIN = frozenset(_PLAIN_WORDS.split())
-# After these "love" is a verb and says nothing, elsewhere it is a theme: "a love story".
+_STOP = frozenset(_STOP_WORDS.split())
+# After these, "love" is a verb and describes nothing; elsewhere it is a theme, as in "a love story".
 _LOVER_WORDS = """
 absolutely also always could do don't i i'd i'll just may might not really should they to we who will would you you'd
 """
 _LOVERS = frozenset(_LOVER_WORDS.split())
+# After these, a title is meant as a title even if it is an ordinary word.
 _TITLE_CUE_WORDS = "like liked loved love enjoyed after finished seen saw read watched to as of"
 _TITLE_CUES = frozenset(_TITLE_CUE_WORDS.split())
 _AVOID = re.compile(
@@ -53,14 +55,14 @@ _LIKE_LAST = re.compile(r"\b(?:like|similar to|as) (?:the|my) (?:last|latest|pre
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What is wanted.
+class Query:
+    """What a request asks for.
 
     Attributes:
-        text: what the items should be about, empty for a bare request.
+        text: what the items should be about; empty for a bare request such as "recommend something".
         avoid: what they should not be about.
-        like: indices of the titles named.
-        like_last: whether it should be like what the user chose last.
+        like: item indices of the titles named.
+        like_last: whether the items should be like the one that the user chose last.
     """
 
     text: str = ""
@@ -69,17 +71,17 @@ class Wish:
     like_last: bool = False
 
     @property
-    def wants_something(self) -> bool:
-        """Whether it is more than a bare request."""
-        return bool(self.text or self.avoid or self.like or self.like_last)
+    def is_bare(self) -> bool:
+        """Whether the request asks for nothing in particular."""
+        return not (self.text or self.avoid or self.like or self.like_last)
 
 
-class Titles:
+class TitleFinder:
     """Finds titles in a text.
 
     Args:
-        titles: by the index to give back.
-        prominence: by the same index; of equal titles the most prominent is meant.
+        titles: by item index.
+        prominence: by item index; of equal titles the most prominent item is meant.
     """
 
     def __init__(self, titles: Mapping[int, str], prominence: Sequence[float]) -> None:
@@ -91,13 +93,13 @@ class Titles:
                 self._by_words.setdefault(words, []).append((index, year[1] if year else ""))
 
     def find(self, text: str) -> tuple[tuple[int, ...], str]:
-        """The titles in `text`, and the text without them.
+        """Finds titles and returns their item indices, and the text without them.
 
-        A title of one word, or of words that any request may hold, counts only after "like", "loved", "after" and
-        their kind: "Big" is also a word.
+        A title of one word or of stop words counts only after a cue such as "like", "loved" or "after": "Big" is a
+        film, but mostly an ordinary word.
         """
         tokens = list(_WORD.finditer(text))
-        words = [token[0].casefold().replace("’", "'") for token in tokens]
+        words = [_fold(token[0]) for token in tokens]
         found: list[int] = []
         rest, place, copied = "", 0, 0
         while place < len(words):
@@ -108,81 +110,92 @@ class Titles:
             after = tokens[place + length][0] if place + length < len(tokens) else ""
             index, has_year = self._pick(words[place : place + length], after)
             found.append(index)
-            end = place + length + has_year
+            end = place + length + has_year  # the year belongs to the title
             rest += text[copied : tokens[place].start()]
             copied = tokens[end - 1].end()
             place = end
         return tuple(dict.fromkeys(found)), rest + text[copied:]
 
     def _longest(self, words: Sequence[str], place: int, *, is_named: bool) -> int:
+        """Number of words of the longest title that starts at `place`; 0 if there is none."""
+        # One word more than a title may have, for a leading "the" that titles are stored without.
         for length in range(min(_MAX_TITLE_WORDS + 1, len(words) - place), 0, -1):
             title = tuple(words[place : place + length])
             if _without_the(title) not in self._by_words:
                 continue
-            says_something = length > 1 and any(word not in _PLAIN for word in title)
-            if is_named or (says_something and len(_without_the(title)) > 1):
+            is_telling = length > 1 and any(word not in _STOP for word in title)
+            if is_named or (is_telling and len(_without_the(title)) > 1):
                 return length
         return 0
 
     def _pick(self, words: Sequence[str], after: str) -> tuple[int, bool]:
-        choices = self._by_words[_without_the(tuple(words))]
-        for index, year in choices:
+        """The item that is meant, and whether the word after the title is its year."""
+        candidates = self._by_words[_without_the(tuple(words))]
+        for index, year in candidates:
             if year and year == after:
                 return index, True
-        return choices[0][0], False
+        return candidates[0][0], False
 
 
-def read_wish(text: str, titles: Titles) -> Wish:
-    """Reads a request."""
-    like, rest = titles.find(text[:2_000])
+def parse_query(text: str, finder: TitleFinder) -> Query:
+    """Parses a request."""
+    like, rest = finder.find(text[:_MAX_READ_CHARS])
     unwanted = [match[1] for match in _AVOID.finditer(rest) if _is_unwanted(match)]
     if unwanted:
         rest = _AVOID.sub(lambda match: " " if _is_unwanted(match) else match[0], rest)
     wanted = _content(rest)
     like_last = not like and not wanted and bool(_LIKE_LAST.search(rest))
-    return Wish(wanted, " ".join(unwanted), like, like_last)
+    return Query(wanted, " ".join(unwanted), like, like_last)
 
 
 def _content(text: str) -> str:
-    """From the first to the last word that says something, clause by clause."""
+    """Keeps each clause from its first to its last word that describes something."""
     clauses = (_clause(list(_WORD.finditer(clause)), clause) for clause in re.split(r"[,;:.!?\n]+", text))
-    return ", ".join(clause for clause in clauses if clause)[:_MAX_WISH_CHARS]
+    return ", ".join(clause for clause in clauses if clause)[:_MAX_QUERY_CHARS]
 
 
 def _clause(tokens: list[re.Match[str]], text: str) -> str:
     before = ["", *(token[0] for token in tokens)]
-    telling = [token for token, previous in zip(tokens, before, strict=False) if _tells(token[0], previous)]
+    telling = [token for token, previous in zip(tokens, before, strict=False) if _is_telling(token[0], previous)]
+    # The stop words in between stay: "a ship in a storm" is a phrase, "ship storm" a list of words.
     return text[telling[0].start() : telling[-1].end()] if telling else ""
 
 
-def _tells(word: str, previous: str) -> bool:
-    word, previous = (each.casefold().replace("’", "'") for each in (word, previous))
+def _is_telling(word: str, previous: str) -> bool:
+    """Whether a word describes the wanted items."""
+    word, previous = _fold(word), _fold(previous)
     if word == "love":
         return previous not in _LOVERS
-    return word not in _PLAIN and len(word) > 1 and not word.isdigit()
+    return word not in _STOP and len(word) > 1 and not word.isdigit()
 
 
 def _is_unwanted(match: re.Match[str]) -> bool:
-    return match[1].split()[-1].casefold() not in _PLAIN
+    return match[1].split()[-1].casefold() not in _STOP
 
 
 def _is_named(words: Sequence[str], place: int) -> bool:
+    """Whether the words before `place` announce a title."""
     before = words[place - 1] if place else ""
     if before == "to":
         return place > 1 and words[place - 2] in ("similar", "close")
-    if before in ("and", "or"):
+    if before in ("and", "or"):  # "like Alien and Heat": the cue stands before the first title
         return any(word in _TITLE_CUES for word in words[:place])
     return before in _TITLE_CUES
 
 
 def _title_words(title: str) -> tuple[str, ...]:
     title = _YEAR.sub("", title)
-    return _without_the(tuple(word.casefold().replace("’", "'") for word in _WORD.findall(_article_first(title))))
+    return _without_the(tuple(_fold(word) for word in _WORD.findall(_article_first(title))))
 
 
 def _article_first(title: str) -> str:
+    """Turns "Matrix, The", as catalogues sort it, into "The Matrix"."""
     return re.sub(r"^(.*), (The|A|An)\s*$", r"\2 \1", title.strip())
 
 
 def _without_the(words: tuple[str, ...]) -> tuple[str, ...]:
     return words[1:] if len(words) > 1 and words[0] == "the" else words
+
+
+def _fold(word: str) -> str:
+    return word.casefold().replace("’", "'")

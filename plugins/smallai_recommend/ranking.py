@@ -1,4 +1,4 @@
-"""Orders the items for one request: the user's taste, and what the request wants."""
+"""Ranks the items for one request by the user's scores and by what the query asks for."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from smallai_recommend.cold_start import Bools
-from smallai_recommend.index import Index
-from smallai_recommend.interactions import Floats, Ints, UserHistory
-from smallai_recommend.query import Wish
-from smallai_recommend.user_scores import Taste, standardise, taste_of
+from smallai_recommend.interactions import Bools, Floats, Ints, UserHistory
+from smallai_recommend.query import Query
+from smallai_recommend.snapshot import Snapshot
+from smallai_recommend.user_scores import UserScores, standardize, user_scores
 
-# A wish comes first, taste chooses among what fits: from the worst to the best item, taste is worth this many
-# standard deviations of likeness to the wish.
-TASTE_SPAN = 1.5
-MIN_COSINE = 0.25  # a wish that nothing is nearer to is not understood
-FITS = 1.0  # standard deviations above the mean item from which an item is said to match
+# The query comes first, and the user's scores choose among what fits: from the worst item to the best, they are worth
+# this many standard deviations of similarity to the query.
+USER_SPAN = 1.5
+MIN_COSINE = 0.25  # a query is understood if the cosine of some item reaches this
+FITS = 1.0  # standard deviations above the mean item, from which an item is said to match
+
+Embed = Callable[[str], Floats]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,18 +28,18 @@ class Ranking:
     Attributes:
         order: item indices, shape (n_candidates,).
         scores: float32, shape (n_items,).
-        taste: what the user's history said.
-        wish: what of the request was used.
-        fit: how well each item matches the wish's text, in standard deviations; None where there is none.
-        alike: how much each item is like the titles named, the same.
-        like: the items to be like.
-        was_understood: False where the wish's text is near to nothing in the catalogue.
+        user: the user's scores.
+        query: what the request asks for.
+        fit: how well each item matches the query's text, in standard deviations; None if that was not compared.
+        alike: how similar each item is to the titles that the query names, the same way.
+        like: the items to be like, shape (n_like,).
+        was_understood: False if nothing in the catalogue is near to the query's text.
     """
 
     order: Ints
     scores: Floats
-    taste: Taste
-    wish: Wish
+    user: UserScores
+    query: Query
     fit: Floats | None = None
     alike: Floats | None = None
     like: Ints | None = None
@@ -46,92 +47,94 @@ class Ranking:
 
 
 def rank(
-    index: Index,
+    snapshot: Snapshot,
     user: str | None,
-    wish: Wish | None = None,
+    query: Query | None = None,
     *,
     include_consumed: bool = False,
-    embed: Callable[[str], Floats] | None = None,
+    embed: Embed | None = None,
     history: UserHistory | None = None,
 ) -> Ranking:
     """Ranks the catalogue for a user.
 
     Args:
-        wish: what the request asks for; None for a bare one.
-        include_consumed: whether what the user has had or refused stays in.
-        embed: gives the vector of a text; None where no model is to be had, then a wish's words count for nothing.
-        history: of the user, instead of the known one.
+        snapshot: what is known.
+        user: the profile to rank for; None or an unknown one ranks by popularity.
+        query: what the request asks for; None for nothing in particular.
+        include_consumed: whether items that the user consumed or refused may come.
+        embed: returns the vector of a text; None if there is no model, and then the query's words do not count.
+        history: used instead of the history known of the user.
     """
-    wish = wish or Wish()
-    taste = taste_of(index, user, history)
-    candidates = index.is_item.copy()
+    query = query or Query()
+    of_user = user_scores(snapshot, user, history)
+    candidates = snapshot.catalogue.is_item.copy()
     if not include_consumed:
-        candidates[taste.history] = False
-        candidates[taste.refused] = False
-    like = np.array(wish.like, dtype=np.intp)
-    if wish.like_last and len(taste.history):
-        like = taste.history[-1:]
-    candidates[like] = False
+        candidates[of_user.history] = False
+        candidates[of_user.refused] = False
+    like = np.array(query.like, dtype=np.intp)
+    if query.like_last and len(of_user.history):
+        like = of_user.history[-1:]
+    candidates[like] = False  # who asks for something like Alien does not ask for Alien
 
-    scores, understood = taste.scores, True
+    scores, understood = of_user.scores, True
     fit = alike = None
     if len(like):
-        alike = _alike(index, like, candidates)
-    if embed is not None and index.texts is not None and (wish.text or wish.avoid):
-        fit, understood = _fit(index, wish, candidates, embed)
+        alike = _alike(snapshot, like, candidates)
+    if embed is not None and snapshot.texts is not None and (query.text or query.avoid):
+        fit, understood = _fit(snapshot, query, candidates, embed)
     if fit is not None or alike is not None:
-        scores = TASTE_SPAN * _share_below(scores, candidates)
+        scores = USER_SPAN * _share_below(scores, candidates)
         scores = scores + sum(part for part in (fit, alike) if part is not None)
     chosen = np.flatnonzero(candidates)
-    # Equal scores go by the index, which is the order of the catalogue: the same question, the same answer.
+    # A stable sort: items with equal scores keep the order of their indices, and a question its answer.
     order = chosen[np.argsort(-scores[chosen], kind="stable")]
-    return Ranking(order, np.asarray(scores, np.float32), taste, wish, fit, alike, like, understood)
+    return Ranking(order, np.asarray(scores, np.float32), of_user, query, fit, alike, like, understood)
 
 
-def _fit(index: Index, wish: Wish, among: Bools, embed: Callable[[str], Floats]) -> tuple[Floats | None, bool]:
-    """Likeness to the wish's words, less that to the unwanted ones."""
-    texts = index.texts
+def _fit(snapshot: Snapshot, query: Query, among: Bools, embed: Embed) -> tuple[Floats | None, bool]:
+    """Similarity to the query's text minus similarity to what it wants to avoid, and whether it was understood."""
+    texts = snapshot.texts
     assert texts is not None
     readable = among & texts.has
-    text_map = index.text_map
-    is_mapped = text_map is not None and text_map.for_wishes
+    text_map = snapshot.text_map
+    is_mapped = text_map is not None and text_map.for_queries
     place = text_map if text_map is not None and is_mapped else np.asarray
     whole, about = place(texts.whole), place(texts.about)
-    total, understood = np.zeros(index.n_items, dtype=np.float32), True
-    for words, sign in ((wish.text, 1.0), (wish.avoid, -1.0)):
+    total, understood = np.zeros(snapshot.n_items, dtype=np.float32), True
+    for words, sign in ((query.text, 1.0), (query.avoid, -1.0)):
         if not words or not readable.any():
             continue
         plain = embed(words)
+        # By the plain vectors: a learned map changes all cosines, and the threshold would mean something else.
         if sign > 0 and max((texts.whole @ plain)[readable].max(), (texts.about @ plain)[readable].max()) < MIN_COSINE:
             understood = False
             continue
         vector = place(plain)
         by_whole, by_about = whole @ vector, about @ vector
         nearness = np.asarray((by_whole + by_about) / 2.0, dtype=np.float32)
-        total += sign * standardise(nearness, readable)
+        total += sign * standardize(nearness, readable)
     total[~texts.has] = 0.0
     return (total if total.any() else None), understood
 
 
-def _alike(index: Index, like: Ints, among: Bools) -> Floats:
-    """Likeness to some items: chosen by the same users, chosen after them, described alike."""
-    warm = index.is_warm & among
-    together = np.zeros(index.n_items, dtype=np.float32)
-    found = index.model.score(like, np.ones(len(like), dtype=np.float32))
+def _alike(snapshot: Snapshot, like: Ints, among: Bools) -> Floats:
+    """Similarity to some items, standardized: chosen by the same users, chosen soon after them, similar texts."""
+    warm = snapshot.is_warm & among
+    together = np.zeros(snapshot.n_items, dtype=np.float32)
+    found = snapshot.model.score(like, np.ones(len(like), dtype=np.float32))
     together[: len(found)] = found
-    after = index.stats.transitions_from(like).sum(axis=0, dtype=np.float32)
-    total = standardise(together, warm) + index.settings.next * standardise(after, warm)
+    after = snapshot.stats.transitions_from(like).sum(axis=0, dtype=np.float32)
+    total = standardize(together, warm) + snapshot.settings.next * standardize(after, warm)
     total[~warm] = 0.0
-    if index.texts is not None and index.texts.has[like].any():
-        whole = index.texts.whole
-        total += (
-            standardise(whole @ whole[like].sum(axis=0, dtype=np.float32), among & index.texts.has) * index.texts.has
-        )
-    return standardise(total, among)
+    texts = snapshot.texts
+    if texts is not None and texts.has[like].any():
+        nearness = texts.whole @ texts.whole[like].sum(axis=0, dtype=np.float32)
+        total += standardize(nearness, among & texts.has) * texts.has
+    return standardize(total, among)
 
 
 def _share_below(scores: Floats, among: Bools) -> Floats:
-    """The share of items with a lower score: taste has a long tail that would drown any wish."""
+    """The share of items with a lower score, 0 to 1: the long tail of raw scores would outweigh any query."""
     places = np.flatnonzero(among)
     share = np.zeros(len(scores), dtype=np.float32)
     ordered = np.sort(scores[places])

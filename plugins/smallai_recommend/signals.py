@@ -1,4 +1,4 @@
-"""What feedback on a recommendation says: of whom, for or against which item, and how much."""
+"""Translates feedback on a recommendation into signals: which user, which item, for or against, and how strongly."""
 
 from __future__ import annotations
 
@@ -6,93 +6,114 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from smallai_assistant import Feedback, ItemPart, JudgedTurn, Turn
+from smallai_recommend.interactions import Tie
 
 log = logging.getLogger(__name__)
 
-Find = Callable[[str], "Found | None"]
+FindItem = Callable[[str], "CatalogueItem | None"]
 
-# What each signal says, in choices: a choice that was imported with weight 1 is 1.0.
+# Strengths are in choices: an imported interaction of weight 1 is 1.0. They are set by judgement, not fitted:
+# MovieLens has ratings only, no clicks, skips or times.
 CLICK, CORRECTED, LIKED = 1.0, 1.5, 1.5
 SKIP, DISLIKED = -0.5, -1.0
 STARS = {1: -1.5, 2: -1.0, 3: 0.3, 4: 1.0, 5: 1.5}
-ANSWER_LIKED, ANSWER_DISLIKED = 0.1, -0.4  # of each item that stood in it
-MAX_ANSWER_ITEMS = 10
-LEFT_SOON_S, STAYED_S = 5.0, 30.0  # 30 s is the usual line of a satisfied click (Fox et al. 2005, section 4)
+ANSWER_LIKED, ANSWER_DISLIKED = 0.1, -0.4  # for each item of a rated answer
+MAX_ANSWER_ITEMS = 10  # a rating of an answer speaks of its first items: few people read further
+LEFT_SOON_S, STAYED_S = 5.0, 30.0  # 30 s is the usual threshold of a satisfied click (Fox et al. 2005, section 4)
 MAX_AMOUNT = 1.5
-REFUSED = -1.0  # from here on an item is not recommended to this user again
+REFUSED = -1.0  # at this strength or below, the item is not recommended to the user again
 
-DEFAULT_SOURCE = "local"  # whoever sits at this machine, for any user
+DEFAULT_SOURCE = "local"  # feedback without a named source: whoever sits at this machine, for any user
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """An item of the catalogue."""
+class CatalogueItem:
+    """The id and title of an item in the catalogue."""
 
     id: str
     title: str
 
 
-@dataclass(frozen=True, slots=True)
-class Signal:
-    """One item, and what one user thinks of it.
+class Order(NamedTuple):
+    """The place of a signal among all others; no two signals have the same.
 
     Attributes:
-        user: whose taste it tells; see `asker`.
-        amount: in choices; below 0 against the item.
-        is_choice: whether the user has had the item now.
         at: seconds since 1970.
-        voter: whose opinions count as one person's for others.
-        was_shown: whether the item stood in the answer.
+        tie: the time that the feedback claims, then its id.
+        position: among the signals of the feedback: 0 for the first item of a rated answer.
+    """
+
+    at: float
+    tie: Tie
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """What one feedback says about one item.
+
+    Attributes:
+        user: whose profile it belongs to, see `profile_id`.
+        item: the item's id.
+        amount: in choices; negative if it speaks against the item.
+        is_choice: whether the user has now consumed the item.
+        order: when it was given; decides which signal is the first or the last.
+        voter: who gave it. For other users, all signals of one voter count as one person's.
+        turn_id: the answer it is about.
+        feedback_id: the feedback it comes from.
+        was_shown: whether the item was part of the answer.
     """
 
     user: str
     item: str
     amount: float
     is_choice: bool
-    at: float
+    order: Order
     voter: str
     turn_id: str
     feedback_id: str
     was_shown: bool
 
 
-def asker(user_id: str | None, session_id: str) -> str:
-    """Whose taste is asked for: the user's, or that of a session nobody has put a name to."""
+def profile_id(user_id: str | None, session_id: str) -> str:
+    """The id of the profile that a request reads and its feedback writes: the user's, else that of the session."""
     return user_id if user_id else f"session {session_id}"
 
 
-def signals_of(judged_turn: JudgedTurn, find: Find) -> list[Signal]:
-    """What a feedback says; nothing where it names no item that can be made out.
+def signals_of(judged_turn: JudgedTurn, find: FindItem) -> list[Signal]:
+    """The signals of one feedback, one per item; empty if it names no item that can be identified.
 
     Args:
-        find: an item of the catalogue by its id or title, None where there is none.
+        find: returns the catalogue's item with this id or title, None if there is none.
     """
     given, turn = judged_turn.feedback, judged_turn.turn
     shown = {part.id: part.title for part in turn.response if isinstance(part, ItemPart)}
-    said = list(_said(given, shown, find))
-    user = asker(turn.user_id, turn.session_id)
-    at = min(given.created_at.timestamp(), time.time())  # what claims to come later would keep its place for ever
-    voter = user if given.source == DEFAULT_SOURCE else f"source {given.source}"
+    at = _time_of(given, turn)
+    # Without a source, each user is one voter. A named source is one voter for however many users it speaks.
+    voter = profile_id(turn.user_id, turn.session_id)
+    if given.source != DEFAULT_SOURCE:
+        voter = f"source {given.source}"
     return [
         Signal(
-            user,
-            item,
-            min(amount, MAX_AMOUNT),
-            is_choice,
-            at,
-            voter,
-            turn.id,
-            given.id,
-            item in shown,
+            user=profile_id(turn.user_id, turn.session_id),
+            item=item,
+            amount=min(amount, MAX_AMOUNT),
+            is_choice=is_choice,
+            order=Order(at, (given.created_at.timestamp(), given.id), position),
+            voter=voter,
+            turn_id=turn.id,
+            feedback_id=given.id,
+            was_shown=item in shown,
         )
-        for item, amount, is_choice in said
+        for position, (item, amount, is_choice) in enumerate(_said(given, shown, find))
     ]
 
 
-def effect_of(judged_turn: JudgedTurn, signals: list[Signal], find: Find) -> str:
-    """What changed, for people, one sentence."""
+def effect_of(judged_turn: JudgedTurn, signals: list[Signal], find: FindItem) -> str:
+    """One sentence for people that says what changed."""
     given = judged_turn.feedback
     if not signals:
         named = given.item or given.correction
@@ -103,7 +124,8 @@ def effect_of(judged_turn: JudgedTurn, signals: list[Signal], find: Find) -> str
         liked = "liked" if is_for else "did not like"
         return f"You {liked} this answer: what was in it counts a little {more} from now on."
     found = find(signals[0].item)
-    found = found if found is not None and found.id == signals[0].item else None  # not another's title
+    # `find` also searches titles: an item whose title happens to be this id is a different one.
+    found = found if found is not None and found.id == signals[0].item else None
     title = (
         f"“{_short(_shown_title(judged_turn.turn, signals[0].item) or (found.title if found else signals[0].item))}”"
     )
@@ -117,8 +139,16 @@ def effect_of(judged_turn: JudgedTurn, signals: list[Signal], find: Find) -> str
     return f"{what}: it and what goes with it count for less from now on."
 
 
-def _said(given: Feedback, shown: dict[str, str], find: Find) -> Iterator[tuple[str, float, bool]]:
-    """Items, amounts, and whether the user has had each now."""
+def _time_of(given: Feedback, turn: Turn) -> float:
+    """When the feedback was given, in seconds since 1970; the time of its turn if it claims to be from the future."""
+    claimed, now = given.created_at.timestamp(), time.time()
+    # A time in the future would make the choice the user's newest for good. The turn's time is from the host's clock,
+    # and it is the same at every reading, so the order stays the same when the memory is rebuilt.
+    return claimed if claimed <= now else min(turn.created_at.timestamp(), now)
+
+
+def _said(given: Feedback, shown: dict[str, str], find: FindItem) -> Iterator[tuple[str, float, bool]]:
+    """The items, the amounts, and whether the user has now consumed each item."""
     if given.correction is not None:
         wanted = given.item or _shown_id(shown, given.correction)
         found = find(given.correction) if wanted is None else None
@@ -137,7 +167,7 @@ def _said(given: Feedback, shown: dict[str, str], find: Find) -> Iterator[tuple[
 
 
 def _amount(given: Feedback) -> float:
-    """0 where it says nothing of the item."""
+    """The amount of a feedback on one item; 0 if it says nothing about it."""
     match given.signal:
         case "click":
             return CLICK
@@ -147,13 +177,13 @@ def _amount(given: Feedback) -> float:
             return STARS[round(given.value or 3.0)]
         case "dwell":
             seconds = given.value or 0.0
-            # As the strength of an interaction: 1 after 30 seconds, never over 2.
+            # The same curve as `strength`: 1 after 30 seconds, always below 2.
             return SKIP / 2 if seconds < LEFT_SOON_S else 2.0 * seconds / (seconds + STAYED_S)
     return 0.0 if given.is_good is None else LIKED if given.is_good else DISLIKED
 
 
 def _did(given: Feedback) -> str:
-    """What was done, up to the title."""
+    """The start of a sentence: what the user did, up to the title."""
     seconds = given.value or 0.0
     if given.correction is not None:
         return "You would have chosen"
@@ -174,7 +204,7 @@ def _shown_title(turn: Turn, item: str) -> str:
 
 
 def _shown_id(shown: dict[str, str], text: str) -> str | None:
-    """The item of the answer that has this id or title; titles without case and year."""
+    """The item of the answer with this id or title. Case and a year in brackets are ignored."""
     wanted = text.strip().casefold()
     for item, title in shown.items():
         if wanted in (item.casefold(), title.casefold(), title.casefold().rpartition(" (")[0]):

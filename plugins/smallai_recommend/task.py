@@ -27,23 +27,24 @@ from smallai_assistant import (
     TextPart,
     Training,
 )
-from smallai_recommend.signals import Found, asker, effect_of
+from smallai_recommend.signals import CatalogueItem, effect_of, profile_id
 
 if TYPE_CHECKING:
-    from smallai_recommend.evaluation import Judge
+    from smallai_recommend.evaluation import Evaluator
     from smallai_recommend.index import Index
     from smallai_recommend.interactions import Floats
     from smallai_recommend.memory import FeedbackMemory
-    from smallai_recommend.query import Wish
+    from smallai_recommend.query import Query
     from smallai_recommend.ranking import Ranking
+    from smallai_recommend.snapshot import Snapshot
     from smallai_recommend.text_index import Lease, TextIndex
     from smallai_recommend.weights import LearnedWeights
 
 log = logging.getLogger(__name__)
 
 _MAX_K = 1_000
-_NAMED_IN_TEXT = 3
-_LOCK_POLL_S = 0.1
+_NAMED_IN_TEXT = 3  # items named in the sentence; the list follows it
+_LOCK_POLL_S = 0.1  # a request that waits for another one notices after this time that it was cancelled
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +52,10 @@ class RecommendOptions:
     """How items are recommended.
 
     Args:
-        k: most items to give, best first, 1 to 1000.
-        include_consumed: whether items the user has had may come again.
-        max_dense_items: most items for which the exact item-item weights (EASE) are made, 2 to 50000; beyond, each
-            item has its nearest neighbours only.
+        k: the maximum number of items, best first, 1 to 1000.
+        include_consumed: whether items that the user has had may come again.
+        max_dense_items: the largest number of items for exact item-item weights (EASE), 2 to 50000; with more, each
+            item has weights to its nearest neighbours only.
     """
 
     k: int = 10
@@ -70,7 +71,15 @@ class RecommendOptions:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What is said: made under the lock, given out after it."""
+    """A complete answer. It is made under the lock and given out afterwards: a slow reader must not hold the lock.
+
+    Attributes:
+        items: best first.
+        notices: what the user should know.
+        model: what ranked the items, for the details of the turn.
+        is_cold: whether nothing is known about the user.
+        lead: the start of the sentence if the query was followed, else empty.
+    """
 
     items: tuple[ItemPart, ...]
     notices: tuple[Notice, ...]
@@ -80,9 +89,9 @@ class _Answer:
 
 
 class Recommendation(LearningTask):
-    """Recommends items of the store to the user; a sentence, then the items, each with the reason.
+    """Recommends items of the store to the user: a sentence, then the items, each with the reason.
 
-    Feedback is kept by the host alone: the interactions of the store are those that were imported.
+    The host keeps the feedback. It is never written to the interactions of the store, which hold what was imported.
     """
 
     name: ClassVar[str] = "recommendation"
@@ -136,13 +145,14 @@ class Recommendation(LearningTask):
 
     def setup(self, context: TaskContext) -> None:
         super().setup(context)
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of the index; the fast memory has its own
+        # All of these are made on first use: importing numpy and scipy would slow down every start of the program.
         self._memory: FeedbackMemory | None = None
-        self._judged_turns: Sequence[JudgedTurn] = ()
+        self._judged_turns: Sequence[JudgedTurn] = ()  # for a memory that is not made yet
         self._index: Index | None = None
         self._text_index: TextIndex | None = None
-        self._judge: Judge | None = None
-        self._learned: tuple[str, LearnedWeights] | None = None
+        self._evaluator: Evaluator | None = None
+        self._learned: tuple[str, LearnedWeights] | None = None  # by the adapter's id; loading takes a second
 
     def run(self, request: Request, models: ModelRuntime) -> Iterator[TextPart | ItemPart | Notice | Details]:
         adapter, notices = self.serving()
@@ -156,9 +166,10 @@ class Recommendation(LearningTask):
         yield from answer.items
 
     def learn_now(self, judged_turn: JudgedTurn) -> str:
-        memory = self._remembered()
+        memory = self._fast_memory()
         signals = memory.add(judged_turn)
-        if self._lock.acquire(blocking=False):  # else the answer that is being made ends first, and the next takes it
+        # If an answer is being made, feedback does not wait for it: the next answer brings the index up to date.
+        if self._lock.acquire(blocking=False):
             try:
                 if self._index is not None:
                     self._index.take_feedback()
@@ -171,12 +182,12 @@ class Recommendation(LearningTask):
 
     def rebuild(self, judged_turns: Sequence[JudgedTurn]) -> None:
         self._judged_turns = tuple(judged_turns)
-        self._judge = None  # a cycle has ended, or its figures are stale
+        self._evaluator = None  # a cycle has ended: its evaluator would only take up memory
         if self._memory is not None:
             self._memory.replace(judged_turns)
 
     def base(self) -> Mapping[str, Any]:
-        # Not the embedding model: the weights do not depend on it, and the map of its vectors names it.
+        # Without the embedding model: the weights do not depend on it, and the map of its vectors names it.
         return {"format": "item-weights 1"}
 
     def examples(self, judged_turns: Sequence[JudgedTurn]) -> list[Example]:
@@ -185,23 +196,22 @@ class Recommendation(LearningTask):
         return examples_of(judged_turns, self.context, self._find)
 
     def protected(self, judged_turns: Sequence[JudgedTurn]) -> Mapping[str, Sequence[Example]]:
-        from smallai_recommend.examples import watched_examples
+        from smallai_recommend.examples import control_examples
 
-        return {"users without feedback": watched_examples(judged_turns, self.context)}
+        return {"users without feedback": control_examples(judged_turns, self.context)}
 
     def train(self, training: Training) -> str:
         from smallai_recommend.training import train
 
-        return train(training, self._judge_now(training.models))
+        return train(training, self._current_evaluator(training.models))
 
     def evaluate(self, examples: Sequence[Example], adapter: Adapter | None, models: ModelRuntime) -> list[Score]:
-        return self._judge_now(models).scores(examples, self._learned_of(adapter))
+        return self._current_evaluator(models).scores(examples, self._learned_of(adapter))
 
     def close(self) -> None:
-        self._index = self._text_index = self._judge = None
+        self._index = self._text_index = self._evaluator = None
 
-    def _remembered(self) -> FeedbackMemory:
-        """The fast memory; made when it is first needed."""
+    def _fast_memory(self) -> FeedbackMemory:
         from smallai_recommend.memory import FeedbackMemory
 
         if self._memory is None:
@@ -209,9 +219,9 @@ class Recommendation(LearningTask):
             self._memory.replace(self._judged_turns)
         return self._memory
 
-    def _find(self, name: str) -> Found | None:
+    def _find(self, name: str) -> CatalogueItem | None:
         item = self.context.items.find_item(name)
-        return None if item is None else Found(item.id, item.title)
+        return None if item is None else CatalogueItem(item.id, item.title)
 
     def _learned_of(self, adapter: Adapter | None) -> LearnedWeights | None:
         from smallai_recommend.weights import LearnedWeights
@@ -222,15 +232,15 @@ class Recommendation(LearningTask):
             self._learned = (adapter.id, LearnedWeights.load(adapter.folder))
         return self._learned[1]
 
-    def _judge_now(self, models: ModelRuntime) -> Judge:
-        """Ranks by what was imported alone, without the fast memory."""
-        from smallai_recommend.evaluation import Judge
+    def _current_evaluator(self, models: ModelRuntime) -> Evaluator:
+        """Evaluates on what was imported, without the fast memory."""
+        from smallai_recommend.evaluation import Evaluator
 
         options: RecommendOptions = self.context.options
-        if self._judge is None or self._judge.revision != self.context.items.revision():
+        if self._evaluator is None or self._evaluator.revision != self.context.items.revision():
             texts = self._texts_of(models)
-            self._judge = Judge(self.context, *texts, max_dense_items=options.max_dense_items)
-        return self._judge
+            self._evaluator = Evaluator(self.context, *texts, max_dense_items=options.max_dense_items)
+        return self._evaluator
 
     def _texts_of(self, models: ModelRuntime) -> tuple[TextIndex, Lease]:
         from smallai_recommend.text_index import TextIndex
@@ -244,7 +254,7 @@ class Recommendation(LearningTask):
         return lambda: models.lease(spec, EmbeddingModel)
 
     def _answer(self, request: Request, models: ModelRuntime, adapter: Adapter | None) -> _Answer | None:
-        """The answer; None where the caller no longer wants it."""
+        """The answer; None if the request was cancelled."""
         while not self._lock.acquire(timeout=_LOCK_POLL_S):
             if request.cancel.is_set():
                 return None
@@ -255,82 +265,92 @@ class Recommendation(LearningTask):
 
     def _recommend(self, request: Request, models: ModelRuntime, adapter: Adapter | None) -> _Answer | None:
         from smallai_recommend.index import Index
-        from smallai_recommend.query import read_wish
+        from smallai_recommend.item_texts import TextReader
+        from smallai_recommend.query import parse_query
         from smallai_recommend.ranking import rank
 
         options: RecommendOptions = request.options
         if self._index is None:
-            self._index = Index(self._remembered())
+            self._index = Index(self._fast_memory())
         index, (text_index, lease) = self._index, self._texts_of(models)
         index.refresh(self.context, max_dense_items=options.max_dense_items, learned=self._learned_of(adapter))
-        if not index.titles:
+        if not index.catalogue.titles:
             notice = Notice("no_items", "The catalogue is empty: `smallai items import FILE` fills it.")
             return _Answer((), (notice,), "none", is_cold=True)
 
-        user = asker(request.user_id, request.session_id)
-        wish = read_wish(request.message.text, index.finder)
+        user = profile_id(request.user_id, request.session_id)
+        query = parse_query(request.message.text, index.catalogue.finder)
         notices: list[Notice] = []
         words: dict[str, Floats] = {}
-        if wish.wants_something or index.needs_texts(user):
-            words, failed = _read_words(wish, text_index, lease)  # first: it tells which model must have read the texts
-            notices += [*failed, *index.read_texts(text_index, lease, request.cancel)]
+        if not query.is_bare or index.needs_texts(user):
+            # The query first: embedding it tells which model must have read the texts.
+            words, failed = _embedded_words(query, text_index, lease)
+            notices += [*failed, *index.update_texts(TextReader(text_index, lease, request.cancel))]
         if request.cancel.is_set():
             return None
         embed = words.__getitem__ if words else None
-        ranking = rank(index, user, wish, include_consumed=options.include_consumed, embed=embed)
-        items = self._items(index, ranking, options.k)
-        notices = [*dict.fromkeys(notices), *_notices(index, ranking, request.user_id, n_found=len(items))]
-        model = _model_name(index, ranking, text_index)
-        return _Answer(items, tuple(notices), model, ranking.taste.is_cold, _lead(index, ranking))
+        snapshot = index.snapshot()
+        ranking = rank(snapshot, user, query, include_consumed=options.include_consumed, embed=embed)
+        items = self._items(snapshot, ranking, options.k, items_revision=index.revision[0])
+        notices = [*dict.fromkeys(notices), *_notices(snapshot, ranking, request.user_id, n_found=len(items))]
+        return _Answer(
+            items=items,
+            notices=tuple(notices),
+            model=_model_name(snapshot, ranking, text_index),
+            is_cold=ranking.user.is_cold,
+            lead=_lead(snapshot, ranking),
+        )
 
-    def _items(self, index: Index, ranking: Ranking, k: int) -> tuple[ItemPart, ...]:
-        """The best k that are still in the store."""
+    def _items(self, snapshot: Snapshot, ranking: Ranking, k: int, *, items_revision: int) -> tuple[ItemPart, ...]:
+        """The best k items that are still in the store."""
         from smallai_recommend.explain import reasons
 
-        ids = index.stats.item_ids
+        ids, titles = snapshot.stats.item_ids, snapshot.catalogue.titles
         order: Sequence[int] = ranking.order.tolist()
-        if self.context.items.revision()[0] != index.revision[0]:
+        # Reading texts may have taken seconds, in which somebody removed items.
+        if self.context.items.revision()[0] != items_revision:
             there = {item.id for item in self.context.items.items()}
             order = [item for item in order if ids[item] in there]
         return tuple(
-            ItemPart(ids[item], index.titles[item], float(ranking.scores[item]), reasons(index, ranking, item))
+            ItemPart(ids[item], titles[item], float(ranking.scores[item]), reasons(snapshot, ranking, item))
             for item in order[:k]
         )
 
 
-def _read_words(wish: Wish, text_index: TextIndex, lease: Lease) -> tuple[dict[str, Floats], list[Notice]]:
+def _embedded_words(query: Query, text_index: TextIndex, lease: Lease) -> tuple[dict[str, Floats], list[Notice]]:
+    """The vectors of the query's words, and a notice if there is no model for them."""
     try:
-        return {words: text_index.embed(words, lease) for words in (wish.text, wish.avoid) if words}, []
+        return {words: text_index.embed(words, lease) for words in (query.text, query.avoid) if words}, []
     except AssistantError as error:
         return {}, [Notice("text_unavailable", f"Titles and texts could not be compared: {error}.")]
 
 
-def _notices(index: Index, ranking: Ranking, user: str | None, *, n_found: int) -> Iterator[Notice]:
-    if ranking.taste.is_cold:
+def _notices(snapshot: Snapshot, ranking: Ranking, user: str | None, *, n_found: int) -> Iterator[Notice]:
+    if ranking.user.is_cold:
         who = "Nobody said who is asking" if user is None else "Nothing is known yet about what this user likes"
-        yield Notice("cold_start", f"{who}: these go by what is popular and by what the message says.")
-    elif not index.model.is_ease:
-        yield Notice("many_items", "With so many items each was compared with its nearest neighbours only.")
+        yield Notice("cold_start", f"{who}: these are ranked by what is popular and by what the message says.")
+    elif not snapshot.model.is_ease:
+        yield Notice("many_items", "There are many items, so each was compared with its nearest neighbours only.")
     if not ranking.was_understood:
-        yield Notice("wish_not_understood", f"Nothing in the catalogue is near to “{ranking.wish.text}”.")
+        yield Notice("wish_not_understood", f"Nothing in the catalogue is near to “{ranking.query.text}”.")
     if not n_found:
         yield Notice("nothing_left", "This user has had every item; include_consumed=true gives them again.")
 
 
-def _model_name(index: Index, ranking: Ranking, text_index: TextIndex) -> str:
-    if ranking.taste.is_cold:
+def _model_name(snapshot: Snapshot, ranking: Ranking, text_index: TextIndex) -> str:
+    if ranking.user.is_cold:
         names = ["popularity"]
     else:
-        names = ["ease" if index.model.is_ease else "item neighbours", "transitions"]
-    return " + ".join([*names, text_index.model_name] if index.texts is not None else names)
+        names = ["ease" if snapshot.model.is_ease else "item neighbours", "transitions"]
+    return " + ".join([*names, text_index.model_name] if snapshot.texts is not None else names)
 
 
-def _lead(index: Index, ranking: Ranking) -> str:
-    """How the sentence begins where the request's words were followed, else empty."""
-    if ranking.fit is not None and ranking.wish.text:
-        return f"For “{ranking.wish.text}”"
+def _lead(snapshot: Snapshot, ranking: Ranking) -> str:
+    """The start of the sentence if the query was followed, else empty."""
+    if ranking.fit is not None and ranking.query.text:
+        return f"For “{ranking.query.text}”"
     if ranking.alike is not None:
-        titles = [index.titles[item] for item in ranking.wish.like]
+        titles = [snapshot.catalogue.titles[item] for item in ranking.query.like]
         return f"If you like {_listed(titles)}," if titles else ""
     return ""
 
@@ -340,7 +360,7 @@ def _listed(titles: Sequence[str]) -> str:
 
 
 def _sentence(answer: _Answer) -> str:
-    """What is said before the items."""
+    """The sentence before the items."""
     titles = [item.title for item in answer.items]
     if not titles:
         return "I have nothing to recommend."

@@ -1,4 +1,4 @@
-"""How much one user would like each item, and which of the user's items say so."""
+"""Scores all items for one user, and tells which of the user's items contribute to a score."""
 
 from __future__ import annotations
 
@@ -6,32 +6,35 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from smallai_recommend.ease import MAX_HISTORY, RECENT_ITEMS, fade_next, fade_together
-from smallai_recommend.index import SHORT_HISTORY, Index
-from smallai_recommend.interactions import Floats, Ints, UserHistory
+from smallai_recommend.ease import MAX_HISTORY, RECENT_ITEMS, EaseModel, fade_next, fade_together
+from smallai_recommend.interactions import Bools, Floats, Ints, UserHistory
 from smallai_recommend.signals import REFUSED
+from smallai_recommend.snapshot import SHORT_HISTORY, Snapshot
 
-# Weights of the standardised parts beside those in `Settings`; see model.py for how they were chosen.
-TEXT = 0.5  # for a user without history, less with each item of it, nothing from `SHORT_HISTORY` on
-# What a user skipped or disliked; no data here could choose these: MovieLens has no skips.
-ITSELF = 6.0  # standard deviations that an item loses for a whole choice against it; half of it takes it from the top
-LEANING = 0.5  # weight of what goes with it, for a user who has chosen nothing
-AGAINST = 0.25  # of a choice: how much popularity an item loses for everybody by one who is against it
-COLD_SCALE = 2.5  # a mean over neighbours is flatter than what it is a mean of
+# Weights of the standardized parts, in addition to those in `Settings`; ease.py says how they were chosen.
+TEXT = 0.5  # for a user with one item; it falls with each further item, to 0 at `SHORT_HISTORY`
+# How skips and dislikes count. No data was available to choose these: MovieLens has no skips.
+ITSELF = 6.0  # standard deviations that an item loses by a whole choice against it; a skip, half of it, is enough
+REACTION = 0.5  # weight of what goes with the items that a user reacted to, if the user has chosen nothing
+AGAINST = 0.25  # popularity, in choices, that an item loses for everybody by one voter who is against it
+COLD_SCALE = 2.5  # a cold item's score is a mean over neighbours, which varies less than the scores it is a mean of
 
 
 @dataclass(frozen=True, slots=True)
-class Taste:
-    """A user's scores and what they are made of.
+class UserScores:
+    """A user's scores and what they consist of.
 
     Attributes:
-        scores: float32, shape (n_items,): weighted standard deviations above the mean item.
-        popular: the part of `scores` that popularity is.
-        history: the user's items, oldest first, shape (n_history,).
-        is_cold: whether the user has none.
-        refused: items that the user does not want to see again.
+        scores: weighted standard deviations above the mean item, float32, shape (n_items,).
+        popular: the contribution of popularity to `scores`, float32, shape (n_items,).
+        history: the user's distinct items by their last choice, oldest first, shape (n_history,).
+        is_cold: whether the history is empty.
+        refused: items that the user does not want to see again, shape (n_refused,).
+        model: the item-item weights that `scores` used; None if the history is empty.
+        together: the contribution of each item of the history by those weights, float32, shape (n_history,).
+        following: the contribution of the latest items by transitions, float32, shape (n_recent, n_items).
+        read: the contribution of the items by their texts, float32, shape (n_read, n_items).
     """
 
     scores: Floats
@@ -39,147 +42,182 @@ class Taste:
     history: Ints
     is_cold: bool
     refused: Ints
-    _index: Index
-    _together: Floats  # by history item, scaled as in `scores`
-    _next: Floats  # shape (n_recent, n_items), the same
-    _text: Floats  # shape (n_read, n_items), the same
+    model: EaseModel | None
+    together: Floats
+    following: Floats
+    read: Floats
 
     def because(self, items: Ints, weights: Floats) -> Floats:
-        """What each item of the history adds to the weighted score of `items`: float32, shape (n_history,)."""
-        parts = self._index.model.block(self.history, items) @ weights * self._together
-        for block in (self._next, self._text):
+        """What each item of the history contributes to the weighted score of `items`: float32, shape (n_history,).
+
+        Args:
+            items: item indices, shape (n,).
+            weights: float32, shape (n,).
+        """
+        if self.model is None:
+            return np.zeros(0, dtype=np.float32)
+        parts = self.model.block(self.history, items) @ weights * self.together
+        # The rows of both blocks belong to the latest items of the history.
+        for block in (self.following, self.read):
             if len(block):
                 parts[-len(block) :] += block[:, items] @ weights
         return np.asarray(parts, dtype=np.float32)
 
 
-def taste_of(index: Index, user: str | None, history: UserHistory | None = None) -> Taste:
-    """The taste of a user, or of everybody where the user is None or unknown.
+def user_scores(snapshot: Snapshot, user: str | None, history: UserHistory | None = None) -> UserScores:
+    """Scores all items.
 
     Args:
-        history: instead of the one that is known of the user.
+        snapshot: what is known.
+        user: the profile to score for; None or an unknown one scores by popularity.
+        history: used instead of the history known of the user.
     """
-    n, settings = index.n_items, index.settings
-    warm = index.is_warm
-    popular = _popular(index, warm)
+    n, settings, warm = snapshot.n_items, snapshot.settings, snapshot.is_warm
+    popular = _popular(snapshot)
     if history is None and user is not None:
-        history = index.stats.users.get(user)
-    leaning = _leanings(index, user)
-    refused = np.array([item for item, amount in leaning.items() if amount <= REFUSED], dtype=np.intp)
+        history = snapshot.stats.users.get(user)
+    reactions = _reactions(snapshot, user)
+    refused = np.array([item for item, amount in reactions.items() if amount <= REFUSED], dtype=np.intp)
     if history is None or not history.items:
         none = np.zeros((0, n), dtype=np.float32)
-        scores = _with_cold_items(index, popular + _leaning_alone(index, leaning, warm), warm)
-        _shift(scores, leaning)
-        return Taste(scores, popular, np.zeros(0, np.intp), True, refused, index, none[:, 0], none, none)
+        scores = _with_cold_items(snapshot, popular + _by_reactions_alone(snapshot, reactions))
+        _shift(scores, reactions)
+        return UserScores(
+            scores=scores,
+            popular=popular,
+            history=np.zeros(0, np.intp),
+            is_cold=True,
+            refused=refused,
+            model=None,
+            together=none[:, 0],
+            following=none,
+            read=none,
+        )
     items, strengths = history.latest()
     items, strengths = items[-MAX_HISTORY:], strengths[-MAX_HISTORY:]
-    if leaning:  # the last word on an item counts: what was chosen and then disliked speaks against its like
-        strengths = np.array([leaning.get(item, amount) for item, amount in zip(items.tolist(), strengths.tolist(),
-                              strict=True)], dtype=np.float32)  # fmt: skip
+    if reactions:  # the last word on an item decides: a choice that was disliked later counts against similar items
+        known = zip(items.tolist(), strengths.tolist(), strict=True)
+        strengths = np.array([reactions.get(item, amount) for item, amount in known], dtype=np.float32)
 
+    # Each part is standardized over the warm items, so that the weights in `settings` mean the same in every store.
     amounts = fade_together(strengths)
     together = np.zeros(n, dtype=np.float32)
-    found = index.model.score(items, amounts)
+    found = snapshot.model.score(items, amounts)
     together[: len(found)] = found
-    skipped, against = _unchosen(leaning, items)
-    if len(skipped):
-        together[: len(found)] += index.model.score(skipped, against)
+    unchosen, against = _unchosen(reactions, items)
+    if len(unchosen):
+        together[: len(found)] += snapshot.model.score(unchosen, against)
     spread = _spread(together, warm)
     scores = (together - _mean(together, warm)) / spread
     amounts /= spread
 
     recent = items[-RECENT_ITEMS:]
-    following = index.stats.transitions_from(recent) * fade_next(strengths)[:, None]
+    following = snapshot.stats.transitions_from(recent) * fade_next(strengths)[:, None]
     total = following.sum(axis=0)
     following *= settings.next / _spread(total, warm)
     scores += settings.next * (total - _mean(total, warm)) / _spread(total, warm)
 
-    read = _read(index, items)
+    read = _by_texts(snapshot, items)
     scores += read.sum(axis=0) + settings.popular * popular
-    scores = _with_cold_items(index, np.asarray(scores, np.float32), warm)
-    _shift(scores, leaning)
-    return Taste(scores, np.asarray(settings.popular * popular), items, False, refused, index, amounts, following, read)
+    scores = _with_cold_items(snapshot, np.asarray(scores, np.float32))
+    _shift(scores, reactions)
+    return UserScores(
+        scores=scores,
+        popular=np.asarray(settings.popular * popular),
+        history=items,
+        is_cold=False,
+        refused=refused,
+        model=snapshot.model,
+        together=amounts,
+        following=following,
+        read=read,
+    )
 
 
-def standardise(values: Floats, among: npt.NDArray[np.bool_]) -> Floats:
-    """Standard deviations above the mean of those `among`; zeros where they are all alike."""
+def standardize(values: Floats, among: Bools) -> Floats:
+    """Standard deviations above the mean of the items in `among`; zeros if all of these have the same value."""
     if not among.any():
         return np.zeros_like(values)
     return np.asarray((values - values[among].mean()) / _spread(values, among), dtype=np.float32)
 
 
-def _mean(values: Floats, among: npt.NDArray[np.bool_]) -> float:
+def _mean(values: Floats, among: Bools) -> float:
     return float(values[among].mean()) if among.any() else 0.0
 
 
-def _spread(values: Floats, among: npt.NDArray[np.bool_]) -> float:
+def _spread(values: Floats, among: Bools) -> float:
+    """The standard deviation, or 1 if it is 0, so that it can divide."""
     spread = float(values[among].std()) if among.any() else 0.0
     return spread if spread > 1e-12 else 1.0
 
 
-def _popular(index: Index, warm: npt.NDArray[np.bool_]) -> Floats:
-    """Chosen often, half of it lately."""
-    stats = index.stats
-    kept = np.clip(1.0 - AGAINST * index.against / (stats.popularity + 1.0), 0.0, 1.0)
+def _popular(snapshot: Snapshot) -> Floats:
+    """Popularity, half of it over all time and half of it lately, standardized: float32, shape (n_items,)."""
+    stats, warm = snapshot.stats, snapshot.is_warm
+    # Voters against an item take away a share of its popularity, never more than all of it.
+    kept = np.clip(1.0 - AGAINST * snapshot.against / (stats.popularity + 1.0), 0.0, 1.0)
     ever = np.log1p(kept * stats.popularity).astype(np.float32)
+    # In a store that nobody has used for a year, the newest interactions are the latest there is.
     lately = np.log1p(kept * stats.trend(min(stats.newest_at, time.time()))).astype(np.float32)
-    return (standardise(ever, warm) + standardise(lately, warm)) / 2.0
+    return (standardize(ever, warm) + standardize(lately, warm)) / 2.0
 
 
-def _leanings(index: Index, user: str | None) -> dict[int, float]:
-    """What speaks for or against single items without a choice, by item index, oldest first."""
-    said = index.memory.leanings_of(user) if user is not None else []
-    found = ((index.stats.find(item_id), amount) for item_id, amount in said)
+def _reactions(snapshot: Snapshot, user: str | None) -> dict[int, float]:
+    """The user's reactions by item index, oldest first; see `FeedbackMemory.reactions_of`."""
+    said = snapshot.memory.reactions_of(user) if user is not None else []
+    found = ((snapshot.stats.find(item_id), amount) for item_id, amount in said)
     return {place: amount for place, amount in found if place is not None}
 
 
-def _unchosen(leaning: dict[int, float], history: Ints) -> tuple[Ints, Floats]:
-    """The leanings on items that are not in the history; like choices they fade over newer ones."""
+def _unchosen(reactions: dict[int, float], history: Ints) -> tuple[Ints, Floats]:
+    """The reactions to items outside the history: item indices, and amounts that fade as those of choices do."""
     chosen = set(history.tolist())
-    left = {item: amount for item, amount in leaning.items() if item not in chosen}
+    left = {item: amount for item, amount in reactions.items() if item not in chosen}
     amounts = fade_together(np.array(list(left.values()), dtype=np.float32))
     return np.array(list(left), dtype=np.intp), amounts
 
 
-def _leaning_alone(index: Index, leaning: dict[int, float], warm: npt.NDArray[np.bool_]) -> Floats:
-    """What the leanings of a user who has chosen nothing say about other items."""
-    total = np.zeros(index.n_items, dtype=np.float32)
-    items, amounts = _unchosen(leaning, np.zeros(0, np.intp))
+def _by_reactions_alone(snapshot: Snapshot, reactions: dict[int, float]) -> Floats:
+    """What the reactions of a user without choices say about similar items: float32, shape (n_items,)."""
+    total = np.zeros(snapshot.n_items, dtype=np.float32)
+    items, amounts = _unchosen(reactions, np.zeros(0, np.intp))
     if len(items):
-        found = index.model.score(items, amounts)
+        found = snapshot.model.score(items, amounts)
         total[: len(found)] = found
-    return LEANING * min(1.0, float(np.abs(amounts).sum())) * standardise(total, warm)
+    # Standardizing would make a single skip as strong as many, so the weight grows with what was said.
+    return REACTION * min(1.0, float(np.abs(amounts).sum())) * standardize(total, snapshot.is_warm)
 
 
-def _shift(scores: Floats, leaning: dict[int, float]) -> None:
-    """Moves the items themselves, in place; less, the more was said since."""
-    if not leaning:
+def _shift(scores: Floats, reactions: dict[int, float]) -> None:
+    """Moves the scores of the items that the user reacted to, in place; older reactions move them less."""
+    if not reactions:
         return
-    scores[list(leaning)] += ITSELF * fade_together(np.array(list(leaning.values()), dtype=np.float32))
+    scores[list(reactions)] += ITSELF * fade_together(np.array(list(reactions.values()), dtype=np.float32))
 
 
-def _read(index: Index, items: Ints) -> Floats:
-    """What the texts of a short history add: float32, shape (n_read, n_items)."""
+def _by_texts(snapshot: Snapshot, items: Ints) -> Floats:
+    """What the texts of a short history contribute: float32, shape (n_read, n_items)."""
     weight = TEXT * max(0.0, 1.0 - len(items) / SHORT_HISTORY)
-    texts = index.texts
+    texts = snapshot.texts
     if not weight or texts is None or not texts.has[items].any():
-        return np.zeros((0, index.n_items), dtype=np.float32)
+        return np.zeros((0, snapshot.n_items), dtype=np.float32)
     cosines = texts.whole[items] @ texts.whole.T
     cosines *= fade_together(texts.has[items].astype(np.float32))[:, None]
     total = cosines.sum(axis=0)
     scale = weight / _spread(total, texts.has)
     cosines -= cosines[:, texts.has].mean(axis=1, keepdims=True)
-    cosines[:, ~texts.has] = 0.0
+    cosines[:, ~texts.has] = 0.0  # an item without a text gets the mean
     return np.asarray(cosines * scale, dtype=np.float32)
 
 
-def _with_cold_items(index: Index, scores: Floats, warm: npt.NDArray[np.bool_]) -> Floats:
-    """Places the items without interactions by those that read like them, behind all others where that fails."""
+def _with_cold_items(snapshot: Snapshot, scores: Floats) -> Floats:
+    """Scores cold items by the warm items that read like them; those without a text come last."""
+    warm = snapshot.is_warm
     scores = scores.copy()
     if not warm.any():
         return scores
     scores[~warm] = scores[warm].min() - 1.0
-    near = index.neighbours()
+    near = snapshot.neighbours
     if near is not None and near.near.size:
         scores[near.cold] = COLD_SCALE * (scores[near.near] * near.weights).sum(axis=1)
     return scores

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.recommending import ANYTHING, TASK, ask, codes, ids_of, items_of
+from support.recommending import ANYTHING, ObservedLock, ask, codes, ids_of, items_of
 
 from smallai_assistant import (
     Assistant,
@@ -29,7 +29,7 @@ READ = {
 
 @pytest.fixture(scope="module")
 def shop(assistant: Assistant) -> Assistant:
-    """The assistant of the module with the books and their readers; tests leave them as they are."""
+    """The module's assistant with the books and their readers; tests do not change them."""
     assistant.items.add_items(books())
     assistant.items.add_interactions(readings())
     return assistant
@@ -37,7 +37,7 @@ def shop(assistant: Assistant) -> Assistant:
 
 @pytest.fixture
 def empty(config: AssistantConfig) -> Iterator[Assistant]:
-    """An assistant of the test's own, without items."""
+    """An assistant without items, for tests that add some."""
     with Assistant(config) as opened:
         yield opened
 
@@ -81,7 +81,7 @@ def test_items_without_any_interaction(empty: Assistant, max_dense_items: int, t
 
 
 @pytest.mark.parametrize("user", [None, "stranger"])
-def test_an_unknown_user_gets_what_is_popular_and_that_is_said(shop: Assistant, user: str | None) -> None:
+def test_unknown_users_get_what_is_popular(shop: Assistant, user: str | None) -> None:
     response = ask(shop, user=user, k=1_000)
     assert response.details["cold_start"] is True
     assert "cold_start" in codes(response)
@@ -128,11 +128,11 @@ def test_k_is_the_length_or_all_there_is(shop: Assistant, k: int) -> None:
 
 
 @pytest.mark.parametrize("weight", [float("nan"), float("inf"), -1.0, 0.0, 1e300])
-def test_weights_that_are_none_are_refused_and_extreme_ones_do_no_harm(empty: Assistant, weight: float) -> None:
+def test_extreme_weights_do_no_harm(empty: Assistant, weight: float) -> None:
     with pytest.raises(InvalidInput):
         Interaction("ada", "time", weight)
     empty.items.add_items(books())
-    extreme = [Interaction(each.user, each.item, (1e-6, 1000.0)[n % 2], n) for n, each in enumerate(readings())]
+    extreme = [Interaction(row.user, row.item, (1e-6, 1000.0)[n % 2], n) for n, row in enumerate(readings())]
     empty.items.add_interactions(extreme)
     items = items_of(ask(empty, user=READER, k=30))
     assert len(items) == len(TITLES) - len(READ[READER])
@@ -140,14 +140,14 @@ def test_weights_that_are_none_are_refused_and_extreme_ones_do_no_harm(empty: As
 
 
 @pytest.mark.parametrize("text", [ANYTHING, "a detective story", "something like Dracula", "more of the same"])
-def test_what_a_reader_has_read_comes_only_when_asked_for(shop: Assistant, text: str) -> None:
+def test_consumed_items_come_only_if_asked_for(shop: Assistant, text: str) -> None:
     for user, read in READ.items():
         assert not read & set(ids_of(ask(shop, text, user, k=1_000)))
     again = ids_of(ask(shop, ANYTHING, READER, k=1_000, include_consumed=True))
     assert set(again) == set(TITLES)
 
 
-def test_taste_decides_and_every_item_says_why(shop: Assistant) -> None:
+def test_the_history_decides_and_items_say_why(shop: Assistant) -> None:
     response = ask(shop, "What should I read next?", READER, k=1_000)
     items = items_of(response)
     assert response.details["cold_start"] is False
@@ -183,7 +183,7 @@ def test_each_reader_gets_another_list(shop: Assistant) -> None:
     ],
 )
 @pytest.mark.parametrize("user", [None, "ivo"])
-def test_the_words_of_the_wish_decide(
+def test_the_words_of_the_query_decide(
     shop: Assistant, text: str, first: set[str], sentence: str, user: str | None
 ) -> None:
     response = ask(shop, text, user, k=3)
@@ -195,7 +195,7 @@ def test_the_words_of_the_wish_decide(
     assert said in items_of(response)[0].why
 
 
-def test_what_is_not_wanted_goes_to_the_end(shop: Assistant) -> None:
+def test_unwanted_items_go_to_the_end(shop: Assistant) -> None:
     horror = {book.id for book in books() if "horror" in book.text}
     items = ids_of(ask(shop, "recommend a book but no horror", k=1_000))
     assert not horror & set(items[:10])
@@ -207,7 +207,7 @@ def test_more_of_the_same_is_like_the_last(shop: Assistant) -> None:
     assert {"moon", "earth"} & set(ids_of(response))
 
 
-def test_words_near_to_nothing_are_not_dropped_in_silence(shop: Assistant) -> None:
+def test_ignored_words_are_reported(shop: Assistant) -> None:
     response = ask(shop, "quarterly spreadsheet reconciliation", READER)
     assert "wish_not_understood" in codes(response)
     assert ids_of(response) == ids_of(ask(shop, user=READER))
@@ -230,11 +230,11 @@ def test_a_new_item_is_reachable_by_its_text(empty: Assistant) -> None:
             Item("mars", "Letters from Mars", "an inventor builds a rocket and meets Martians; science fiction"),
         ]
     )
-    wished = items_of(ask(empty, "a glass blower is murdered", k=3))
-    assert wished[0].id == "arno"
-    assert "matches “" in wished[0].why
-    assert "new" in wished[0].why
-    bare = items_of(ask(empty, user=READER, k=10))  # without a word about it: by what reads alike
+    queried = items_of(ask(empty, "a glass blower is murdered", k=3))
+    assert queried[0].id == "arno"
+    assert "matches “" in queried[0].why
+    assert "new" in queried[0].why
+    bare = items_of(ask(empty, user=READER, k=10))  # a request without its words: placed by similar texts
     (mars,) = [item for item in bare if item.id == "mars"]
     assert mars.why.startswith("new, and described much like ")
     places = ids_of(ask(empty, user=READER, k=1_000))
@@ -244,7 +244,7 @@ def test_a_new_item_is_reachable_by_its_text(empty: Assistant) -> None:
 # -- while things change --
 
 
-def test_the_next_answer_knows_what_was_just_chosen(empty: Assistant) -> None:
+def test_the_next_answer_knows_new_interactions(empty: Assistant) -> None:
     empty.items.add_items(books())
     empty.items.add_interactions(readings())
     before = ids_of(ask(empty, user="newcomer", k=5))
@@ -258,7 +258,7 @@ def test_the_next_answer_knows_what_was_just_chosen(empty: Assistant) -> None:
 def test_an_item_removed_between_index_and_rank_is_not_given(config: AssistantConfig) -> None:
     removed: list[int] = []
 
-    def remove(what: str, share: float) -> None:  # while the model loads, the request has read the catalogue
+    def remove(what: str, share: float) -> None:  # while the model loads, after the catalogue was read
         if not removed:
             removed.append(opened.items.remove_items(["dracula", "carmilla"]))
 
@@ -272,7 +272,7 @@ def test_an_item_removed_between_index_and_rank_is_not_given(config: AssistantCo
         assert set(ids_of(ask(opened, "a vampire story", k=1_000))) == set(ids_of(response))
 
 
-def test_removed_items_stay_evidence_but_are_neither_given_nor_named(empty: Assistant) -> None:
+def test_removed_items_count_but_are_not_named(empty: Assistant) -> None:
     empty.items.add_items(books())
     empty.items.add_interactions(readings())
     empty.items.remove_items(["time", "moon"])
@@ -306,25 +306,22 @@ def test_many_ask_while_the_catalogue_changes(empty: Assistant) -> None:
     assert failed == []
 
 
-def test_an_answer_that_nobody_wants_ends_and_lets_the_next_one_in(shop: Assistant) -> None:
-    task = shop.tasks[TASK]
-    lock = task._lock  # type: ignore[attr-defined]
-    with lock:
-        response = ask(shop, user=READER)
+def test_a_waiting_request_can_be_cancelled(own_shop: Assistant, lock_of_index: ObservedLock) -> None:
+    with lock_of_index:
+        response = ask(own_shop, user=READER)
         reader = threading.Thread(target=lambda: response.parts)
         reader.start()
-        while not response.is_running:
-            time.sleep(0.01)
+        assert lock_of_index.is_waited_for.wait(60)
         response.close()
-        reader.join(5)
+        reader.join(60)
         assert not reader.is_alive()
-    assert items_of(ask(shop, user=READER))
+    assert items_of(ask(own_shop, user=READER))
 
 
 # -- many items --
 
 
-def test_with_many_items_neighbours_decide_and_that_is_said(shop: Assistant) -> None:
+def test_with_many_items_neighbours_decide(shop: Assistant) -> None:
     response = ask(shop, user=READER, k=8, max_dense_items=2)
     assert "many_items" in codes(response)
     assert "item neighbours" in response.details["model"]

@@ -1,4 +1,4 @@
-"""What the recommender keeps of texts: sentence vectors by the real MiniLM, whatever befalls their file."""
+"""Sentence vectors by the real MiniLM, and their file in any state."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPEC = ModelSpec("all-minilm-l6-v2", task="feature-extraction")
 NO_STOP = threading.Event()
 
 
-def test_a_damaged_file_of_text_vectors_is_made_anew(config: AssistantConfig) -> None:
+def test_a_damaged_file_is_written_again(config: AssistantConfig) -> None:
     file = config.data_dir / "tasks" / TASK / "text-vectors.npz"
 
     def answer(*, is_kept: bool = False) -> list[tuple[str, float]]:
@@ -58,7 +58,7 @@ def never() -> AbstractContextManager[EmbeddingModel]:
     raise AssertionError("no model is needed")
 
 
-def test_text_vectors_are_made_once_in_any_state_of_the_file(lend: Lend, tmp_path: Path) -> None:
+def test_damaged_files_never_change_the_vectors(lend: Lend, tmp_path: Path) -> None:
     texts = ["a bear from Peru", "", "a crew in space", "a bear from Peru"]
     first = TextIndex(tmp_path)
     assert first.matrix(texts)[1].tolist() == [False] * 4
@@ -86,7 +86,7 @@ def test_text_vectors_are_made_once_in_any_state_of_the_file(lend: Lend, tmp_pat
         np.testing.assert_allclose(found.matrix(texts)[0], expected, atol=1e-5)
 
 
-def test_text_vectors_come_in_batches_while_there_is_time(lend: Lend, tmp_path: Path) -> None:
+def test_texts_are_read_in_batches_within_a_budget(lend: Lend, tmp_path: Path) -> None:
     texts = [f"text {n}" for n in range(300)]
     index = TextIndex(tmp_path)
     assert index.update(texts, lend, budget_s=0, stop=NO_STOP) == 300 - 128
@@ -95,7 +95,7 @@ def test_text_vectors_come_in_batches_while_there_is_time(lend: Lend, tmp_path: 
     assert index.update(texts, lend, budget_s=60, stop=stop) == 300 - 128
     assert index.matrix(texts)[1].tolist() == [True] * 128 + [False] * 172
     assert TextIndex(tmp_path).update(texts, lend, budget_s=60, stop=NO_STOP) == 0
-    assert index.update(texts[:3], never, budget_s=60, stop=NO_STOP) == 0  # what belongs to removed items goes
+    assert index.update(texts[:3], never, budget_s=60, stop=NO_STOP) == 0  # vectors of removed items are dropped
     index.update([*texts[:3], "one more"], lend, budget_s=60, stop=NO_STOP)
     assert len(np.load(tmp_path / "text-vectors.npz")["keys"]) == 4
 
@@ -126,7 +126,7 @@ def other_model(models_dir: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_with_another_embedding_model_all_texts_are_read_anew(config: AssistantConfig, other_model: Path) -> None:
+def test_another_embedding_model_reads_all_texts_again(config: AssistantConfig, other_model: Path) -> None:
     with Assistant(config) as opened:
         opened.items.add_items(books())
         opened.items.add_interactions(readings())
@@ -140,7 +140,7 @@ def test_with_another_embedding_model_all_texts_are_read_anew(config: AssistantC
         assert ids_of(ask(opened, "a vampire story", k=5)) == first
 
 
-def test_without_an_embedding_model_taste_still_counts_and_that_is_said(tmp_path: Path) -> None:
+def test_without_an_embedding_model_histories_still_count(tmp_path: Path) -> None:
     with Assistant(data_dir=tmp_path / "data", models_dir=tmp_path / "models", device="cpu") as opened:
         opened.items.add_items(books())
         opened.items.add_interactions(readings())
