@@ -232,7 +232,10 @@ def measure_frames() -> list[dict[str, Any]]:
             activity = Activity(scene.samples, is_voiced=detector(scene.samples))
             row[name] = [round(share, 4) for share in shares(scene, activity)]
         rows.append(row)
-        print(f"{scene.name:32} " + "   ".join(f"{name} {row[name][0]:6.1%} {row[name][1]:6.1%}" for name in DETECTORS))
+        print(
+            f"{scene.name:32} " + "   ".join(f"{name} {row[name][0]:6.1%} {row[name][1]:6.1%}" for name in DETECTORS),
+            flush=True,
+        )
     return rows
 
 
