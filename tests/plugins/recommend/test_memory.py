@@ -122,6 +122,12 @@ def test_learning_one_by_one_equals_a_rebuild(rows: list[Given]) -> None:
     [
         # The like belongs to the choice of t2, not to the later choice of the same item.
         [Given("u2", "a", "t2", clicked, 2), Given("u2", "a", "t1", clicked, 3), Given("u2", "a", "t2", liked, 4)],
+        # The same, if both choices have the same time.
+        [
+            Given("u2", "a", "t2", clicked, 3, rank=2),
+            Given("u2", "a", "t1", clicked, 3, rank=1),
+            Given("u2", "a", "t2", liked, 4),
+        ],
         # The like arrives last, but is the first signal of the choice: it decides time and public amount.
         [Given("u2", "a", "t2", clicked, 3), Given("u2", "b", "t2", clicked, 3), Given("u2", "a", "t2", liked, 2)],
         # The skip arrives last, but the click is the last word.
@@ -135,7 +141,8 @@ def test_learning_one_by_one_equals_a_rebuild(rows: list[Given]) -> None:
         # A choice has the time of an import of the same user.
         [Given("u1", "a", "t1", clicked, 0), Given("u1", "b", "t1", clicked, 0)],
     ],
-    ids=["stronger", "first signal", "last word", "repetition", "same second", "rated answer", "import"],
+    ids=["stronger", "stronger, same second", "first signal", "last word", "repetition", "same second", "rated answer",
+         "import"],
 )  # fmt: skip
 def test_counterexamples_of_order_of_arrival(rows: list[Given]) -> None:
     assert_all_orders_agree([row.judged_turn(number) for number, row in enumerate(rows)])
