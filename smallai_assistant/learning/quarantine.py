@@ -162,7 +162,7 @@ def contradicted_corrections(rows: Sequence[Row]) -> list[Quarantine]:
 def contradicted_labels(
     rows: Sequence[Row], labelled: Callable[[Sequence[JudgedTurn]], Labels] | None
 ) -> list[Quarantine]:
-    """Finds labels that contradict what others call similar things; see `nearest_neighbour_labels`.
+    """Finds labels that contradict what other sources call similar things; see `nearest_neighbour_labels`.
 
     Args:
         labelled: returns the labels and vectors of judged turns, by feedback id; None if the task has no labels.

@@ -81,11 +81,11 @@ class Screening:
         self.rows = without(self.rows, found)
 
     def keep_last_words(self) -> None:
-        """Keeps what each source said last of a turn."""
+        """Keeps what each source said last about a turn."""
         self.rows = last_words(self.rows)
 
     def collapse_duplicates(self) -> None:
-        """Keeps the newest of the rows in which a source says the same of the same question."""
+        """Keeps the newest of the rows in which a source says the same about the same question."""
         kept = distinct(self.rows)
         self.n_collapsed += len(self.rows) - len(kept)
         self.rows = kept
@@ -105,7 +105,7 @@ def screen(
         labelled: returns the labels and vectors of judged turns, by feedback id; None if words say it all.
     """
     screening = Screening(rows_of(with_consent(judged_turns)), frozenset(trusted))
-    # Volume first, on all rows: a flood that takes back what it said would be invisible among the last words.
+    # Volume first, on all rows: of a flood of ratings on the same turns only the last words would be left to see.
     screening.set_aside(bursts, pushed_targets)
     screening.keep_last_words()
     screening.set_aside(at_odds)
@@ -135,7 +135,7 @@ class _Slot(NamedTuple):
 
 
 def last_words(rows: Sequence[Row]) -> list[Row]:
-    """Keeps each source's last rating, last correction and last signal of a kind of each turn and item.
+    """Keeps each source's last rating, last correction and last signal of each kind, for every turn and item.
 
     A thumb up and then a thumb down mean down. A correction also replaces an earlier thumb up.
     """
@@ -156,14 +156,14 @@ def last_words(rows: Sequence[Row]) -> list[Row]:
 
 
 class _Statement(NamedTuple):
-    """What a source says of a question: a target, or a rating of an answer."""
+    """What a source says about a question: a target, or a rating of an answer."""
 
     source: str
     said: Target | tuple[bool | None, str]
 
 
 def distinct(rows: Sequence[Row]) -> list[Row]:
-    """Leaves out rows in which a source repeats itself of nearly the same question; the newest row stays.
+    """Leaves out rows in which a source repeats itself about nearly the same question; the newest row stays.
 
     Only questions of words are compared. The same question about two pictures is two questions.
     """

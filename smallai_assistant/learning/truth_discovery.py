@@ -1,4 +1,4 @@
-"""Corrections that contradict what others say if the same words are used.
+"""Corrections that contradict what other sources say about questions with the same words.
 
 A cheap check of labels before anything is trained, in the spirit of confident learning (Northcutt et al. 2021): a word
 that several sources use, and for which nearly all of them give one answer, speaks for that answer, unless chance
@@ -25,7 +25,7 @@ MIN_MAJORITY = 0.75
 MIN_SUPPORT = 0.25
 # ... and 1.5 times as many as among all claims: words such as "the" support no answer.
 MIN_LIFT = 1.5
-# Significance level of the majority: at most this probability that so many sources give the answer for any word.
+# Significance level: a majority counts if chance would give it with at most this probability.
 MAX_P_VALUE = 0.001
 # Rounds of weighing sources by their claims and claims by their sources. The weights do not change any more by then.
 N_ROUNDS = 8
@@ -136,7 +136,7 @@ class Votes:
         return self.n_others(source) >= (MIN_SOURCES if self.n_answers > 1 else MIN_SOURCES_IF_UNANIMOUS)
 
     def is_telling(self, overall: Votes) -> bool:
-        """Whether the word tells something of the answer: some answer is more frequent with it than `overall`."""
+        """Whether the word tells something about the answer: some answer is more frequent with it than `overall`."""
         return any(
             share / self._total >= max(MIN_SUPPORT, MIN_LIFT * overall._shares[answer] / overall._total)
             for answer, share in self._shares.items()
