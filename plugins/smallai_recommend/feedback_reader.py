@@ -24,14 +24,17 @@ class FeedbackReader:
     def __init__(self, memory: FeedbackMemory) -> None:
         self.memory = memory
         self._cursor = Cursor(0, 0)
-        self._waiting: set[str] = set()
+        self._waiting: set[str] = set()  # items of choices that are not counted
+        self._counted: set[str] = set()  # items of choices that are counted
         self._against: tuple[int, int, Floats] | None = None
 
     def choices(self, knows: Knows) -> list[Choice]:
         """All choices of known items, in order. `apply` continues from here."""
         choices, self._cursor = self.memory.choices()
-        self._waiting = {choice.item for choice in choices if not knows(choice.item)}
-        return [choice for choice in choices if choice.item not in self._waiting]
+        items = {choice.item for choice in choices}
+        self._counted = {item for item in items if knows(item)}
+        self._waiting = items - self._counted
+        return [choice for choice in choices if choice.item in self._counted]
 
     def apply(self, stats: InteractionStats, knows: Knows, on_choice: Callable[[str], None]) -> bool:
         """Applies what is new to the statistics.
@@ -57,6 +60,7 @@ class FeedbackReader:
                 if not stats.users[choice.user].strengthen(choice):
                     return False
             elif stats.append(choice):
+                self._counted.add(choice.item)
                 on_choice(choice.item)
             else:
                 return False
@@ -65,8 +69,8 @@ class FeedbackReader:
         return True
 
     def is_current(self, knows: Knows) -> bool:
-        """Whether exactly the choices of unknown items wait; an import or a removal may have changed what is known."""
-        return {item for item in self.memory.chosen_items() if not knows(item)} == self._waiting
+        """Whether only known items are counted, and only unknown ones wait; a change of the store may end that."""
+        return all(map(knows, self._counted)) and not any(map(knows, self._waiting))
 
     def against(self, stats: InteractionStats) -> Floats:
         """How many voters are against each item, float32, shape (n_items,); each voter counts at most 1."""

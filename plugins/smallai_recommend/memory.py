@@ -158,12 +158,6 @@ class FeedbackMemory:
             self._read()
             return {item: units / _OPINION_UNITS for item, units in self._against.items() if units}
 
-    def chosen_items(self) -> set[str]:
-        """The ids of all items that a choice names."""
-        with self._lock:
-            self._read()
-            return set(self._of_item)
-
     def n_voters(self, item: str) -> int:
         """Number of voters that chose an item."""
         with self._lock:

@@ -209,6 +209,16 @@ change: st.SearchStrategy[Change] = st.one_of(
 
 @settings(deadline=None)
 @given(steps=st.lists(st.one_of(feedback, feedback, change, st.just("follow")), max_size=25))
+@example(
+    # An item is removed whose choice is counted, and then becomes stronger.
+    steps=[
+        Given("u1", "b", "t1", clicked, 0),
+        lambda store: store.toggle("b"),
+        "follow",
+        lambda store: store.toggle("b"),
+        Given("u1", "b", "t1", {"signal": "dwell", "value": 500.0}, 1),
+    ]
+)
 def test_an_index_equals_one_made_later(steps: list[Given | Change | str]) -> None:
     store, memory = FakeStore(), FeedbackMemory(find)
     context: Any = SimpleNamespace(items=store)
