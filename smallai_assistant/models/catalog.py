@@ -306,6 +306,7 @@ class Catalog:
             n_max = max(n_max, min(n, entry.n_bytes))
             pull.progress(entry.name, what, _FETCHED * n_max / entry.n_bytes)
 
+        on_bytes("looking for a source", 0)  # the hub may take two seconds to answer, and people should see that
         result = pull.fetcher.fetch_all(entry.files, parts, on_bytes=on_bytes)
         with self._folders.work_folder() as work:
             if needs_conversion(entry.format):
@@ -316,7 +317,7 @@ class Catalog:
                 for file in entry.files:
                     link_or_copy(parts / file.path, work / file.path)
             if pull.cancel.is_set():
-                raise Cancelled("stopped", hint="pull again: what is complete is kept")
+                raise Cancelled("stopped", hint="pull again: finished files are kept")
             origin = {"source": {file.path: file.sha256 for file in entry.files}}
             self._folders.publish(work, self._folders.folder_of(entry.name), origin)
         shutil.rmtree(parts, ignore_errors=True)

@@ -74,7 +74,7 @@ def run_python(
         try:
             while process.poll() is None:
                 if cancel.wait(_POLL_S):
-                    raise Cancelled("stopped", hint="start it again: what is complete is kept")
+                    raise Cancelled("stopped", hint="start it again: finished files are kept")
                 on_tick()
         finally:
             _end(process)

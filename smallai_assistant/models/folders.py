@@ -25,6 +25,7 @@ from smallai_assistant.models.hub import folder_bytes
 
 MANIFEST = "smallai-model.json"
 _LOCK = ".lock"
+# Prefixes of folders that are useless once their process is gone: half a model, a removal, a converter's input.
 _LEFTOVERS = (".work-", ".gone-", ".source-")
 
 
@@ -93,6 +94,7 @@ class ModelFolders:
     @contextmanager
     def work_folder(self, prefix: str = ".work-") -> Iterator[Path]:
         """An empty folder that is deleted at the end of the block, unless `publish` gave it another name."""
+        # Below the root, not in the system's temporary folder: a rename works within one file system only.
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=self.root))
         try:
             yield folder

@@ -97,7 +97,7 @@ def check_answers(place: HubFile, *, cancel: threading.Event) -> None:
     deadline = time.monotonic() + PROBE_S
     while not is_done.wait(_POLL_S):
         if cancel.is_set():
-            raise Cancelled("stopped", hint="pull again: what is complete is kept")
+            raise Cancelled("stopped", hint="pull again: finished files are kept")
         if time.monotonic() >= deadline:
             raise DownloadError(f"the hub did not answer within {PROBE_S:g} s")
     if answers[0]:

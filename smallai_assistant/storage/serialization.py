@@ -18,8 +18,8 @@ from smallai_assistant.types import (
     Part,
     SegmentPart,
     TextPart,
-    check_storable,
 )
+from smallai_assistant.validation import check_storable
 
 # The keys of a turn that the database stores as one JSON text; the others have columns.
 TURN_BODY = ("role", "request", "response", "model", "adapter", "notices", "details", "timings", "error")

@@ -88,5 +88,5 @@ def test_ctrl_c_stops_a_pull(tmp_path: Path, silent_index: str) -> None:
     assert process.returncode == 130, err
     assert out == b""
     assert b"Traceback" not in err
-    assert b"pull again to go on" in err
+    assert b"pull again to continue" in err
     assert not list(wheels.glob(".wheel-*"))

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import tiny_gguf
 from support.tiny_servers import (
     COMMIT,
     FILES,
@@ -29,7 +28,6 @@ from smallai_assistant.models import catalog as catalog_module
 from smallai_assistant.models import hub
 from smallai_assistant.models.catalog import Catalog, PulledModel
 from smallai_assistant.models.entries import Entry, FileEntry, HubFile
-from smallai_assistant.models.files import file_sha256
 from smallai_assistant.models.sources import RefusedFile, Source
 
 REPO = "owner/name"  # of the fixture `serve_hub`
@@ -195,26 +193,31 @@ def test_files_of_an_earlier_pull_are_told(
     assert pull(catalog).sources == {Source.HUB: 2, Source.EARLIER_PULL: 1}
 
 
-def test_a_converted_model_comes_from_the_hub(
+def test_converted_models_come_from_the_hub(
     tmp_path: Path, serve_hub: ServeHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The hash is that of the hub's GGUF file, before the conversion."""
-    source = tmp_path / "source.gguf"
-    tiny_gguf.write_gguf(source, tiny_gguf.make_model())
-    serve_hub({"q4.gguf": source.read_bytes()})
-    file = FileEntry(
-        "model.gguf", source.stat().st_size, file_sha256(source), parts=(), hub=HubFile(REPO, "q4.gguf", COMMIT)
-    )
+    """The pinned hash is that of the hub's file, before the conversion, and a wrong file is not converted."""
+    converted: list[bytes] = []
+
+    def convert(_: str, source: Path, target: Path, **__: object) -> None:
+        converted.append((source / "model.gguf").read_bytes())
+        (target / "model.safetensors").write_bytes(WEIGHTS)
+
+    monkeypatch.setattr(catalog_module, "convert", convert)
+    data = b"GGUF" + bytes(1_000)
+    serve_hub({"q4.gguf": data})
+    place = HubFile(REPO, "q4.gguf", COMMIT)
+    file = FileEntry("model.gguf", len(data), hashlib.sha256(data).hexdigest(), parts=(), hub=place)
     catalog = Catalog(tmp_path / "models")
     entry = dataclasses.replace(tiny_entry(), format="gguf", files=(file,))
     catalog.entries = {"tiny": entry}
     assert pull(catalog).sources == {Source.HUB: 1}
-    assert (catalog.resolve("tiny") / "model.safetensors").is_file()
+    assert converted == [data]
     catalog.remove("tiny")
-    monkeypatch.setattr(catalog_module, "convert", lambda *_, **__: pytest.fail("the wrong file was converted"))
     catalog.entries = {"tiny": dataclasses.replace(entry, files=(dataclasses.replace(file, sha256="0" * 64),))}
     with pytest.raises(IntegrityError, match=r"the hub gave model\.gguf"):
         catalog.pull(["tiny"])
+    assert converted == [data]
 
 
 # -- what the command prints --

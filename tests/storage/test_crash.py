@@ -106,7 +106,7 @@ def test_a_cancelled_pull_keeps_complete_files(tmp_path: Path, index: Server) ->
     threading.Thread(target=lambda: (index.is_stalled.wait(60), cancel.set())).start()
     with pytest.raises(Cancelled) as caught:
         open_catalog(tmp_path / "models").pull(["tiny"], cancel=cancel)
-    assert "what is complete is kept" in caught.value.hint
+    assert "finished files are kept" in caught.value.hint
     check_that_it_continues(tmp_path / "models", index)
 
 

@@ -13,10 +13,9 @@ import pytest
 import sqlalchemy as sa
 from support.turns import a_turn
 
-from smallai_assistant import AudioPart, Feedback, ImagePart, InvalidInput, Message, TextPart, Turn
+from smallai_assistant import AudioPart, Feedback, ImagePart, InvalidInput, Message, TextPart, Turn, filesystem
 from smallai_assistant.errors import InputTooLarge, StoreError, StoreFull
 from smallai_assistant.storage import database as database_module
-from smallai_assistant.storage import turn_store as store_module
 from smallai_assistant.storage.database import Database
 from smallai_assistant.storage.feedback_store import FeedbackStore, feedback_from_json, feedback_to_json
 from smallai_assistant.storage.schema import adapters as adapters_table
@@ -366,7 +365,7 @@ def test_turns_during_close_are_stored_or_refused(tmp_path: Path, database: Data
 def test_media_are_on_disk_before_the_turn(turns: TurnStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also the folders that were created for them: their parent folders are synced."""
     synced: list[Path] = []
-    monkeypatch.setattr(store_module, "sync_path", lambda path: synced.append(path))
+    monkeypatch.setattr(filesystem, "sync_path", lambda path: synced.append(path))
     synced_files: list[int] = []
     real = os.fsync
     monkeypatch.setattr(os, "fsync", lambda descriptor: (synced_files.append(descriptor), real(descriptor)))

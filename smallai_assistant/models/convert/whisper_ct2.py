@@ -88,6 +88,7 @@ def _read(path: Path) -> dict[str, Array]:
         shape = [reader.number("I") for _ in range(reader.number("B"))]
         dtype = reader.number("B")
         raw = reader.take(reader.number("I"))
+        # bfloat16 has a code too; numpy has no such type, and no file of the catalogue uses it.
         if dtype not in _DTYPES:
             raise ModelInvalid(f"model.bin: {name} has the unknown type {dtype}")
         variables[name] = np.frombuffer(raw, _DTYPES[dtype]).reshape(shape)
