@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -182,7 +183,8 @@ class Chat:
 
     def help(self, _: str = "") -> None:
         """`/help`."""
-        self.tell("Type a message, or one of these. A file that you name or drop into a message is sent with it.")
+        intro = "Type a message, or one of these. A file that you name or drop into a message is sent with it."
+        self.tell(textwrap.fill(intro, self.screen.width) if self.screen.is_terminal else intro)
         column = max(len(command.usage) for command in self.commands.values())
         # With less room than that beside the column, the help would wrap after every few words.
         is_narrow = self.screen.width < column + 30

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 
@@ -14,6 +16,13 @@ from smallai_assistant.cli.terminal import SilentKeyboard, encodable, plain, win
 _REST_FOR_EACH_DRAWING = 4.0
 
 
+def _start_timer(seconds: float, call: Callable[[], None]) -> Callable[[], None]:
+    timer = threading.Timer(seconds, call)
+    timer.daemon = True  # the program may end meanwhile
+    timer.start()
+    return timer.cancel
+
+
 class LiveText:
     """Shows Markdown while it arrives.
 
@@ -21,11 +30,20 @@ class LiveText:
     the lines that changed, so that nothing flickers.
 
     Args:
-        clock: gives seconds; tests put in one that stands still, to see every drawing.
+        clock: gives seconds; a test passes one that stands still, to see every drawing.
+        start_timer: calls a function after some seconds, and returns a function that prevents the call.
     """
 
-    def __init__(self, *, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+        start_timer: Callable[[float, Callable[[], None]], Callable[[], None]] = _start_timer,
+    ) -> None:
         self._clock = clock
+        self._start_timer = start_timer
+        self._cancel_timer: Callable[[], None] | None = None
+        self._lock = threading.Lock()  # the timer draws on a thread of its own
         self._text = ""  # of the blocks that are not finished
         self._region = _Region()
         self._has_blocks = False
@@ -35,26 +53,44 @@ class LiveText:
     def add(self, text: str) -> None:
         """Shows more of the text."""
         self._keyboard.start()
-        self._text += plain(text)
-        # A block can only be finished by the end of a line; without one, there is nothing to parse.
-        if "\n" in text and (start := start_of_last_block(self._text)):
-            self._draw(self._text[:start])
-            self._close_blocks()
-            self._text = self._text[start:]
+        with self._lock:
+            self._text += plain(text)
+            # A block can only be finished by the end of a line; without one, there is nothing to parse.
+            if "\n" in text and (start := start_of_last_block(self._text)):
+                self._draw(self._text[:start])
+                self._close_blocks()
+                self._text = self._text[start:]
+            self._draw_if_rested()
+
+    def finish(self) -> None:
+        """Shows all that was added, and leaves the cursor at the start of a new line. Idempotent."""
+        try:
+            with self._lock:
+                if self._cancel_timer is not None:
+                    self._cancel_timer()
+                    self._cancel_timer = None
+                self._draw(self._text)
+                self._close_blocks()
+                self._text, self._has_blocks = "", False
+        finally:
+            self._keyboard.stop()
+
+    def _draw_if_rested(self) -> None:
+        """Draws the last block, now or after the rest. If the model pauses, nothing that was added stays hidden."""
         begin = self._clock()
         if begin >= self._next_drawing_at:
             self._draw(without_undecided_line(self._text))
             end = self._clock()
             self._next_drawing_at = end + _REST_FOR_EACH_DRAWING * (end - begin)
+        elif self._cancel_timer is None:
+            self._cancel_timer = self._start_timer(self._next_drawing_at - begin, self._draw_after_rest)
 
-    def finish(self) -> None:
-        """Shows all that was added, and leaves the cursor at the start of a new line. Idempotent."""
-        try:
-            self._draw(self._text)
-            self._close_blocks()
-            self._text, self._has_blocks = "", False
-        finally:
-            self._keyboard.stop()
+    def _draw_after_rest(self) -> None:
+        # The terminal may have gone away; the thread that adds the text finds out and reports it.
+        with self._lock, contextlib.suppress(OSError, ValueError):
+            if self._cancel_timer is not None:
+                self._cancel_timer = None
+                self._draw_if_rested()
 
     def _draw(self, text: str) -> None:
         # The last column stays free: a character that a terminal draws wider than it is counted must not wrap.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -52,9 +53,8 @@ class Repl:
         from smallai_assistant.cli.prompt import LineReader
 
         chat, screen = self.chat, self.context.screen
-        screen.out(
-            f"smallai {__version__}. Type a message; /help lists the commands, Ctrl-C stops an answer, Ctrl-D ends."
-        )
+        welcome = "Type a message; /help lists the commands, Ctrl-C stops an answer, Ctrl-D ends."
+        screen.out(textwrap.fill(f"smallai {__version__}. {welcome}", screen.width))
         reader = LineReader(
             self.assistant.config.data_dir / "chat_history",
             commands=chat.commands,

@@ -49,8 +49,8 @@ def window() -> os.terminal_size:
 class SilentKeyboard:
     """Keeps the terminal from showing what is typed while an answer is drawn.
 
-    A typed line end, or the `^C` of Ctrl-C, would move what is drawn away from where it is thought to be. What is typed
-    is not lost: the next prompt reads it.
+    A typed line end, or the `^C` of Ctrl-C, would move the lines that are drawn, and the next drawing would miss them.
+    What is typed is not lost: the next prompt reads it. Only Ctrl-C drops it, as terminals always do.
     """
 
     def __init__(self) -> None:

@@ -84,6 +84,45 @@ def test_a_missing_model_is_offered(models_dir: Path, tmp_path: Path, capsys: py
         assert "Get starter now?" in questions[0]
 
 
+RENDERED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from smallai_assistant import Assistant, TextPart
+from smallai_assistant.cli import main
+from support.scripted import ScriptedPlugin, make_task
+def answer(request):
+    for word in "It has **bold** words that are wrapped.\\n\\n```python\\nx = 1\\n".split(" "):
+        yield TextPart(word + " ")
+    yield TextPart("hostile\\x1b]0;owned\\x07")
+    request.cancel.wait(600)
+task = make_task(answer, name="talk")
+raise SystemExit(main(["chat", "--task", "talk"], open_assistant=lambda *_: Assistant(
+    data_dir=Path({folder!r}), disabled_plugins=("chat", "image", "speech", "recommend"), plugins=[ScriptedPlugin(task)]
+)))
+"""
+
+
+def test_ctrl_c_keeps_the_rendered_answer(tmp_path: Path) -> None:
+    code = RENDERED.format(tests=str(Path(__file__).parents[1]), folder=str(tmp_path / "own"))
+    env = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR")}
+    terminal = Terminal({**env, "TERM": "xterm"}, python=("-c", code), size=(30, 24))
+    terminal.wait_for("talk>")
+    terminal.type("hello\r")
+    terminal.wait_for("hostile")
+    assert "It has \x1b[1mbold\x1b[0m words that are\x1b[K\r\nwrapped." in terminal.seen
+    assert "─── python" in terminal.seen
+    assert "```" not in terminal.seen
+    assert "\x1b]0;" not in terminal.seen
+    terminal.type("\x03")
+    terminal.wait_for(r"stopped[\s\S]*talk>")
+    assert "^C" not in terminal.seen
+    assert "\x1b[J" not in terminal.seen.split("stopped")[0]
+    terminal.type("\x04")
+    assert terminal.end() == 0
+    assert "Traceback" not in terminal.seen
+
+
 @pytest.mark.slow
 def test_a_conversation_at_a_terminal(user_env: dict[str, str], tmp_path: Path) -> None:
     terminal = Terminal(user_env, "chat", "--task", "text-generation")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Callable
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -90,17 +91,44 @@ def test_any_pieces_end_as_the_whole(pieces: list[str]) -> None:
 
 
 def test_a_slow_drawing_makes_way_for_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A drawing that takes a second is followed by four seconds without one; the end draws everything."""
+    """A drawing that takes a second is followed by four seconds of rest, then comes what arrived meanwhile."""
     screen = FakeScreen(40, 24)
     monkeypatch.setattr(sys, "stdout", screen)
-    times = iter([0.0, 1.0, 2.0, 4.9, 5.0, 5.0])
-    live = LiveText(clock=lambda: next(times))
-    shown = []
-    for word in ("one ", "two ", "three ", "four "):
+    times = iter([0.0, 1.0, 2.0, 4.0, 5.0, 5.0, 5.0, 5.0])
+    timers: list[tuple[float, Callable[[], None]]] = []
+    cancelled: list[int] = []
+
+    def start_timer(seconds: float, call: Callable[[], None]) -> Callable[[], None]:
+        timers.append((seconds, call))
+        return lambda: cancelled.append(len(timers))
+
+    live = LiveText(clock=lambda: next(times), start_timer=start_timer)
+    for word in ("one ", "two ", "three "):
         live.add(word)
-        shown.append(screen.text)
-    assert shown == ["one", "one", "one", "one two three four"]
+        assert screen.text == "one"
+    ((seconds, draw),) = timers
+    assert seconds == 3.0
+    draw()
+    assert screen.text == "one two three"
+    live.add("four")
     live.finish()
+    draw()  # a timer that comes too late
+    assert screen.text == "one two three four"
+    assert cancelled == []
+
+
+def test_the_end_cancels_a_waiting_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = FakeScreen(40, 24)
+    monkeypatch.setattr(sys, "stdout", screen)
+    times = iter([0.0, 1.0, 2.0])
+    cancelled: list[bool] = []
+    live = LiveText(clock=lambda: next(times), start_timer=lambda seconds, call: lambda: cancelled.append(True))
+    live.add("one ")
+    live.add("two")
+    live.finish()
+    live.finish()
+    assert screen.text == "one two"
+    assert cancelled == [True]
 
 
 @pytest.mark.parametrize("variable", [("NO_COLOR", "1"), ("TERM", "dumb")])
