@@ -1,4 +1,4 @@
-"""Settings: three sources, typed, and a wrong key names its nearest."""
+"""Settings: three sources, checked types, and errors that name the place and the nearest key."""
 
 from __future__ import annotations
 

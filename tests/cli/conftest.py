@@ -52,7 +52,7 @@ def talk(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 
 def story(request: Request) -> Iterator[Any]:
-    """Echoes; raises on "fail"; says how much it remembers."""
+    """Answers with the number of earlier turns and the text; raises on "fail" and "crash"."""
     if request.message.text == "fail":
         raise InvalidInput("cannot", hint="say something else")
     if request.message.text == "crash":

@@ -72,7 +72,7 @@ def test_every_help_prints_at_any_width(run: Run, monkeypatch: pytest.MonkeyPatc
 def test_help_and_version_import_nothing_heavy() -> None:
     script = (
         "import sys; from smallai_assistant.cli import main; main(['--help']); main(['--version']); main(['chta'])\n"
-        "heavy = {'torch', 'rich', 'sqlalchemy', 'prompt_toolkit', 'numpy', 'pluggy', 'transformers'}\n"
+        "heavy = {'argcomplete', 'torch', 'rich', 'sqlalchemy', 'prompt_toolkit', 'numpy', 'pluggy', 'transformers'}\n"
         "sys.exit(sorted(heavy & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

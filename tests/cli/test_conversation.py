@@ -182,7 +182,7 @@ def test_a_script_of_all_tasks_on_real_models(user_env: dict[str, str]) -> None:
 
 @pytest.mark.slow
 def test_chat_works_with_the_network_cut(user_env: dict[str, str], tmp_path: Path) -> None:
-    """Every address of the process but its own files is out of reach."""
+    """The process can reach no address, only its own files."""
     site = tmp_path / "site"
     site.mkdir()
     (site / "sitecustomize.py").write_text(

@@ -84,7 +84,7 @@ def test_any_pieces_end_as_the_whole(pieces: list[str]) -> None:
     screen = FakeScreen(20, 30)
     with pytest.MonkeyPatch.context() as monkeypatch:
         show(screen, pieces, monkeypatch)
-    # Spacing between blocks may differ where a block turns out to be empty.
+    # Spacing between blocks may differ if a block turns out to be empty.
     assert [row for row in screen.text.splitlines() if row] == [
         row for row in rendered("".join(pieces), 20).splitlines() if row
     ]

@@ -25,7 +25,7 @@ def test_a_closed_standard_output_is_no_error(tmp_path: Path) -> None:
         process = start(words, tmp_path, stdout=write_end)
         os.close(write_end)
         _, err = process.communicate(timeout=60)
-        # argparse itself swallows the error where the output is not buffered.
+        # argparse itself swallows the error if the output is not buffered.
         assert process.returncode == 141 or words == ["--help"], (words, err)
         assert b"Traceback" not in err
         assert b"BrokenPipe" not in err

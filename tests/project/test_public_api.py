@@ -15,7 +15,7 @@ HEAVY = ("torch", "transformers", "sqlalchemy", "numpy", "bitsandbytes", "senten
 
 
 def modules_after(code: str) -> set[str]:
-    """Top-level modules that a fresh interpreter holds after `code`."""
+    """The modules that a new interpreter has imported after `code`."""
     script = f"{code}\nimport sys, json; print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     return set(json.loads(done.stdout.splitlines()[-1]))
@@ -39,7 +39,7 @@ def test_every_name_resolves_and_is_documented(name: str) -> None:
 
 
 def test_no_public_signature_takes_arbitrary_keywords() -> None:
-    """Assistant's `overrides` are checked against the configuration's keys; nothing else takes any keyword."""
+    """Only `Assistant` takes any keyword: its `overrides` are checked against the keys of the configuration."""
     for name in smallai_assistant.__all__:
         value = getattr(smallai_assistant, name)
         methods = inspect.getmembers(value, inspect.isfunction) if inspect.isclass(value) else []
@@ -58,7 +58,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 def test_importing_the_root_loads_nothing_heavy() -> None:
     loaded = modules_after("import smallai_assistant")
     assert not loaded & set(HEAVY)
-    assert not any(each.startswith("smallai_assistant.") for each in loaded)
+    assert not any(module.startswith("smallai_assistant.") for module in loaded)
 
 
 @pytest.mark.parametrize("plugin", ["smallai_chat", "smallai_image", "smallai_speech", "smallai_recommend"])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.command_line import Ran, Run
@@ -24,6 +26,27 @@ def echo() -> Echo:
 def own(tmp_path: Path, echo: Echo) -> Iterator[Assistant]:
     with open_echo(tmp_path / "data", echo, make_task()) as assistant:
         yield assistant
+
+
+@pytest.fixture
+def cancelled(own: Assistant, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set when a learning cycle that the command line started is cancelled."""
+    event = threading.Event()
+    real = own.learn_in_background
+
+    def learn_in_background(*args: Any) -> Any:
+        job = real(*args)
+        cancel = job.cancel
+
+        def cancel_and_tell() -> None:
+            cancel()
+            event.set()
+
+        monkeypatch.setattr(job, "cancel", cancel_and_tell)
+        return job
+
+    monkeypatch.setattr(own, "learn_in_background", learn_in_background)
+    return event
 
 
 @pytest.fixture

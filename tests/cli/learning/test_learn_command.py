@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -118,10 +118,18 @@ def test_wrong_learning_is_told_before_it_begins(
     assert echo.begun_at == []
 
 
-def test_ctrl_c_stops_and_the_next_cycle_continues(run: Run, own: Assistant, echo: Echo) -> None:
-    """A signal to this very process while it trains."""
+def test_ctrl_c_stops_and_the_next_cycle_continues(
+    run: Run, own: Assistant, echo: Echo, cancelled: threading.Event
+) -> None:
+    """The signal comes while this process trains."""
     correct(own)
-    echo.at_step = lambda step: os.kill(os.getpid(), signal.SIGINT) or time.sleep(1) if step == 3 else None
+
+    def interrupt(step: int) -> None:
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert cancelled.wait(60)
+
+    echo.at_step = interrupt
     done = run("learn", "echo")
     assert done.code == 130
     assert done.out == ""
@@ -136,16 +144,18 @@ def test_ctrl_c_stops_and_the_next_cycle_continues(run: Run, own: Assistant, ech
     assert echo.begun_at == [0, 3]
 
 
-def test_a_late_ctrl_c_still_prints_the_result(run: Run, own: Assistant, echo: Echo) -> None:
+def test_a_late_ctrl_c_still_prints_the_result(
+    run: Run, own: Assistant, echo: Echo, cancelled: threading.Event
+) -> None:
     correct(own)
     real = echo.rebuild
 
-    def slow(judged_turns: Any) -> None:  # it is called once the new adapter serves
+    def interrupted(judged_turns: Any) -> None:  # it is called once the new adapter serves
         os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.5)
+        assert cancelled.wait(60)
         real(judged_turns)
 
-    echo.rebuild = slow  # type: ignore[method-assign]
+    echo.rebuild = interrupted  # type: ignore[method-assign]
     done = run("learn", "echo")
     assert done.code == 130
     assert f"{own.adapters.champion_id('echo')} serves now" in done.out
@@ -153,7 +163,7 @@ def test_a_late_ctrl_c_still_prints_the_result(run: Run, own: Assistant, echo: E
 
 
 STUBBORN = """
-import sys, time
+import sys, threading
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from smallai_assistant.cli import main
@@ -161,7 +171,7 @@ from support.echo_learner import Echo, open_echo
 def hang(step):
     print("step", step, flush=True)
     if step == 2:
-        time.sleep(600)
+        threading.Event().wait(600)
 folder = Path({folder!r})
 raise SystemExit(main(["learn", "echo"], open_assistant=lambda *_: open_echo(folder, Echo(at_step=hang))))
 """
@@ -179,9 +189,12 @@ def test_a_second_ctrl_c_ends_a_hanging_step(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     while "once more ends at once" not in (line := process.stderr.readline()):
         assert line
-    time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
+    # The line is printed just before the second signal takes effect, so the signal may have to be sent again.
+    err = None
+    while err is None:
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            _, err = process.communicate(timeout=0.2)
     assert process.returncode in (-signal.SIGINT, 130)
     assert "Traceback" not in err
     with open_echo(tmp_path / "data", echo := Echo()) as assistant:
@@ -192,14 +205,18 @@ def test_a_second_ctrl_c_ends_a_hanging_step(tmp_path: Path) -> None:
 
 def test_two_cycles_at_once_are_refused(run: Run, own: Assistant, echo: Echo) -> None:
     correct(own)
-    go = threading.Event()
-    echo.at_step = lambda step: go.wait(30)
+    is_training, go = threading.Event(), threading.Event()
+
+    def at_step(step: int) -> None:
+        is_training.set()
+        assert go.wait(60)
+
+    echo.at_step = at_step
     job = own.learn_in_background("echo")
-    while not echo.begun_at:
-        time.sleep(0.01)
+    assert is_training.wait(60)
     done = run("learn", "echo")
     go.set()
-    assert job.result(30).is_promoted
+    assert job.result(60).is_promoted
     assert done.code == 1
     assert "another learning cycle runs" in done.err
 
