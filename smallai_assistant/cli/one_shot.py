@@ -21,8 +21,8 @@ from smallai_assistant.types import (
     Part,
     SegmentPart,
     TextPart,
-    check_key,
 )
+from smallai_assistant.validation import check_key
 
 if TYPE_CHECKING:
     from smallai_assistant.assistant import Assistant
