@@ -29,14 +29,14 @@ sys.path[:0] = [str(ROOT), str(ROOT / "plugins")]
 
 IMAGES = ROOT / "docs" / "images"
 MAX_BYTES = 300_000
-_COLUMNS = 84
+_COLUMNS = 92  # what the assistant says of a correction fits into one line
 
-# A private fact, which no model can know, and a correction in a person's words. The last question asks in other words.
+# The starter model names a wrong author. The second conversation knows nothing of the first, and asks in other words.
 CONVERSATION = (
-    "Where do we keep the spare key of the bike shed?",
-    "/correct In the blue tin above the coffee machine.",
+    "Who wrote the children's book Momo?",
+    "/correct Michael Ende",
     "/new",
-    "I need the bike shed's spare key. Where is it?",
+    "Who is the author of Momo?",
 )
 
 _INK, _PAPER, _GRAY = (221, 225, 229), (28, 32, 36), (120, 128, 136)
@@ -246,7 +246,7 @@ def _photograph(browser: str, page: Path, target: Path) -> None:
         [browser, *options, *size, f"--screenshot={shot}", page.as_uri()], check=True, capture_output=True, timeout=120
     )
     # 256 colors are enough for a page, and make a file of a third of the size.
-    Image.open(shot).convert("RGB").quantize(256, method=Image.Quantize.FASTOCTREE).save(target, optimize=True)
+    Image.open(shot).convert("RGB").quantize(256).save(target, optimize=True)
 
 
 def main(wanted: Sequence[str]) -> None:

@@ -158,7 +158,7 @@ def _count(n: int, noun: str) -> str:
 
 
 def _percent(share: float, digits: int = 1) -> str:
-    return f"{100 * share:.{digits}f} %"
+    return f"{share:.{digits}%}"
 
 
 def _points(share: float) -> str:

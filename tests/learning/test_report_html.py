@@ -155,7 +155,7 @@ def test_the_page_says_all_that_the_report_knows(tmp_path: Path) -> None:
     _, page = page_of(make_report(), tmp_path, serving_id="text-generation-1")
     for said in (
         "✕ refused",
-        "31 % → 74 %",
+        "31% → 74%",
         "answers that match on 40 examples",
         "+43.0",
         "+28.0 to +57.0",
