@@ -23,7 +23,6 @@ from smallai_assistant.types import (
     TextPart,
 )
 from smallai_assistant.validation import check_key
-from smallai_assistant.validation import check_key
 
 if TYPE_CHECKING:
     from smallai_assistant.assistant import Assistant
