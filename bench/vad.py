@@ -62,7 +62,7 @@ SPOKEN = (
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A recording and what is known of it.
+    """A recording whose speech is known.
 
     Attributes:
         samples: float32, shape (n_samples,), mono, 16 kHz.
@@ -261,7 +261,7 @@ def measure_hours() -> list[dict[str, Any]]:
 
 
 def recordings() -> dict[str, list[Clip]]:
-    """Sets of recordings with what is said in them; nothing is said in the last ones."""
+    """Sets of recordings with their texts, and other sounds, whose text is empty."""
     read, short = clips_of(librivox()), clips_of(cards())
     pause = np.zeros(SAMPLE_RATE // 2, np.float32)
     in_noise = {

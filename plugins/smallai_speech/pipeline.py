@@ -107,7 +107,7 @@ def transcript_parts(recording: Recording, request: Request, lease: Lease, learn
 
 
 def _answer(request: Request, transcript: Iterator[Any]) -> Iterator[Item]:
-    """The segments as parts; at the end what is known only then: the words' times and the repairs."""
+    """The segments as parts, and at the end the words' times and the repairs as details."""
     from smallai_speech.transcribe import Repaired, Segment
     from smallai_speech.window import Stopped
 

@@ -137,7 +137,7 @@ def test_what_a_correction_taught_is_said() -> None:
     ("text", "repaired"),
     [
         ("Ask Zorbex, now.", "Ask Zorvex, now."),
-        ("Ask Kelma Tren today", "Ask Kelmatrin today"),  # a learnt form that holds an uncommon word
+        ("Ask Kelma Tren today", "Ask Kelmatrin today"),  # a learned form that holds an uncommon word
         ("the Trastokan.", "the Trastoken."),
         ("A ZORVEX!", "A Zorvex!"),
     ],
