@@ -72,6 +72,7 @@ def _by_recording(judged_turns: Sequence[JudgedTurn], *, is_praised: bool) -> di
             split_key=key,
             feedback_ids=(judged_turn.feedback.id,),
             payload=SpeechPayload(recordings[0], pair, is_praised),
+            media=(recordings[0],),  # the report plays it
         )
     return found
 
