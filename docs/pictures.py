@@ -217,21 +217,22 @@ def _learn(data_dir: Path, page: Path) -> None:
 
     task = "image-classification"
 
-    def teach(source: str, thing: Drawing, label: str, seeds: range) -> None:
-        for seed in seeds:
-            assistant.teach(task, ImagePart(data=drawn(thing, seed)), label, source=source)
+    people = ("ada", "ben", "chloe")
+
+    def teach(things: Sequence[tuple[Drawing, str]], n: int, *, start: int, sources: Sequence[str] = people) -> None:
+        """Teaches `n` pictures of each thing, one thing after the other, given by the sources in turn."""
+        for number in range(n):
+            for thing, label in things:
+                picture = ImagePart(data=drawn(thing, start + number))
+                assistant.teach(task, picture, label, source=sources[number % len(sources)])
 
     with Assistant(data_dir=data_dir, device="cpu") as assistant:
-        teach("ada", house, "house", range(16))
-        teach("ben", fish, "fish", range(100, 116))
-        teach("ben", tree, "tree", range(200, 216))
+        teach([(house, "house"), (fish, "fish"), (tree, "tree")], 16, start=0)
         first = assistant.learn(task)
         print(first.summary())
-        teach("ada", sailboat, "sailboat", range(300, 312))
-        teach("ben", sailboat, "sailboat", range(312, 320))
-        teach("chloe", cup, "cup", range(400, 420))
+        teach([(cup, "cup"), (sailboat, "sailboat")], 20, start=100)
         # Somebody who finds this funny. The screening compares the labels of pictures that look alike.
-        teach("prankster", house, "banana", range(500, 512))
+        teach([(house, "banana")], 12, start=200, sources=["prankster"])
         second = assistant.learn(task)
         print(second.summary())
         serving_id = assistant.adapters.champion_id(task)
@@ -241,7 +242,7 @@ def _learn(data_dir: Path, page: Path) -> None:
 def _photograph(browser: str, page: Path, target: Path) -> None:
     shot = page.with_suffix(".png")
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--force-device-scale-factor=1.5"]
-    size = ["--window-size=900,1180", f"--user-data-dir={page.parent / 'browser'}"]
+    size = ["--window-size=900,1158", f"--user-data-dir={page.parent / 'browser'}"]
     subprocess.run(
         [browser, *options, *size, f"--screenshot={shot}", page.as_uri()], check=True, capture_output=True, timeout=120
     )
