@@ -91,3 +91,9 @@ def test_blocks_do_not_change_probabilities(monkeypatch: pytest.MonkeyPatch, sma
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of a third of a second: the real ones are longer than any recording here."""
     monkeypatch.setattr("smallai_speech.silero._BLOCK_CHUNKS", 10)
+
+
+@pytest.mark.parametrize(("pause_s", "n_windows"), [(2.0, 1), (6.0, 2)])
+def test_a_long_pause_begins_a_window(pause_s: float, n_windows: int) -> None:
+    samples = np.concatenate([clip(4), np.zeros(int(pause_s * RATE), np.float32), clip(4)])
+    assert len(Activity(samples).windows()) == n_windows
