@@ -30,7 +30,8 @@
 
 A caller's programming error stays ValueError or TypeError.
 
-The message and the hint are sentences for people. Programs read the fields: `code`, `suggestion`, `pull_name`.
+The message and the hint are sentences for people. Programs read the fields: `code`, `suggestion`, `pull_name`,
+`n_missing`.
 """
 
 from __future__ import annotations
@@ -211,8 +212,19 @@ class LearningError(AssistantError):
 
 
 class NotEnoughData(LearningError):
+    """There is too little feedback to train or to evaluate.
+
+    Args:
+        n_missing: how many more questions, pictures or recordings need feedback, as far as it can be told.
+    """
+
     code = "not_enough_data"
     default_hint = "give more feedback: corrections and ratings of different answers"
+    fields = (*LearningError.fields, "n_missing")
+
+    def __init__(self, message: str, *, hint: str | NearestName | None = None, n_missing: int | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.n_missing = n_missing
 
 
 class EvalContaminated(LearningError):

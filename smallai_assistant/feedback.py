@@ -125,6 +125,9 @@ class Example:
         payload: anything the task needs to train on the example or to score it.
         weight: how much it counts in training, in (0, 1].
         media: the pictures and recordings that the prompt stands for; the learning report shows them in its place.
+        subject: what the example is evidence about. All wordings of one question have one subject and count once: in
+            the minimum number of examples, in the mean score and in its interval. Empty for an example that is a
+            subject of its own.
     """
 
     id: str
@@ -135,6 +138,7 @@ class Example:
     payload: Any = None
     weight: float = 1.0
     media: tuple[ImagePart | AudioPart, ...] = ()
+    subject: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -189,7 +189,7 @@ class LearningTask(Task):
 
     Attributes:
         primary_metric: the meaning of an average Score, such as `top-1 accuracy`.
-        min_examples: the minimum number of examples on each side of the train / held-out split.
+        min_examples: the minimum number of subjects on each side of the train / held-out split, see `Example.subject`.
     """
 
     primary_metric: ClassVar[str]

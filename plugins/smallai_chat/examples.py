@@ -1,6 +1,7 @@
 """Turns judged turns into examples, and defines the protected questions that training must not make worse.
 
-A correction becomes one example for each of several wordings of its question; a rating becomes one example.
+A correction becomes one example for each of several wordings of its question; a rating becomes one example. All
+wordings of a question are one subject, whether they were made here or by the person who corrected.
 """
 
 from __future__ import annotations
@@ -8,18 +9,24 @@ from __future__ import annotations
 import json
 import random
 import re
+import unicodedata
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
 from smallai_assistant import Example, JudgedTurn
+from smallai_chat.memory import content_words, overlap
 from smallai_chat.reference_prompts import HELD_OUT_ANSWERS, HELD_OUT_QUESTIONS
 
 # Wordings of a corrected question, the original included: enough for both sides of the split.
 N_WORDINGS = 12
 # A question and an answer of these lengths fit into one training row (`dataset.MAX_TOKENS`).
 _MAX_QUESTION_CHARS, _MAX_ANSWER_CHARS = 1_000, 2_000
+# Two corrected questions with the same answer are one subject if they share more than this part of their content words.
+# "Who runs the bakery?" and "Who runs the mill?" share half of them.
+_MAX_SHARED_BY_TWO_SUBJECTS = 0.5
 
 # {q} stands for the question, {s} for the question in statement order, {k} for its content words.
 _FRAMES = (
@@ -107,6 +114,7 @@ def examples_of(judged_turns: Sequence[JudgedTurn]) -> list[Example]:
     and turns with texts over the limits, have no examples.
     """
     out: list[Example] = []
+    subjects = _Subjects()
     for judged_turn in judged_turns:
         given, turn = judged_turn.feedback, judged_turn.turn
         question, answer = " ".join(turn.request.text.split()), turn.text.strip()
@@ -117,6 +125,7 @@ def examples_of(judged_turns: Sequence[JudgedTurn]) -> list[Example]:
             # The wordings have different split keys, so that some of them are held out. The evaluation then measures
             # whether the model knows the fact in wordings that it was not trained on.
             rng = random.Random(turn.id)  # noqa: S311  (reproducible, not secret)
+            subject = subjects.of_correction(question, right)
             out += [
                 Example(
                     id=f"{given.id}/{number}",
@@ -125,6 +134,7 @@ def examples_of(judged_turns: Sequence[JudgedTurn]) -> list[Example]:
                     split_key=f"{turn.id}/{number}" if number else f"{turn.id}/as asked",
                     feedback_ids=(given.id,),
                     payload=Fact(wording, right, answer if answer != right else ""),
+                    subject=subject,
                 )
                 for number, wording in enumerate(wordings(question, N_WORDINGS, rng))
             ]
@@ -137,9 +147,27 @@ def examples_of(judged_turns: Sequence[JudgedTurn]) -> list[Example]:
                     split_key=turn.id,
                     feedback_ids=(given.id,),
                     payload=Rated(question, answer, given.is_good),
+                    subject=normalized(question),
                 )
             )
     return out
+
+
+class _Subjects:
+    """Finds out which corrections are about the same thing."""
+
+    def __init__(self) -> None:
+        self._of_answer: defaultdict[str, dict[str, frozenset[str]]] = defaultdict(dict)
+
+    def of_correction(self, question: str, answer: str) -> str:
+        """Returns the subject of a corrected question: an earlier one if it has the same answer and similar words."""
+        known, words = self._of_answer[normalized(answer) or answer], content_words(question)
+        subject = normalized(question)
+        if subject not in known:
+            same = (other for other, its in known.items() if overlap(words, its) > _MAX_SHARED_BY_TWO_SUBJECTS)
+            subject = next(same, subject)
+        known.setdefault(subject, words)
+        return subject
 
 
 def held_out_example(name: str, expected: str, payload: Choice | LeakCheck | PlainAnswer | Fact) -> Example:
@@ -198,7 +226,8 @@ def protected_of(judged_turns: Sequence[JudgedTurn]) -> dict[str, list[Example]]
 
 def normalized(text: str) -> str:
     """Returns the words in lower case, separated by single spaces, without punctuation."""
-    return " ".join(re.findall(r"\w+", text.casefold()))
+    # NFC, because an accent written as a character of its own would end the word.
+    return " ".join(re.findall(r"\w+", unicodedata.normalize("NFC", text.casefold())))
 
 
 def wordings(question: str, n: int, rng: random.Random) -> list[str]:

@@ -192,7 +192,7 @@ class ChatMemory:
         cosines = matrix @ rows[0]
         words = content_words(question)
         return [
-            float(cosine) + _OVERLAP_WEIGHT * _overlap(words, content_words(entry.question))
+            float(cosine) + _OVERLAP_WEIGHT * overlap(words, content_words(entry.question))
             for cosine, entry in zip(cosines, entries, strict=True)
         ]
 
@@ -216,6 +216,6 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(re.sub(r"s$", "", word.casefold()) for word in found)
 
 
-def _overlap(first: frozenset[str], second: frozenset[str]) -> float:
+def overlap(first: frozenset[str], second: frozenset[str]) -> float:
     """Returns the overlap coefficient of two sets, in [0, 1]."""
     return len(first & second) / max(1, min(len(first), len(second)))

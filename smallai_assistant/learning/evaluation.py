@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
@@ -33,9 +33,12 @@ class SliceReport:
 
     Attributes:
         kind: a `target` slice must improve, a `protected` slice must not get worse.
-        n: number of examples.
-        before, after: mean scores, 0 to 1.
-        low, high: lower and upper end of the 95 % interval of `after - before`, from a paired bootstrap.
+        n: number of subjects, see `Example.subject`. They are what the evidence counts.
+        before, after: mean scores over the subjects, 0 to 1.
+        low, high: lower and upper end of the 95 % interval of `after - before`, from a paired bootstrap over the
+            subjects.
+        n_examples: number of examples: more than `n` if a subject was asked in several wordings. 0 in reports that an
+            older version stored.
     """
 
     name: str
@@ -45,6 +48,7 @@ class SliceReport:
     after: float
     low: float
     high: float
+    n_examples: int = 0
 
     @property
     def change(self) -> float:
@@ -106,7 +110,8 @@ class Reason:
         found = self.slice
         figures = f"{found.before:.1%} before, {found.after:.1%} after, change {100 * found.change:+.1f} points"
         interval = f"95 % interval {100 * found.low:+.1f} to {100 * found.high:+.1f}"
-        return f"{words[self.kind]} {found.name}: {figures}, {interval}, n = {found.n}"
+        several = f" ({found.n_examples} examples)" if found.n_examples > found.n else ""
+        return f"{words[self.kind]} {found.name}: {figures}, {interval}, n = {found.n}{several}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,37 +168,59 @@ def check_contamination(training: Sequence[Example], asked: Mapping[str, Sequenc
                 )
 
 
-def compare(
-    name: str, kind: SliceKind, before: Sequence[Score], after: Sequence[Score], *, seed: int = 0
-) -> SliceReport:
-    """Computes a slice's means and the interval of their difference, by a paired bootstrap over the examples.
+def subject_of(example: Example) -> str:
+    """Returns what the example is evidence about; an example without a subject is one of its own."""
+    return f"subject {example.subject}" if example.subject else f"example {example.id}"
 
-    The bootstrap is that of Efron and Tibshirani 1993, chapter 13, paired over the same examples as in Koehn 2004. The
-    percentiles are widened as in Hesterberg 2015, section 5.3, because plain ones are too narrow for few examples.
+
+def n_subjects(examples: Sequence[Example]) -> int:
+    """Returns how many different subjects the examples are about."""
+    return len({subject_of(example) for example in examples})
+
+
+def compare(
+    name: str,
+    kind: SliceKind,
+    before: Sequence[Score],
+    after: Sequence[Score],
+    *,
+    subjects: Sequence[str] | None = None,
+    seed: int = 0,
+) -> SliceReport:
+    """Computes a slice's means and the interval of their difference, by a paired bootstrap over the subjects.
+
+    The bootstrap is that of Efron and Tibshirani 1993, chapter 13, paired over the same examples as in Koehn 2004. What
+    is drawn are subjects: twelve wordings of one question are right or wrong together, so they are one piece of
+    evidence and not twelve (the cluster bootstrap of Davison and Hinkley 1997, section 3.8). The percentiles are
+    widened as in Hesterberg 2015, section 5.3, because plain ones are too narrow for few subjects.
 
     Args:
         before, after: scores of the same examples in the same order, each in [0, 1].
+        subjects: the subject of each example; None if every example is one of its own.
         seed: of the random draws; the same seed gives the same interval.
 
     Raises:
-        ValueError: the two sides are empty or of different lengths, or a value is not in [0, 1].
+        ValueError: the sides are empty or of different lengths, or a value is not in [0, 1].
     """
     import numpy as np
     from scipy.special import ndtr, stdtrit
 
     if len(before) != len(after) or not before:
         raise ValueError(f"{name}: {len(before)} scores before and {len(after)} after")
+    if subjects is not None and len(subjects) != len(before):
+        raise ValueError(f"{name}: {len(before)} scores of {len(subjects)} subjects")
     for score in (*before, *after):
         # Written so that NaN fails, too.
         if not 0.0 <= score.value <= 1.0:
             raise ValueError(f"{name}: a score is {score.value}, not in [0, 1]")
-    n = len(before)
-    first = np.array([score.value for score in before], dtype=np.float64)
-    second = np.array([score.value for score in after], dtype=np.float64)
+    first, second = (
+        np.array(_means(scores, subjects or range(len(scores))), dtype=np.float64) for scores in (before, after)
+    )
     difference = second - first
-    # The variance of one example is unknown, so the interval is everything that is possible.
+    n = len(difference)
+    # The variance of one subject is unknown, so the interval is everything that is possible.
     if n == 1:
-        return SliceReport(name, kind, 1, float(first[0]), float(second[0]), -1.0, 1.0)
+        return SliceReport(name, kind, 1, float(first[0]), float(second[0]), -1.0, 1.0, len(before))
     random = np.random.default_rng(seed)
     means = np.concatenate(
         [
@@ -204,7 +231,8 @@ def compare(
     # The normal probability of the t quantile, scaled by sqrt(n / (n - 1)): Hesterberg's "expanded percentile".
     tail = float(ndtr(np.sqrt(n / (n - 1)) * stdtrit(n - 1, (1 - CONFIDENCE) / 2)))
     low, high = np.quantile(means, [tail, 1 - tail])
-    return SliceReport(name, kind, n, float(first.mean()), float(second.mean()), float(low), float(high))
+    ends = float(low), float(high)
+    return SliceReport(name, kind, n, float(first.mean()), float(second.mean()), *ends, n_examples=len(before))
 
 
 def gate(slices: Sequence[SliceReport]) -> Verdict:
@@ -225,6 +253,14 @@ def _kind_of(found: SliceReport) -> ReasonKind:
     if found.kind == "target":
         return ReasonKind.IMPROVED if found.low > 0 else ReasonKind.NOT_SURE
     return ReasonKind.KEPT if found.change >= -MAX_DROP - _ROUNDING else ReasonKind.LOST
+
+
+def _means(scores: Sequence[Score], subjects: Sequence[Hashable]) -> list[float]:
+    """Returns the mean score of each subject, in the order in which the subjects first appear."""
+    values: dict[Hashable, list[float]] = {}
+    for score, subject in zip(scores, subjects, strict=True):
+        values.setdefault(subject, []).append(score.value)
+    return [sum(found) / len(found) for found in values.values()]
 
 
 def _batch_sizes(total: int, limit: int) -> list[int]:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from smallai_assistant.errors import AssistantError, InvalidInput, NotEnoughData, PluginError
 from smallai_assistant.feedback import Adapter, Example, JudgedTurn, Score
-from smallai_assistant.learning.evaluation import check_contamination, split
+from smallai_assistant.learning.evaluation import HELD_OUT_ONE_IN, check_contamination, n_subjects, split
 from smallai_assistant.learning.quarantine import Labels
 from smallai_assistant.learning.screening import ScreenedFeedback, screen
 from smallai_assistant.task import LearningTask, Trial
@@ -166,16 +166,26 @@ def _begin(task: LearningTask, options: CycleOptions, screened: ScreenedFeedback
 
 
 def _check_enough(cycle: Cycle, target: Sequence[Example]) -> None:
-    """Raises NotEnoughData unless both sides of the split have as many new examples as the task needs."""
+    """Checks that both sides of the split are about as many new subjects as the task needs.
+
+    Raises:
+        NotEnoughData: they are not; it says how many more are needed.
+    """
     task, screened = cycle.task, cycle.screened
     least = task.min_examples
-    if len(cycle.training) < least or len(target) < least:
-        n_aside = len(screened.quarantined)
-        raise NotEnoughData(
-            f"{task.name}: {len(screened.judged_turns)} rows of feedback give {len(cycle.training)} new examples to "
-            f"learn from and {len(target)} to evaluate with; {least} of each are needed"
-            + (f" ({n_aside} sources are set aside)" if n_aside else "")
-        )
+    n_learned, n_asked = n_subjects(cycle.training), n_subjects(target)
+    if n_learned >= least and n_asked >= least:
+        return
+    # A subject with several examples can be on both sides. Of those with one example, one in four is held out.
+    are_on_both_sides = any(example.subject for example in (*cycle.training, *target))
+    n_missing = max(least - n_learned, (least - n_asked) * (1 if are_on_both_sides else HELD_OUT_ONE_IN))
+    n_aside = len(screened.quarantined)
+    raise NotEnoughData(
+        f"{task.name}: the new feedback has {n_learned} different subjects to learn from and {n_asked} to be judged "
+        f"by; {least} of each are needed" + (f" ({n_aside} sources are set aside)" if n_aside else ""),
+        hint=f"give feedback on about {n_missing} more; several wordings of one question count as one subject",
+        n_missing=n_missing,
+    )
 
 
 def _labelled(task: LearningTask, judged_turns: Sequence[JudgedTurn]) -> Labels:

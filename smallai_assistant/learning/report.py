@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, TypeVar
 
 from smallai_assistant.feedback import Adapter, Example, Score
-from smallai_assistant.learning.evaluation import Reason, ReasonKind, SliceReport, compare, gate
+from smallai_assistant.learning.evaluation import Reason, ReasonKind, SliceReport, compare, gate, subject_of
 from smallai_assistant.learning.preparation import EARLIER, TARGET, Cycle
 from smallai_assistant.storage.turn_store import media_digest
 from smallai_assistant.task import Trial
@@ -226,9 +226,10 @@ def report_of(cycle: Cycle, candidate: Adapter, after: Mapping[str, Sequence[Sco
             "target" if name == TARGET else "protected",
             cycle.before[name],
             after[name],
+            subjects=[subject_of(example) for example in examples],
             seed=cycle.options.seed,
         )
-        for name in cycle.slices
+        for name, examples in cycle.slices.items()
     ]
     verdict = gate(slices)
     changes = [

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smallai_assistant.learning.evaluation import Reason, ReasonKind
+from smallai_assistant.learning.evaluation import Reason, ReasonKind, SliceReport
 from smallai_assistant.learning.report import Change, CycleReport, FeedbackSummary, Taught
 from smallai_assistant.learning.report_media import Shown, shown
 from smallai_assistant.learning.report_plots import interval_plot, loss_curve, trial_rows
@@ -130,6 +130,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"said": _said, "count": _count, "percent": _percent, "points": _points}
+    environment.filters |= {"evidence": _evidence}
     return environment
 
 
@@ -155,6 +156,13 @@ def _said(text: str, limit: int = MAX_TEXT_CHARS) -> Markup:
 
 def _count(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def _evidence(found: SliceReport) -> str:
+    """How much a slice is evidence of: its examples, and how many subjects they are about if these are fewer."""
+    if found.n_examples > found.n:
+        return f"{_count(found.n_examples, 'example')} of {_count(found.n, 'subject')}"
+    return _count(found.n, "example")
 
 
 def _percent(share: float, digits: int = 1) -> str:

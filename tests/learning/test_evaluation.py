@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -21,6 +22,7 @@ from smallai_assistant.learning.evaluation import (
     compare,
     gate,
     is_held_out,
+    n_subjects,
     split,
 )
 from smallai_assistant.learning.text import normalized
@@ -169,6 +171,58 @@ def test_one_example_proves_nothing() -> None:
 def test_bad_scores_cannot_be_compared(before: list[float], after: list[float]) -> None:
     with pytest.raises(ValueError, match="all"):
         compare("all", "target", scores(before), scores(after))
+
+
+# -- subjects: wordings of one question are evidence once --
+
+
+def test_wordings_of_one_question_prove_nothing() -> None:
+    report = compare("all", "target", scores([0.0] * 12), scores([1.0] * 12), subjects=["tea"] * 12)
+    assert (report.n, report.n_examples, report.change) == (1, 12, 1.0)
+    assert (report.low, report.high) == (-1.0, 1.0)
+
+
+def test_every_subject_counts_alike() -> None:
+    subjects = ["tea"] * 9 + ["rye"]
+    report = compare("all", "target", scores([0.0] * 10), scores([1.0] * 9 + [0.0]), subjects=subjects)
+    assert (report.n, report.n_examples, report.after) == (2, 10, 0.5)
+
+
+def test_repeated_wordings_do_not_narrow_the_interval() -> None:
+    before, after = [0.0, 1.0, 0.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0, 0.0, 1.0]
+    once = compare("all", "target", scores(before), scores(after))
+    often = compare("all", "target", scores(before * 8), scores(after * 8), subjects=[str(n % 6) for n in range(48)])
+    assert (often.n, often.low, often.high) == (once.n, once.low, once.high)
+    assert compare("all", "target", scores(before * 8), scores(after * 8)).low > once.low
+
+
+def test_noise_in_few_subjects_is_rarely_called_an_improvement() -> None:
+    draw = random.Random(1)
+    n_approved = 0
+    for number in range(300):
+        n = draw.choice([4, 6, 8, 12])
+        # Eight wordings of a question are right or wrong together.
+        before, after = ([float(draw.random() < 0.5) for _ in range(n)] for _ in range(2))
+        subjects = [str(index) for index in range(n)] * 8
+        report = compare("all", "target", scores(before * 8), scores(after * 8), subjects=subjects, seed=number)
+        n_approved += report.low > 0
+    assert n_approved / 300 <= 0.04  # 2.5 % are expected
+
+
+def test_subjects_and_scores_must_fit() -> None:
+    with pytest.raises(ValueError, match="2 scores of 1 subjects"):
+        compare("all", "target", scores([0.0, 0.0]), scores([1.0, 1.0]), subjects=["tea"])
+
+
+def test_an_example_without_a_subject_is_its_own() -> None:
+    wordings = [replace(example(f"tea {n}", number=n), subject="tea") for n in range(3)]
+    named_like_an_id = replace(example("x", number=9), subject="e1")
+    assert n_subjects([*wordings, example("y", number=1), example("z", number=2), named_like_an_id]) == 4
+
+
+def test_a_reason_tells_both_counts() -> None:
+    found = replace(slice_of("target", 0.5, 0.55, 0.01, 0.09, n=12), n_examples=40)
+    assert str(Reason(ReasonKind.IMPROVED, found)).endswith("n = 12 (40 examples)")
 
 
 # -- the gate --

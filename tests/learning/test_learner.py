@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +19,7 @@ from support.scripted_learner import (
     Dictionary,
     Knobs,
     ask,
+    last_word,
     learn,
     open_assistant,
     questions,
@@ -24,7 +27,7 @@ from support.scripted_learner import (
     teach,
 )
 
-from smallai_assistant import Assistant, Feedback, errors
+from smallai_assistant import Assistant, Example, Feedback, JudgedTurn, errors
 from smallai_assistant.learning.evaluation import ReasonKind, is_held_out
 from smallai_assistant.learning.learner import CycleOptions
 
@@ -175,6 +178,28 @@ def test_not_enough_data(opened: Assistant, what: str) -> None:
     assert caught.value.code == "not_enough_data"
     assert served_by(opened) == before
     assert len(opened.adapters.versions(NAME)) == (what == "nothing new")
+
+
+def test_wordings_of_a_question_count_once(tmp_path: Path) -> None:
+    class OneSubjectAWord(Dictionary):
+        """All questions about a word are one subject."""
+
+        def examples(self, judged_turns: Sequence[JudgedTurn]) -> list[Example]:
+            return [replace(example, subject=last_word(example.prompt)) for example in super().examples(judged_turns)]
+
+    with open_assistant(tmp_path, OneSubjectAWord()) as assistant:
+        words = {**DRINKS, "rye": "a grain for bread"}
+        teach(assistant, words)
+        with pytest.raises(errors.NotEnoughData) as caught:
+            assistant.learn(NAME)
+        assert caught.value.n_missing == 1
+        assert caught.value.to_json()["n_missing"] == 1
+        assert "3 different subjects to learn from and 3 to be judged by" in caught.value.message
+        teach(assistant, {"oak": "a tree of hard wood"})
+        report = assistant.learn(NAME)
+        target = report.slices[0]
+        assert report.is_promoted
+        assert (target.n, target.n_examples) == (4, 8)
 
 
 def test_tasks_that_cannot_learn_are_refused(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def page_of(report: CycleReport, folder: Path, *, serving_id: str | None = None)
 
 def make_report(**changes: Any) -> CycleReport:
     slices = (
-        SliceReport("new feedback", "target", 40, 0.31, 0.74, 0.28, 0.57),
+        SliceReport("new feedback", "target", 40, 0.31, 0.74, 0.28, 0.57, n_examples=112),
         SliceReport("numbers", "protected", 100, 1.0, 0.97, -0.07, 0.0),
     )
     verdict = gate(slices)
@@ -156,7 +156,7 @@ def test_the_page_says_all_that_the_report_knows(tmp_path: Path) -> None:
     for said in (
         "✕ refused",
         "31% → 74%",
-        "answers that match on 40 examples",
+        "answers that match on 112 examples of 40 subjects",
         "+43.0",
         "+28.0 to +57.0",
         "a loss on numbers: 100.0% before, 97.0% after, change -3.0 points",

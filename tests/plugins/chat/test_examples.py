@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import unicodedata
 
 import pytest
 from support.dialogue import ANSWER, QUESTION, judged_turn
@@ -41,6 +42,35 @@ def test_correction_gives_wordings_and_rating_one_example() -> None:
     assert [example.payload.is_good for example in rated] == [True, False]
     assert examples_of(judged_turns) == found, "not reproducible: the split and a resumed training depend on it"
     assert examples_of([judged_turn("x" * 5_000, correction="y")]) == []
+
+
+@pytest.mark.parametrize(
+    ("questions", "n"),
+    [
+        (["Which room has the kiln?", "which room has the KILN"], 1),
+        (["Which room has the kiln?", "Tell me which room the kiln is in."], 1),
+        (["Who runs the bakery?", "Who runs the mill?"], 2),
+        (["Wo ist das Café?", unicodedata.normalize("NFD", "Wo ist das Café?")], 1),
+        (["Why?", "How?"], 2),
+    ],
+)
+def test_wordings_of_a_question_are_one_subject(questions: list[str], n: int) -> None:
+    found = examples_of([judged_turn(question, correction="Ottokar") for question in questions])
+    assert len(found) >= N_WORDINGS
+    assert len({example.subject for example in found}) == n
+
+
+def test_other_answers_are_other_subjects() -> None:
+    asked = [
+        judged_turn("Which room has the kiln?", correction="room 7"),
+        judged_turn("Which room has the big kiln?", correction="room 8"),
+    ]
+    assert len({example.subject for example in examples_of(asked)}) == 2
+
+
+def test_ratings_of_one_question_are_one_subject() -> None:
+    rated = [judged_turn("Hi?", f"answer {n}", is_good=bool(n % 2)) for n in range(4)]
+    assert {example.subject for example in examples_of(rated)} == {"hi"}
 
 
 def test_held_out_questions_are_never_trained_on() -> None:
