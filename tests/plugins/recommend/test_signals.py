@@ -48,10 +48,17 @@ def test_a_correction_names_an_item_by_id_or_title(text: str) -> None:
     assert found.is_choice
 
 
-@pytest.mark.parametrize("said", [{"correction": "x" * 20_000}, {"comment": "hm"}, {"signal": "click"}, {"item": "a",
-                         "comment": "?"}, {"item": "  ", "signal": "click"}])  # fmt: skip
+@pytest.mark.parametrize(
+    "said", [{"correction": "x" * 20_000}, {"comment": "hm"}, {"signal": "click"}, {"item": "a", "comment": "?"}]
+)
 def test_feedback_without_an_item_says_nothing(said: dict[str, Any]) -> None:
     assert signals_of(judged_turn_of(shown="b", **said), find) == []
+
+
+def test_a_blank_item_says_nothing() -> None:
+    judged_turn = judged_turn_of(shown="b", item="a", signal="click")
+    object.__setattr__(judged_turn.feedback, "item", "  ")  # as a store may hold it that another version wrote
+    assert signals_of(judged_turn, find) == []
 
 
 def test_a_time_in_the_future_becomes_the_turns() -> None:
