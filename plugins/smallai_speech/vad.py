@@ -31,8 +31,8 @@ _BAND_HZ = (150.0, 4_000.0)  # speech has most of its energy here; hum lies belo
 _SMOOTH_FRAMES = 13  # 0.2 s
 _PAD_S = 0.5  # keeps the quiet consonants before and after a stretch of speech
 # Longest gap between two spans in one window: after a long pause Whisper's time stamps are wrong by seconds. On three
-# recordings of two minutes with pauses of up to 6 s, the word error rate is 2.5 % at 3 s and 3.2 to 3.4 % at 1, 2, 5 and
-# 10 s.
+# recordings of two minutes with pauses of up to 6 s, the word error rate is 2.5 % at 3 s and 3.2 to 3.4 % at 1, 2, 5
+# and 10 s.
 _MAX_PAUSE_S = 3.0
 _FRAMES_PER_S = SAMPLE_RATE / HOP
 
@@ -74,8 +74,8 @@ class Activity:
         """Packs the spans into windows of at most `longest_s`, in order; the sound between two windows is skipped.
 
         Neighbouring spans share a window together with the pause between them, so that the times of the window are
-        those of the recording; after a gap of more than three seconds a new window begins. A span that is too long is cut
-        at the quietest point in the second half of the window.
+        those of the recording; after a gap of more than three seconds a new window begins. A span that is too long is
+        cut at the quietest point in the second half of the window.
         """
         longest, longest_pause = int(longest_s * SAMPLE_RATE), int(_MAX_PAUSE_S * SAMPLE_RATE)
         windows: list[Span] = []
