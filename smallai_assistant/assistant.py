@@ -33,7 +33,7 @@ from smallai_assistant.storage.item_store import ItemStore
 from smallai_assistant.storage.turn_store import TurnStore
 from smallai_assistant.task import Task, TaskContext
 from smallai_assistant.types import Content, Notice, new_id
-from smallai_assistant.validation import check_key
+from smallai_assistant.validation import canonical_key
 
 
 class Assistant:
@@ -165,7 +165,7 @@ class Assistant:
                 512 characters.
         """
         if user_id is not None:
-            check_key("user_id", user_id)
+            user_id = canonical_key("user_id", user_id)
         if session_id is None:
             return Session(self._services, session_id=new_id(), user_id=user_id, history=[])
         owner = self.store.user_of_session(session_id)

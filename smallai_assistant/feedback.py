@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from smallai_assistant.errors import InvalidInput
-from smallai_assistant.types import AudioPart, ImagePart, Notice, Turn, new_id, now
-from smallai_assistant.validation import check_range, check_storable
+from smallai_assistant.types import AudioPart, ImagePart, LabelPart, Notice, Turn, new_id, now
+from smallai_assistant.validation import canonical_key, check_range, check_storable, check_time
 
 Signal = Literal["click", "skip", "dwell", "stars"]
 SIGNALS: tuple[Signal, ...] = ("click", "skip", "dwell", "stars")
@@ -43,10 +43,12 @@ class Feedback:
         item: the id of the item that the signal is about.
         is_explicit: whether the user gave it on purpose; False for what was observed.
         source: who gave it. All feedback of one source shares one cap on its weight and is screened together.
+            Spellings that look alike are one source; so it is with `item`.
         may_train: whether the giver agrees to its use for training. Without consent it is stored and changes the next
             answers, but no adapter is trained on it.
         key: idempotency key. Feedback with a key that is already stored is not stored again.
         task: the name of the turn's task; the store fills it in.
+        created_at: when it was said. Of two words about the same, the later one counts, whenever they arrive.
 
     Raises:
         InvalidInput: the feedback says nothing, or a value is out of range.
@@ -74,20 +76,24 @@ class Feedback:
         if self.is_good is not None and not isinstance(self.is_good, bool):
             raise InvalidInput(f"is_good is {self.is_good!r}", hint="give True or False")
         check_storable("turn_id", self.turn_id, 64)
-        check_storable("source", self.source, 512)
         check_storable("comment", self.comment, MAX_COMMENT_CHARS)
         # Feedback without a source would share one cap on its weight with that of everybody else.
-        if not self.source:
-            raise InvalidInput("source is empty", hint="name who gave the feedback")
+        _set(self, "source", canonical_key("source", self.source))
+        _set(self, "created_at", check_time("created_at", self.created_at))
         if self.correction is not None:
             check_storable("correction", self.correction, MAX_CORRECTION_CHARS)
             # A blank correction would teach the model to say nothing.
             if not self.correction.strip():
                 raise InvalidInput("the correction is empty", hint="write what the answer should have been")
-        for name in ("item", "key"):
-            text = getattr(self, name)
-            if text is not None:
-                check_storable(name, text, 512 if name == "item" else MAX_KEY_CHARS)
+        if self.item is not None:
+            _set(self, "item", canonical_key("item", self.item))
+        if self.key is not None:
+            check_storable("key", self.key, MAX_KEY_CHARS)
+        check_storable("id", self.id, 64)
+        check_storable("task", self.task, 128)
+        for name in ("is_explicit", "may_train"):
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidInput(f"{name} is {getattr(self, name)!r}", hint="give True or False")
         self._check_signal()
 
     def _check_signal(self) -> None:
@@ -106,10 +112,33 @@ class Feedback:
 
 @dataclass(frozen=True, slots=True)
 class JudgedTurn:
-    """A feedback together with the turn that it judges."""
+    """A feedback together with the turn that it judges.
+
+    A correction of a label is a key: two spellings of it that look alike are one label.
+    """
 
     feedback: Feedback
     turn: Turn
+
+    def __post_init__(self) -> None:
+        correction = self.feedback.correction
+        # Here and not in `Feedback`, which does not know its turn: the white space of a corrected text is kept.
+        if correction is None or not answers_with_labels(self.turn):
+            return
+        label = canonical_key("correction", correction, MAX_CORRECTION_CHARS)
+        if label != correction:
+            _set(self, "feedback", replace(self.feedback, correction=label))
+
+
+def answers_with_labels(turn: Turn) -> bool:
+    """Whether a turn's answer is a label: it has one, or somebody taught what is on its picture."""
+    is_taught_picture = bool(turn.details.get("taught")) and "image" in turn.request.modalities
+    return is_taught_picture or any(isinstance(part, LabelPart) for part in turn.response)
+
+
+def _set(value: object, name: str, content: object) -> None:
+    """Sets a field of a frozen value while it is made."""
+    object.__setattr__(value, name, content)
 
 
 @dataclass(frozen=True, slots=True)

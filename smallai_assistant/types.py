@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from smallai_assistant.errors import InputTooLarge, InvalidInput, UrlNotAllowed
-from smallai_assistant.validation import check_key, check_range, check_storable
+from smallai_assistant.validation import canonical_key, check_range, check_storable
 
 Modality = Literal["text", "image", "audio"]
 
@@ -158,7 +158,7 @@ class Item:
     """Something that can be recommended.
 
     Args:
-        id: unique, 1 to 512 characters.
+        id: unique, 1 to 512 characters; spellings that look alike are one id.
         title: the name that people see.
         text: the description; the recommender reads title and text.
         metadata: anything else, as JSON values; the recommender ignores it.
@@ -174,14 +174,14 @@ class Item:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_key("item id", self.id)
+        object.__setattr__(self, "id", canonical_key("item id", self.id))  # the way to set a field of a frozen class
         check_storable("title", self.title, MAX_ITEM_CHARS)
         check_storable("text", self.text, MAX_ITEM_CHARS)
 
 
 @dataclass(frozen=True, slots=True)
 class Interaction:
-    """A user chose an item.
+    """A user chose an item. Spellings of an id that look alike are one id.
 
     Args:
         weight: how strongly, in (0, 1000].
@@ -197,8 +197,8 @@ class Interaction:
     at: float = field(default_factory=time.time)
 
     def __post_init__(self) -> None:
-        check_key("user", self.user)
-        check_key("item", self.item)
+        object.__setattr__(self, "user", canonical_key("user", self.user))
+        object.__setattr__(self, "item", canonical_key("item", self.item))
         check_range("weight", self.weight, 1e-6, 1000.0)
         check_range("at", self.at, 0.0, 1e11)
 

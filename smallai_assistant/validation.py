@@ -1,26 +1,85 @@
-"""Checks that values share: numbers in a range, ids, and text that every database can store."""
+"""Checks that values share: numbers in a range, times, ids, and text that every database can store."""
 
 from __future__ import annotations
 
 import math
+import unicodedata
+from datetime import UTC, datetime, timedelta
 
 from smallai_assistant.errors import InputTooLarge, InvalidInput
+
+MAX_ID_CHARS = 512  # of ids that users and their catalogues choose, such as a URL
+# A clock of another machine may be ahead, and time zones are confused by hours; a day covers both. A later time would
+# win over everything that is said until then.
+MAX_AHEAD = timedelta(days=1)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def check_range(name: str, value: float, low: float, high: float) -> None:
     """Raises InvalidInput unless `low <= value <= high`. NaN never passes."""
     # A bool is an int in Python, but `max_tokens = true` is a mistake.
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise InvalidInput(f"{name} must be a number, not {value!r}")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not is_finite(value):
+        raise InvalidInput(f"{name} must be a number, not {shown(value)}")
     if not low <= value <= high:
-        raise InvalidInput(f"{name} is {value!r}", hint=f"give {low:g} to {high:g}")
+        raise InvalidInput(f"{name} is {shown(value)}", hint=f"give {low:g} to {high:g}")
 
 
-def check_key(name: str, value: str) -> None:
-    """Raises InvalidInput unless `value` is an id: a text of 1 to 512 characters that is not blank."""
-    check_storable(name, value, 512)
-    if not value.strip():
+def is_finite(value: float) -> bool:
+    """Whether a number fits a double: no NaN, no infinity, and no whole number of four hundred digits."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def canonical_key(name: str, value: str, limit: int = MAX_ID_CHARS) -> str:
+    """Returns the one form of a key that people type: a label, or the id of a user, an item or a source.
+
+    Two spellings that look alike are one key. Composed and decomposed accents are composed (Unicode's NFC), space at
+    the ends is removed, and each run of inner white space becomes one space. Case is kept. Idempotent.
+
+    Raises:
+        InvalidInput: it is not text, is blank, or holds NUL or half a surrogate pair.
+        InputTooLarge: it has more than `limit` characters.
+    """
+    check_storable(name, value, limit)
+    key = fold_key(value)
+    if not key:
         raise InvalidInput(f"{name} is empty")
+    check_storable(name, key, limit)  # NFC makes some characters longer
+    return key
+
+
+def fold_key(value: str) -> str:
+    """The form of `canonical_key` without its checks, to look a key up."""
+    # Spaces first: NFC makes one kind of space of another (U+2000 of U+2002), and no new space.
+    return unicodedata.normalize("NFC", " ".join(value.split()))
+
+
+def check_time(name: str, value: datetime) -> datetime:
+    """Returns a time in UTC, exactly as the database gives it back. A time without a zone is local.
+
+    Raises:
+        InvalidInput: it is not a time, or a database cannot give it back: near the years 1 and 9999, a zone moves a
+            time out of the calendar.
+    """
+    if not isinstance(value, datetime):
+        raise InvalidInput(f"{name} must be a time, not {shown(value)}")
+    try:
+        return datetime.fromtimestamp(value.timestamp(), UTC)
+    except (ValueError, OverflowError, OSError) as error:
+        raise InvalidInput(f"{name} is {value!s}, which is outside of the calendar") from error
+
+
+def check_said(name: str, value: datetime, now: datetime) -> None:
+    """Checks that something can have been said at this time.
+
+    Raises:
+        InvalidInput: it is before 1970 or more than a day after `now`.
+    """
+    if not _EPOCH <= value <= now + MAX_AHEAD:
+        when = "before 1970" if value < _EPOCH else "in the future"
+        raise InvalidInput(f"{name} is {value.isoformat()}, which is {when}", hint="check the clock that wrote it")
 
 
 def check_storable(name: str, value: str, limit: int) -> None:
@@ -31,9 +90,23 @@ def check_storable(name: str, value: str, limit: int) -> None:
         InputTooLarge: it has more than `limit` characters.
     """
     if not isinstance(value, str):
-        raise InvalidInput(f"{name} must be text, not {value!r}")
+        raise InvalidInput(f"{name} must be text, not {shown(value)}")
     if len(value) > limit:
         raise InputTooLarge(f"{name} has {len(value):,} characters, {limit:,} are allowed")
     # PostgreSQL refuses NUL in text, and half a surrogate pair cannot be encoded as UTF-8.
-    if "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
+    try:
+        value.encode()
+        is_whole = True
+    except UnicodeEncodeError:
+        is_whole = False
+    if "\0" in value or not is_whole:
         raise InvalidInput(f"{name} holds a character that no database stores (NUL or half a surrogate pair)")
+
+
+def shown(value: object) -> str:
+    """A wrong value in a message: its beginning, because it may be megabytes or nested a thousand times."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # Python refuses to write a whole number of 5,000 digits
+        return f"a {type(value).__name__} that cannot be written"
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -6,14 +6,19 @@ import csv
 import difflib
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from smallai_assistant.cli.context import CommandContext, check_file
 from smallai_assistant.errors import AssistantError, InvalidInput
+from smallai_assistant.storage.import_lines import ImportLines, in_line, parse_object
 from smallai_assistant.types import Interaction, Item
+from smallai_assistant.validation import MAX_AHEAD
 
 T = TypeVar("T")
 
@@ -33,7 +38,7 @@ _INTERACTION_COLUMNS = {
 _DELIMITERS = ",;\t|"
 _MILLISECONDS_FROM = 1e11  # as seconds, it would be the year 5138; as milliseconds, it is 1973
 _LINES_PER_TICK = 2_000  # drawing a bar takes as long as reading some hundred lines
-_MAX_LINE_BYTES = 2**20  # a file without line ends must not fill the memory
+_MAX_LINE_BYTES = 2**20  # a row is some hundred bytes; a file without line ends must not fill the memory
 
 
 class InvalidFile(InvalidInput):
@@ -53,18 +58,37 @@ def import_items(context: CommandContext) -> int:
 
 def import_interactions(context: CommandContext) -> int:
     """`smallai interactions import FILE`."""
+    screen = context.screen
     # One time for all lines without a time, so that their order does not matter.
     now = time.time()
     rows = _read(context, lambda row: _interaction(row, now), _INTERACTION_COLUMNS, required=("user", "item"))
+    # A wrong clock must not make a choice the latest one for years.
+    n_ahead = sum(row.at > now + MAX_AHEAD.total_seconds() for row in rows)
+    rows = [replace(row, at=now) if row.at > now + MAX_AHEAD.total_seconds() else row for row in rows]
     with context.assistant() as assistant:
-        n_stored = assistant.items.add_interactions(rows)
+        new = _without_known(rows, assistant.items.interactions())
+        n_stored = assistant.items.add_interactions(new)
         known = {item.id for item in assistant.items.items()}
-    n_unknown = sum(row.item not in known for row in rows)
+    if len(new) < len(rows):
+        screen.note(f"note: {len(rows) - len(new):,} lines are there already, with the same time, and are left out")
+    if n_ahead:
+        screen.note(f"note: {n_ahead:,} lines have a date in the future; they count as of now")
+    n_unknown = sum(row.item not in known for row in new)
     if n_unknown:
-        context.screen.note(
-            f"note: {n_unknown:,} of them name an item that is not imported, see `smallai items import`"
-        )
+        screen.note(f"note: {n_unknown:,} of them name an item that is not imported, see `smallai items import`")
     return _report(context, n_stored, "interaction")
+
+
+def _without_known(rows: list[Interaction], stored: list[Interaction]) -> list[Interaction]:
+    """The rows that are not stored yet. A row that the file has twice may be stored once."""
+    left = Counter(stored)
+    new = []
+    for row in rows:
+        if left[row] > 0:
+            left[row] -= 1
+        else:
+            new.append(row)
+    return new
 
 
 def _report(context: CommandContext, n: int, noun: str) -> int:
@@ -93,13 +117,13 @@ def _read(
         InvalidFile: a line is wrong; the message names the first one.
     """
     path = check_file(Path(context.args.file).expanduser())
-    ticker = _Ticker(context, path)
     rows = []
-    with _Lines(path) as lines:
-        is_jsonl = _is_jsonl(path)
+    with _opened(path) as lines:
+        ticker = _Ticker(context, lines)
+        is_jsonl = _is_jsonl(lines)
         # The lines of a JSONL file may have different keys; the names are looked up once for each set of keys.
         names: dict[tuple[str, ...], dict[str, str]] = {}
-        for number, record in _jsonl(lines) if is_jsonl else _csv(path, lines):
+        for number, record in _jsonl(lines) if is_jsonl else _csv(lines):
             keys = tuple(record)
             if keys not in names:
                 names[keys] = _named(keys, columns, required, place=f"{path}, line {number if is_jsonl else 1:,}")
@@ -116,44 +140,25 @@ def _read(
     return rows
 
 
-class _Lines:
-    """The lines of a UTF-8 file. Counts the bytes that were read."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.n_bytes = 0
-
-    def __enter__(self) -> _Lines:
-        try:
-            self._file = self.path.open("rb")
-        except OSError as error:
-            raise InvalidFile(f"{self.path}: {error.strerror}", hint="give a file that you may read") from error
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def __iter__(self) -> Iterator[str]:
-        for number, line in enumerate(iter(lambda: self._file.readline(_MAX_LINE_BYTES + 1), b""), 1):
-            self.n_bytes += len(line)
-            if len(line) > _MAX_LINE_BYTES:
-                raise InvalidFile(
-                    f"{self.path}, line {number:,}: longer than {_MAX_LINE_BYTES:,} bytes", hint="shorten the text"
-                )
-            try:
-                # Spreadsheets write a byte order mark before the first line.
-                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise InvalidFile(f"{self.path}, line {number:,}: not UTF-8", hint="save the file as UTF-8") from error
+@contextmanager
+def _opened(path: Path) -> Iterator[ImportLines]:
+    """Opens a file for reading; what is wrong with its lines is wrong with the file, and not with the call."""
+    try:
+        with ImportLines(path) as lines:
+            yield lines
+    except InvalidFile:
+        raise
+    except InvalidInput as error:
+        raise InvalidFile(error.message, hint=error.hint, suggestion=error.suggestion) from error
 
 
 class _Ticker:
     """Shows how much of a large file was read."""
 
-    def __init__(self, context: CommandContext, path: Path) -> None:
+    def __init__(self, context: CommandContext, lines: ImportLines) -> None:
         self._screen = context.screen
-        self._what = f"reading {path.name}"
-        self._n_bytes = max(1, path.stat().st_size)
+        self._what = f"reading {lines.path.name}"
+        self._n_bytes = max(1, lines.size)
 
     def tick(self, number: int, n_bytes: int) -> None:
         if number % _LINES_PER_TICK == 0:
@@ -161,34 +166,27 @@ class _Ticker:
             self._screen.progress(self._what, min(0.99, n_bytes / self._n_bytes))
 
 
-def _is_jsonl(path: Path) -> bool:
+def _is_jsonl(lines: ImportLines) -> bool:
     """Whether a file is JSONL; the suffix tells, or else the first character."""
-    if path.suffix.lower() in (".jsonl", ".ndjson", ".json"):
+    if lines.path.suffix.lower() in (".jsonl", ".ndjson", ".json"):
         return True
-    with path.open("rb") as file:
-        return file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
+    # Only the beginning of the first line counts, so a long one is no error here. A pipe keeps what was read of it.
+    return lines.first_bytes().lstrip().startswith(b"{")
 
 
-def _jsonl(lines: _Lines) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            reason = error.msg if isinstance(error, json.JSONDecodeError) else type(error).__name__
-            raise InvalidFile(
-                f"{lines.path}, line {number:,}: not JSON: {reason}", hint="give one JSON object on each line"
-            ) from error
-        if not isinstance(value, dict):
-            raise InvalidFile(
-                f"{lines.path}, line {number:,}: not a JSON object", hint="give one JSON object on each line"
-            )
-        yield number, value
+def _jsonl(lines: ImportLines) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        for line in lines.full(_MAX_LINE_BYTES):
+            yield lines.number, parse_object(line)
+    except InvalidFile:
+        raise
+    except InvalidInput as error:
+        raise in_line(lines, error) from error
 
 
-def _csv(path: Path, lines: _Lines) -> Iterator[tuple[int, dict[str, Any]]]:
-    source = iter(lines)
+def _csv(lines: ImportLines) -> Iterator[tuple[int, dict[str, Any]]]:
+    path = lines.path
+    source = _decoded(lines)
     header_line = next(source, "")
     # The separator that the header has most of: the lines below it may hold commas in every text.
     delimiter = max(_DELIMITERS, key=header_line.count)
@@ -218,6 +216,18 @@ def _csv(path: Path, lines: _Lines) -> Iterator[tuple[int, dict[str, Any]]]:
             begins = reader.line_num + 1
     except csv.Error as error:
         raise InvalidFile(f"{path}, line {begins:,}: not CSV: {error}", hint="check the quotes") from error
+
+
+def _decoded(lines: ImportLines) -> Iterator[str]:
+    """The lines as text, blank ones too: a quoted cell may hold them."""
+    try:
+        for line in lines.all(_MAX_LINE_BYTES):
+            try:
+                yield line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise InvalidInput("not UTF-8", hint="save the file as UTF-8") from error
+    except InvalidInput as error:
+        raise in_line(lines, error) from error
 
 
 def _named(

@@ -22,7 +22,7 @@ from smallai_assistant.types import (
     SegmentPart,
     TextPart,
 )
-from smallai_assistant.validation import check_key
+from smallai_assistant.validation import canonical_key
 
 if TYPE_CHECKING:
     from smallai_assistant.assistant import Assistant
@@ -142,7 +142,7 @@ def recommend(context: CommandContext) -> int:
     with context.assistant() as assistant:
 
         def work(user: str) -> None:
-            check_key("user", user)
+            user = canonical_key("user", user)
             response = assistant.ask(args.wish or ANY_WISH, task=RECOMMEND, options=options, user_id=user)
             items = [part for part in _read(context, response) if isinstance(part, ItemPart)]
             is_cold = bool(response.details.get("cold_start", False))

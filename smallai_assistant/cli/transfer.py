@@ -39,6 +39,8 @@ def export_feedback(context: CommandContext) -> int:
         screen.out(text)
     if done.n_erased:
         screen.note(f"note: {count(done.n_erased, 'erased row')} left out")
+    if done.n_unreadable:
+        screen.note(f"note: {count(done.n_unreadable, 'row')} cannot be read and left out, see `smallai doctor`")
     return 0
 
 
@@ -56,6 +58,10 @@ def import_feedback(context: CommandContext) -> int:
         screen.json(_json(path, done))
         return 0
     screen.out(f"imported {_told(done)}" + (f"; {done.n_known:,} known already" if done.n_known else ""))
+    if done.n_erased:
+        screen.note(f"note: {count(done.n_erased, 'row')} left out: what they are about was erased here")
+    if done.n_ahead:
+        screen.note(f"note: {count(done.n_ahead, 'row')} with a date in the future; said now, as far as it counts")
     for task in sorted(done.tasks):
         screen.note(f"train on it with: smallai learn {task}")
     return 0
@@ -78,6 +84,8 @@ def _json(path: Path, done: Transfer) -> dict[str, Any]:
         "media": done.n_media,
         "known": done.n_known,
         "erased": done.n_erased,
+        "unreadable": done.n_unreadable,
+        "ahead": done.n_ahead,
         "without_media": done.n_without_media,
         "tasks": sorted(done.tasks),
     }

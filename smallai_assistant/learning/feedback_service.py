@@ -19,7 +19,8 @@ from smallai_assistant.feedback import Feedback, JudgedTurn, Receipt
 from smallai_assistant.learning.adapter_store import AdapterStore
 from smallai_assistant.plugin_manager import PluginManager
 from smallai_assistant.storage.feedback_store import FeedbackStore
-from smallai_assistant.storage.turn_store import MAX_KEPT_MEDIA_BYTES, TurnStore
+from smallai_assistant.storage.media import MAX_KEPT_MEDIA_BYTES
+from smallai_assistant.storage.turn_store import TurnStore
 from smallai_assistant.task import LearningTask
 from smallai_assistant.types import AudioPart, Content, ImagePart, Message, Notice, Turn, new_id
 
@@ -169,7 +170,7 @@ class FeedbackService:
         # Read before the erasure, because tasks need the content to forget it.
         before = [self._feedback.get(feedback_id) for feedback_id in wanted]
         judged_turns = [self._feedback.judged_turn(row.feedback) for row in before if row.feedback is not None]
-        affected = self._feedback.erase(wanted)
+        affected = self._feedback.erase(wanted).adapter_ids
         notices = self._forget(judged_turns)
         serving = {self._adapters.champion_id(row.task) for row in before}
         champions = tuple(adapter_id for adapter_id in affected if adapter_id in serving)

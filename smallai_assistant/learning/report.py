@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 from smallai_assistant.feedback import Adapter, Example, Score
 from smallai_assistant.learning.evaluation import Reason, ReasonKind, SliceReport, compare, gate, subject_of
 from smallai_assistant.learning.preparation import EARLIER, TARGET, Cycle
-from smallai_assistant.storage.turn_store import media_digest
+from smallai_assistant.storage.media import media_digest
 from smallai_assistant.task import Trial
 from smallai_assistant.types import ImagePart
 

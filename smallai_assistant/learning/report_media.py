@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from smallai_assistant.learning.report import Media
-from smallai_assistant.storage.turn_store import media_path
+from smallai_assistant.storage.media import media_path
 
 log = logging.getLogger(__name__)
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
-import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -18,12 +16,15 @@ from sqlalchemy import event
 from sqlalchemy.dialects import postgresql, sqlite
 
 from smallai_assistant.errors import ConfigError, StoreError, StoreFull
-from smallai_assistant.filesystem import sync_path
+from smallai_assistant.storage.row_reader import RowReader
 from smallai_assistant.storage.schema import MIGRATIONS, meta
+from smallai_assistant.storage.sqlite_file import back_up, backups_of, check_not_lost, holders, make_private
 
 log = logging.getLogger(__name__)
 # Seconds that a writer waits for the others. An import of 10,000 rows, the longest transaction, takes a few.
 LOCK_WAIT_S = 30
+# Seconds that a reader waits. A writer keeps readers out only while it copies its pages into the file.
+READ_WAIT_S = 5
 
 
 def has_wal_reset_bug(version: tuple[int, ...]) -> bool:
@@ -49,13 +50,17 @@ class Database:
         url: `postgresql+psycopg://USER@HOST/NAME` or `sqlite:///FILE`; empty for `smallai.sqlite` in `data_dir`.
 
     Attributes:
+        data_dir: the folder of everything that belongs to the database.
         path: SQLite's file; None for a server.
         journal_mode: SQLite's, `wal` or `delete`; `server` for PostgreSQL.
+        reader: reads rows, and knows those that cannot be read.
+        tightened: files and folders that others could read until now.
 
     Raises:
         ConfigError: `data_dir` cannot be written, the URL is malformed or names another kind of database, or the
             database driver is not installed.
-        StoreError: the schema is newer than this version of the program, or the database cannot be opened.
+        StoreError: the schema is newer than this version of the program, the database cannot be opened, or its file
+            is gone and its adapters and media are still there.
     """
 
     def __init__(self, data_dir: Path, url: str = "") -> None:
@@ -71,13 +76,19 @@ class Database:
         self.engine = _make_engine(url, data_dir / "smallai.sqlite")
         self.is_sqlite = self.engine.dialect.name == "sqlite"
         file = self.engine.url.database
-        self.path = Path(file) if self.is_sqlite and file else None
+        self.path = Path(file) if self.is_sqlite and file and file != ":memory:" else None
+        self.data_dir = data_dir
         self.journal_mode = "server"
+        self.reader = RowReader()
+        self.tightened: list[Path] = []
+        if self.path is not None:
+            check_not_lost(self.path, data_dir)
+            self.tightened = make_private(self.path, data_dir)
         if self.is_sqlite:
             self._set_up_sqlite()
         else:
             self._set_up_postgres()
-        with _as_store_errors():
+        with self._as_store_errors():
             self._migrate()
 
     def _set_up_sqlite(self) -> None:
@@ -87,7 +98,10 @@ class Database:
             f"journal_mode={mode}",
             "synchronous=FULL",  # in WAL mode the default, NORMAL, can lose acknowledged commits in a power cut
             "foreign_keys=ON",  # SQLite ignores foreign keys by default
-            f"busy_timeout={LOCK_WAIT_S * 1000}",
+            f"busy_timeout={READ_WAIT_S * 1000}",
+            # In the rollback journal mode, a writer that runs out of cache keeps readers out until its end: 100 MB of
+            # changed pages are more than an import of 10,000 rows.
+            "cache_spill=25000",
             "secure_delete=ON",  # deleted content is overwritten with zeros; otherwise it stays in free pages
         )
 
@@ -103,6 +117,11 @@ class Database:
             # A transaction that begins as a reader cannot wait for the write lock later: SQLite refuses the upgrade
             # at once (SQLITE_BUSY) if another connection has written meanwhile.
             writes = connection.get_execution_options().get("writes", False)
+            wait_s = LOCK_WAIT_S if writes else READ_WAIT_S
+            # The pool lends a connection to readers and writers; the pragma is sent only if the other kind had it.
+            if connection.info.get("wait_s", READ_WAIT_S) != wait_s:
+                connection.exec_driver_sql(f"PRAGMA busy_timeout={wait_s * 1000}")
+                connection.info["wait_s"] = wait_s
             connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     def _set_up_postgres(self) -> None:
@@ -127,8 +146,12 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """A transaction that only reads."""
-        with _as_store_errors(), self._connect(writes=False) as connection, connection.begin():
+        """A transaction that only reads.
+
+        Raises:
+            StoreError: the database failed, or a writer kept readers out for 5 s.
+        """
+        with self._as_store_errors(), self._connect(writes=False) as connection, connection.begin():
             yield connection
 
     @contextmanager
@@ -139,14 +162,21 @@ class Database:
             StoreFull: the disk is full; the transaction was rolled back.
             StoreError: the database failed for another reason, or other writers took longer than 30 s.
         """
-        with _as_store_errors(), self._writer_lock(), self._connect(writes=True) as connection, connection.begin():
+        with (
+            self._as_store_errors(LOCK_WAIT_S),
+            self._writer_lock(),
+            self._connect(writes=True) as connection,
+            connection.begin(),
+        ):
             yield connection
 
     @contextmanager
     def _writer_lock(self) -> Iterator[None]:
         """Queues the writers of this process: SQLite's own wait polls, and under load some writers never win it."""
         if not self._writer.acquire(timeout=LOCK_WAIT_S):
-            raise StoreError(f"the database failed: another writer has held it for {LOCK_WAIT_S} s")
+            raise StoreError(
+                f"the database is locked: another thread of this process has written to it for {LOCK_WAIT_S} s"
+            )
         try:
             yield
         finally:
@@ -158,11 +188,24 @@ class Database:
         with self.read() as connection:
             return _schema_version(connection)
 
-    def truncate_log(self) -> None:
-        """Empties SQLite's write-ahead log, in which erased content can still be read. No effect in other modes."""
-        if self.journal_mode == "wal":
-            with _as_store_errors(), self.engine.connect() as connection:
-                connection.connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    def truncate_log(self) -> bool:
+        """Empties SQLite's write-ahead log, in which erased content can still be read. No effect in other modes.
+
+        Returns:
+            False if a reader still needs the log after 5 s.
+        """
+        if self.journal_mode != "wal":
+            return True
+        with self._as_store_errors(), self.engine.connect() as connection:
+            is_busy: int = connection.connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        return not is_busy
+
+    def remove_backups(self) -> list[Path]:
+        """Deletes the copies that migrations made: what is erased must not stay in them. Returns their paths."""
+        removed = backups_of(self.path) if self.path is not None else []
+        for path in removed:
+            path.unlink(missing_ok=True)
+        return removed
 
     def close(self) -> None:
         """Closes all connections; later calls raise StoreError."""
@@ -199,24 +242,40 @@ class Database:
             connection.execute(sa.insert(meta).values(key="schema_version", value=str(len(MIGRATIONS))))
 
     def _back_up(self, version: int) -> None:
-        """Copies SQLite's file into the same folder; the copy gets its final name when it is complete and on disk."""
         assert self.path is not None
         target = self.path.with_suffix(f".schema{version}.sqlite")
-        begun = target.with_suffix(".begun")
         try:
-            begun.unlink(missing_ok=True)
-            with (
-                contextlib.closing(sqlite3.connect(self.path)) as source,
-                contextlib.closing(sqlite3.connect(begun)) as out,
-            ):
-                source.backup(out)
-            sync_path(begun)
-            os.replace(begun, target)
-            sync_path(target.parent)
+            back_up(self.path, target)
         except (OSError, sqlite3.Error) as error:
-            begun.unlink(missing_ok=True)
             kind = StoreFull if _means_disk_full(error) else StoreError
             raise kind(f"{target.name} could not be written, nothing was migrated: {error}") from error
+
+    @contextmanager
+    def _as_store_errors(self, wait_s: float = READ_WAIT_S) -> Iterator[None]:
+        """Turns the errors of SQLAlchemy and of the drivers into StoreError, and a full disk into StoreFull.
+
+        Args:
+            wait_s: how long a transaction has waited if the database is locked.
+        """
+        try:
+            yield
+        except sa.exc.DBAPIError as error:
+            # A server's message has several lines, and our errors are one line on the screen.
+            reason = "; ".join(line.strip() for line in str(error.orig).splitlines() if line.strip())
+            if _means_disk_full(error.orig):
+                raise StoreFull(f"the database could not be written: {reason}") from error
+            if self.path is not None and _means_locked(error.orig):
+                raise StoreError(
+                    f"the database is locked: this process has waited {wait_s:g} s for {holders(self.path)}",
+                    hint="wait for it to end, or end it",
+                ) from error
+            raise StoreError(f"the database failed: {reason}", hint="see `smallai doctor`") from error
+        except sa.exc.SQLAlchemyError as error:
+            raise StoreError(f"the database failed: {error}", hint="see `smallai doctor`") from error
+        except OSError as error:
+            if _means_disk_full(error):
+                raise StoreFull("the disk is full") from error
+            raise
 
 
 def _make_engine(url: str, default: Path) -> sa.Engine:
@@ -247,31 +306,18 @@ def _schema_version(connection: sa.Connection) -> int:
     return int(value or 0)
 
 
-@contextmanager
-def _as_store_errors() -> Iterator[None]:
-    """Turns the errors of SQLAlchemy and of the drivers into StoreError, and a full disk into StoreFull."""
-    try:
-        yield
-    except sa.exc.DBAPIError as error:
-        # A server's message has several lines, and our errors are one line on the screen.
-        reason = "; ".join(line.strip() for line in str(error.orig).splitlines() if line.strip())
-        if _means_disk_full(error.orig):
-            raise StoreFull(f"the database could not be written: {reason}") from error
-        raise StoreError(f"the database failed: {reason}", hint="see `smallai doctor`") from error
-    except sa.exc.SQLAlchemyError as error:
-        raise StoreError(f"the database failed: {error}", hint="see `smallai doctor`") from error
-    except OSError as error:
-        if _means_disk_full(error):
-            raise StoreFull("the disk is full") from error
-        raise
-
-
 def _means_disk_full(error: BaseException | None) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOSPC
     if isinstance(error, sqlite3.Error):
         return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
     return getattr(error, "sqlstate", None) == "53100"  # disk_full (PostgreSQL documentation, appendix A)
+
+
+def _means_locked(error: BaseException | None) -> bool:
+    # The low byte is the kind of the error; the others say more about it.
+    code = getattr(error, "sqlite_errorcode", None) or 0
+    return code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def upsert(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]], *, key: str) -> None:

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Literal, TypeVar
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from smallai_assistant.errors import InvalidInput
+from smallai_assistant.errors import InvalidInput, StoreError
 from smallai_assistant.feedback import Feedback, JudgedTurn
 from smallai_assistant.storage.database import Database
-from smallai_assistant.storage.schema import adapters, feedback, learned, turns
+from smallai_assistant.storage.erasure import ErasedFiles, ErasedRows, chunks, erase_rows
+from smallai_assistant.storage.media import delete_unused
+from smallai_assistant.storage.revisions import ERASURES, current, feedback_key, increment
+from smallai_assistant.storage.row_reader import rows_or_one_by_one
+from smallai_assistant.storage.schema import ERASED, feedback, turns
+from smallai_assistant.storage.serialization import read_time
 from smallai_assistant.storage.turn_store import TurnStore
-from smallai_assistant.validation import check_storable
+from smallai_assistant.types import now
+from smallai_assistant.validation import check_said
 
 State = Literal["active", "retracted", "erased"]
 # The fields of a Feedback that the database stores as one JSON text; the others have columns.
 _BODY = ("is_good", "correction", "comment", "signal", "value", "item", "is_explicit", "may_train")
-_IDS_PER_STATEMENT = 400  # a statement binds up to two values for each; older builds of SQLite allow 999
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +42,27 @@ class FeedbackRow:
     feedback: Feedback | None
 
 
+@dataclass(frozen=True, slots=True)
+class Added:
+    """The result of storing a feedback.
+
+    Attributes:
+        feedback: as stored, with its task filled in; the earlier one if it was known.
+        is_new: False if its key or id was known.
+        revision: the value of the task's counter after this write; None if nothing was written.
+        is_latest: whether nothing else of the task was said later.
+    """
+
+    feedback: Feedback
+    is_new: bool
+    revision: int | None = None
+    is_latest: bool = True
+
+
 class FeedbackStore:
     """Stores feedback, and reads it with the turns that it is about.
+
+    Every write adds one to a counter of its task (`revisions.feedback_key`), so that other processes notice it.
 
     Args:
         turn_store: the store of the turns, on the same `database`.
@@ -58,55 +82,85 @@ class FeedbackStore:
             The stored feedback, with its task filled in, and whether it is new.
 
         Raises:
-            InvalidInput: there is no such turn, or the feedback was erased.
+            InvalidInput: there is no such turn, the feedback was erased, or it was said before 1970 or in the future.
             StoreError: the database failed; nothing was stored.
         """
         return self.add_all([given])[0]
 
     def add_all(self, given: Sequence[Feedback]) -> list[tuple[Feedback, bool]]:
         """Stores several feedbacks in one transaction: all or none. See `add`."""
-        out: list[tuple[Feedback, bool]] = []
+        return [(added.feedback, added.is_new) for added in self.record(given)]
+
+    def record(self, given: Sequence[Feedback]) -> list[Added]:
+        """Does what `add_all` does, and tells what it means for what a process knows of the task."""
+        at = now()
+        for new in given:
+            check_said("created_at", new.created_at, at)
+        out: list[Added] = []
         # Only one transaction writes at a time, so a key that `_add` does not find cannot appear before its insert.
         with self._database.write() as connection:
-            for chunk in _chunks(given):
+            for chunk in chunks(given):
                 out += _add(connection, chunk)
-        return out
+            # One step for each task and transaction: a reader cannot see a part of it.
+            tasks = {added.feedback.task for added in out if added.is_new}
+            revisions = {task: increment(connection, feedback_key(task)) for task in sorted(tasks)}
+        return [replace(added, revision=revisions.get(added.feedback.task)) if added.is_new else added for added in out]
+
+    def revisions(self, task: str) -> tuple[int, int]:
+        """The counter of a task's feedback, and that of erased turns."""
+        with self._database.read() as connection:
+            feedback_revision, erasures = current(connection, [feedback_key(task), ERASURES])
+        return feedback_revision, erasures
 
     def get(self, feedback_id: str) -> FeedbackRow:
         """The row with this id.
 
         Raises:
             InvalidInput: there is none.
+            StoreError: it cannot be read.
         """
         with self._database.read() as connection:
             row = connection.execute(sa.select(feedback).where(feedback.c.id == feedback_id)).one_or_none()
         if row is None:
             raise InvalidInput(f"there is no feedback {feedback_id!r}", hint="see `smallai feedback list`")
-        return _to_feedback_row(row)
+        for found in self._database.reader.read(feedback, [row], _to_feedback_row):
+            return found
+        raise StoreError(
+            f"the feedback {feedback_id!r} cannot be read", hint="erase it, or see `smallai doctor --repair`"
+        )
+
+    def rows_by_id(self, ids: Sequence[str]) -> list[FeedbackRow]:
+        """The rows with these ids that can be read, in no particular order."""
+        rows: list[sa.Row[Any]] = []
+        with self._database.read() as connection:
+            for chunk in chunks(ids):
+                rows += rows_or_one_by_one(connection, feedback, chunk, sa.select(feedback))
+        return self._database.reader.read(feedback, rows, _to_feedback_row)
 
     def rows(
         self, *, task: str | None = None, turn_id: str | None = None, limit: int | None = None
     ) -> list[FeedbackRow]:
         """Rows of every state, oldest first; a limit keeps the last ones."""
-        query = sa.select(feedback).order_by(feedback.c.seq.desc())
-        if task is not None:
-            query = query.where(feedback.c.task == task)
-        if turn_id is not None:
-            query = query.where(feedback.c.turn_id == turn_id)
+        given = {"task": task, "turn_id": turn_id}
+        where = {name: value for name, value in given.items() if value is not None}
+        reader = self._database.reader
         with self._database.read() as connection:
-            found = connection.execute(query.limit(limit) if limit is not None else query).all()
-        return [_to_feedback_row(row) for row in reversed(found)]
+            found = reader.select(connection, feedback, where, limit=limit)
+        return reader.read(feedback, found, _to_feedback_row)
 
     def judged_turns(self, task: str) -> list[JudgedTurn]:
-        """The active feedback of a task, each with its turn, oldest first."""
-        query = (
-            sa.select(feedback).where(feedback.c.task == task, feedback.c.state == "active").order_by(feedback.c.seq)
-        )
+        """The active feedback of a task, each with its turn, in the order in which it was said.
+
+        This is the one place that decides which word is the last: when it was said, then when it came.
+        """
+        reader = self._database.reader
         with self._database.read() as connection:
-            found = [row_to_feedback(row) for row in connection.execute(query)]
-        given = [row for row in found if row is not None]
+            found = reader.select(connection, feedback, {"task": task, "state": "active"})
+        given = [row for row in reader.read(feedback, found, row_to_feedback) if row is not None]
+        given.sort(key=lambda row: row.created_at)  # a stable sort: rows of one time stay in the order of `seq`
         by_id = self._turns.turns_by_id([row.turn_id for row in given])
-        return [JudgedTurn(row, by_id[row.turn_id]) for row in given]
+        # A turn that was erased or cannot be read teaches nothing.
+        return [JudgedTurn(row, by_id[row.turn_id]) for row in given if row.turn_id in by_id]
 
     def judged_turn(self, given: Feedback) -> JudgedTurn:
         """A feedback with its turn."""
@@ -121,40 +175,45 @@ class FeedbackStore:
         statement = sa.update(feedback).where(feedback.c.id == feedback_id, feedback.c.state != "erased")
         with self._database.write() as connection:
             n_changed = connection.execute(statement.values(state="retracted")).rowcount
+            if n_changed:
+                task = connection.scalar(sa.select(feedback.c.task).where(feedback.c.id == feedback_id))
+                increment(connection, feedback_key(str(task)))
         row = self.get(feedback_id)  # it raises if there is no such row
         if not n_changed:
             raise InvalidInput(f"the feedback {feedback_id!r} was erased", hint="there is nothing left to undo")
         return row
 
-    def erase(self, ids: Iterable[str]) -> list[str]:
-        """Deletes the content of feedback rows for good.
+    def erase(
+        self,
+        ids: Iterable[str] = (),
+        *,
+        turn_ids: Iterable[str] = (),
+        and_then: Callable[[sa.Connection, ErasedRows], None] = lambda *_: None,
+    ) -> ErasedRows:
+        """Deletes the content of feedback, and of turns with all of their feedback, for good. Idempotent.
 
         Reports of learning cycles that trained on the rows or evaluated with them lose their examples; their figures
-        stay.
+        stay. A taught turn goes with the last feedback on it that counts. Pictures and recordings go with the last turn
+        that refers to them, and the copies of the database that migrations made go as well.
 
-        Returns:
-            The ids of the adapters that learned from the rows, oldest first.
+        Args:
+            and_then: called in the same transaction, with what is erased.
 
         Raises:
             InvalidInput: an id is unknown; nothing was erased.
         """
-        wanted = list(dict.fromkeys(ids))
-        affected: set[str] = set()
         with self._database.write() as connection:
-            for chunk in _chunks(wanted):
-                known = set(connection.scalars(sa.select(feedback.c.id).where(feedback.c.id.in_(chunk))))
-                if unknown := [feedback_id for feedback_id in chunk if feedback_id not in known]:
-                    raise InvalidInput(f"there is no feedback {unknown[0]!r}", hint="see `smallai feedback list`")
-                # The key goes too: a user may have put something personal into it.
-                connection.execute(
-                    sa.update(feedback).where(feedback.c.id.in_(chunk)).values(state="erased", body="{}", key=None)
-                )
-                query = sa.select(learned.c.adapter_id).where(learned.c.feedback_id.in_(chunk))
-                affected |= set(connection.scalars(query))
-            _drop_examples(connection, affected, set(wanted))
-            order = connection.scalars(sa.select(adapters.c.id).order_by(adapters.c.seq)).all()
-        self._database.truncate_log()  # the erased content is also in the pages of the write-ahead log
-        return [adapter_id for adapter_id in order if adapter_id in affected]
+            done = erase_rows(connection, ids, turn_ids)
+            and_then(connection, done)
+        done.files = self.finish_erasure()
+        return done
+
+    def finish_erasure(self) -> ErasedFiles:
+        """Deletes the files that an erasure leaves behind. Idempotent."""
+        n_media = delete_unused(self._database, self._turns.media_dir)
+        backups = tuple(path.name for path in self._database.remove_backups())
+        # The erased content is also in the pages of the write-ahead log.
+        return ErasedFiles(n_media, backups, self._database.truncate_log())
 
     def stats(self) -> list[dict[str, Any]]:
         """Counts for each task and source, sorted by both.
@@ -197,39 +256,37 @@ def feedback_from_json(row: Mapping[str, Any]) -> Feedback:
         raise InvalidInput(f"unknown key {unknown[0]!r}", hint=f"known: {', '.join(sorted(known))}")
     try:
         if "created_at" in values:
-            at = datetime.fromisoformat(values["created_at"])
-            # Without a time zone the machine that imports would decide what the time means.
-            values["created_at"] = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
-        for name in ("id", "task"):
-            if name in values:
-                check_storable(name, values[name], 64 if name == "id" else 128)
-        for name in ("is_explicit", "may_train"):
-            if not isinstance(values.get(name, True), bool):
-                raise InvalidInput(f"{name} is {values[name]!r}", hint="give true or false")
+            values["created_at"] = read_time("created_at", values["created_at"])
         return Feedback(**values)
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidInput(f"malformed feedback: {error}", hint="give what `smallai feedback export` writes") from error
 
 
-def _add(connection: sa.Connection, given: Sequence[Feedback]) -> list[tuple[Feedback, bool]]:
+def _add(connection: sa.Connection, given: Sequence[Feedback]) -> list[Added]:
     known = known_rows(connection, given)
     turn_ids = {row.turn_id for row in given}
-    query = sa.select(turns.c.id, turns.c.task).where(turns.c.id.in_(turn_ids))
-    tasks = {row.id: str(row.task) for row in connection.execute(query)}
-    out: list[tuple[Feedback, bool]] = []
+    query = sa.select(turns.c.id, turns.c.task, (turns.c.body == ERASED).label("is_erased"))
+    found = {row.id: row for row in connection.execute(query.where(turns.c.id.in_(turn_ids)))}
+    latest = _latest_times(connection, {row.task for row in found.values()})
+    out: list[Added] = []
     rows = []
     for new in given:
         earlier = known.get(("id", new.id)) or known.get(("key", new.key))
         if earlier is not None:
             if earlier.feedback is None:
-                raise InvalidInput(f"the feedback {new.id!r} was erased", hint="give a new one if it is meant again")
-            out.append((earlier.feedback, False))
+                what = "was erased" if earlier.state == "erased" else "is stored already, and cannot be read"
+                raise InvalidInput(f"the feedback {new.id!r} {what}", hint="give a new one if it is meant again")
+            out.append(Added(earlier.feedback, is_new=False))
             continue
-        if new.turn_id not in tasks:
+        if new.turn_id not in found:
             raise InvalidInput(f"there is no turn {new.turn_id!r}", hint="use the turn_id of an answer")
-        stored = replace(new, task=tasks[new.turn_id])
+        if found[new.turn_id].is_erased:
+            raise InvalidInput(f"the turn {new.turn_id!r} was erased", hint="there is nothing left to judge")
+        stored = replace(new, task=str(found[new.turn_id].task))
+        at = stored.created_at.timestamp()
         rows.append(feedback_to_row(stored))
-        out.append((stored, True))
+        out.append(Added(stored, is_new=True, is_latest=at >= latest.get(stored.task, at)))
+        latest[stored.task] = max(at, latest.get(stored.task, at))
         # The same batch may hold the same key again: the first of them is the one that is stored.
         row = FeedbackRow(new.id, new.turn_id, stored.task, new.source, "active", new.created_at, stored)
         known["id", new.id] = row
@@ -240,21 +297,36 @@ def _add(connection: sa.Connection, given: Sequence[Feedback]) -> list[tuple[Fee
     return out
 
 
+def _latest_times(connection: sa.Connection, tasks: set[str]) -> dict[str, float]:
+    """When the latest feedback of each task was said; retracted feedback counts, which costs at most a rebuild."""
+    said = sa.func.max(feedback.c.created_at)
+    query = sa.select(feedback.c.task, said.label("at")).where(feedback.c.task.in_(tasks)).group_by(feedback.c.task)
+    return {row.task: row.at for row in connection.execute(query)}
+
+
 def known_rows(connection: sa.Connection, given: Sequence[Feedback]) -> dict[tuple[str, str | None], FeedbackRow]:
     """The stored rows that share an id or a key with one of `given`, by `("id", id)` and `("key", key)`."""
     ids, keys = [row.id for row in given], [row.key for row in given if row.key is not None]
     known: dict[tuple[str, str | None], FeedbackRow] = {}
     query = sa.select(feedback).where(sa.or_(feedback.c.id.in_(ids), feedback.c.key.in_(keys)))
     for row in connection.execute(query):
-        known["id", row.id] = _to_feedback_row(row)
+        try:
+            found = _to_feedback_row(row)
+        except Exception:  # it is known all the same; `RowReader` names it if somebody reads it
+            found = FeedbackRow(row.id, row.turn_id, row.task, row.source, row.state, now(), None)
+        known["id", row.id] = found
         if row.key is not None:
-            known["key", row.key] = known["id", row.id]
+            known["key", row.key] = found
     return known
 
 
 def feedback_to_row(given: Feedback) -> dict[str, Any]:
-    """The table row of an active feedback; the inverse of `row_to_feedback`."""
-    return {
+    """The table row of an active feedback; the inverse of `row_to_feedback`.
+
+    Raises:
+        InvalidInput: the row would not be read as it was given.
+    """
+    row = {
         "id": given.id,
         "key": given.key,
         "turn_id": given.turn_id,
@@ -264,22 +336,13 @@ def feedback_to_row(given: Feedback) -> dict[str, Any]:
         "created_at": given.created_at.timestamp(),
         "body": json.dumps({name: getattr(given, name) for name in _BODY}),
     }
+    # Read as every later reader will: what cannot be read back is refused while its giver still listens.
+    if row_to_feedback(SimpleNamespace(**row)) != given:
+        raise InvalidInput(f"the feedback {given.id!r} cannot be stored as it is")
+    return row
 
 
-def _drop_examples(connection: sa.Connection, affected: set[str], erased: set[str]) -> None:
-    """Removes the quoted answers from the reports of cycles that trained on erased rows or evaluated with them."""
-    """Takes the answers, and with them the words, pictures and sounds, out of every report that may quote the rows."""
-    for row in connection.execute(sa.select(adapters.c.id, adapters.c.report)).all():
-        report = json.loads(row.report)
-        # A protected slice may ask about a turn whose feedback was neither learned nor held out: its change names it.
-        quoted = {feedback_id for change in report.get("changes", ()) for feedback_id in change.get("feedback_ids", ())}
-        is_quoting = row.id in affected or erased & {*report.get("held_out_ids", ()), *quoted}
-        if is_quoting and (report.get("changes") or report.get("taught")):
-            report |= {"changes": [], "taught": {}}
-            connection.execute(sa.update(adapters).where(adapters.c.id == row.id).values(report=json.dumps(report)))
-
-
-def row_to_feedback(row: sa.Row[Any]) -> Feedback | None:
+def row_to_feedback(row: Any) -> Feedback | None:
     """The feedback in a table row; None if its content was erased."""
     if row.state == "erased":
         return None
@@ -290,7 +353,3 @@ def row_to_feedback(row: sa.Row[Any]) -> Feedback | None:
 def _to_feedback_row(row: sa.Row[Any]) -> FeedbackRow:
     created_at = datetime.fromtimestamp(row.created_at, UTC)
     return FeedbackRow(row.id, row.turn_id, row.task, row.source, row.state, created_at, row_to_feedback(row))
-
-
-def _chunks(ids: Sequence[T]) -> Iterator[Sequence[T]]:
-    return (ids[start : start + _IDS_PER_STATEMENT] for start in range(0, len(ids), _IDS_PER_STATEMENT))

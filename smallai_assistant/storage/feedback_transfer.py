@@ -1,49 +1,37 @@
-"""Feedback as a file: exported with its turns, pictures and recordings, imported completely or not at all.
-
-One JSON object a line, the first one is the header. A feedback is `{"feedback": ..., "state": ..., "turn": ...}`. A
-picture or recording is `{"media": SHA256, "data": BASE64}`, before the first feedback that needs it. A file needs no
-other files and can be piped. Paths are neither written nor read: they would reveal the sender's folders, and a foreign
-file could name any file of this machine.
-"""
+"""Feedback as a file (`feedback_file`): exported with its turns and media, imported completely or not at all."""
 
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
-import itertools
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import sqlalchemy as sa
 
-from smallai_assistant.errors import InputTooLarge, InvalidInput, StoreError
+from smallai_assistant.errors import InvalidInput, StoreError
 from smallai_assistant.feedback import Feedback
 from smallai_assistant.filesystem import sync_path
 from smallai_assistant.storage.database import Database, insert_missing
-from smallai_assistant.storage.feedback_store import (
-    feedback_from_json,
-    feedback_to_json,
-    feedback_to_row,
-    known_rows,
-    row_to_feedback,
-)
-from smallai_assistant.storage.schema import feedback, sessions, turns
-from smallai_assistant.storage.serialization import TURN_BODY, checked_turn
-from smallai_assistant.storage.turn_store import MAX_KEPT_MEDIA_BYTES, keep_media, media_path
-from smallai_assistant.types import now
+from smallai_assistant.storage.feedback_file import FeedbackLine, MediaLine, header, line_of, read_lines
+from smallai_assistant.storage.feedback_store import feedback_to_json, feedback_to_row, known_rows, row_to_feedback
+from smallai_assistant.storage.import_lines import ImportLines, in_line
+from smallai_assistant.storage.media import delete_unused, keep_media, mark_unused, media_path
+from smallai_assistant.storage.revisions import feedback_key, increment
+from smallai_assistant.storage.row_reader import rows_or_one_by_one
+from smallai_assistant.storage.schema import ERASED, feedback, sessions, turns
+from smallai_assistant.storage.serialization import TURN_BODY
+from smallai_assistant.storage.turn_store import row_to_turn
 
-FORMAT = "smallai-feedback"
-VERSION = 1
-MAX_LINE_BYTES = MAX_KEPT_MEDIA_BYTES * 4 // 3 + 10_000  # base64 of the largest file that is kept
-# Rows read in one transaction. In the rollback journal mode a long read would make SQLite's writers wait.
-_PAGE = 200
+# Rows read or written at once. In the rollback journal mode a long read would make SQLite's writers wait.
+_PAGE, _PAGE_BYTES = 200, 16 * 2**20
 
 
 @dataclass(slots=True)
@@ -55,7 +43,9 @@ class Transfer:
         n_turns: turns written.
         n_media: pictures and recordings written.
         n_known: rows skipped because their id or key is already stored or occurs earlier in the file.
-        n_erased: rows left out of an export because their content was erased.
+        n_erased: rows left out because their content was erased, or the turn that they are about.
+        n_unreadable: rows left out of an export because they cannot be read; `smallai doctor` names them.
+        n_ahead: rows of an import that were said in the future, and count as said now.
         n_without_media: pictures and recordings that were never kept, are gone or damaged, or were left out.
         tasks: tasks of the rows written; after an import their fast memory must be rebuilt.
     """
@@ -65,22 +55,10 @@ class Transfer:
     n_media: int = 0
     n_known: int = 0
     n_erased: int = 0
+    n_unreadable: int = 0
+    n_ahead: int = 0
     n_without_media: int = 0
     tasks: set[str] = field(default_factory=set)
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    number: int  # of the line, for error messages
-    given: Feedback
-    state: str
-    turn: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class _Media:
-    digest: str
-    data: bytes
 
 
 class FeedbackTransfer:
@@ -123,78 +101,90 @@ class FeedbackTransfer:
 
     def lines(self, done: Transfer, *, task: str | None = None, with_media: bool = True) -> Iterator[str]:
         """The lines of an export; `done` is updated along the way."""
-        yield _line({"format": FORMAT, "version": VERSION, "created_at": now().isoformat()})
+        yield line_of(header())
         seen_turns: set[str] = set()
         seen_media: set[str] = set()
-        for row in self._rows(task):
-            stored = row_to_feedback(row)
-            if stored is None:
-                done.n_erased += 1
-                continue
-            turn = _turn_to_json(row)
+        for row, stored, turn in self._judged(done, task):
             for part in _file_parts(turn):
                 digest = part["media"]
                 data = self._read_media(digest) if with_media and digest not in seen_media else None
                 if data is not None:
                     seen_media.add(digest)
                     done.n_media += 1
-                    yield _line({"media": digest, "data": base64.b64encode(data).decode()})
+                    yield line_of({"media": digest, "data": base64.b64encode(data).decode()})
                 elif digest not in seen_media:
                     done.n_without_media += 1
             done.n_feedback += 1
             done.n_turns += row.turn_id not in seen_turns
             seen_turns.add(row.turn_id)
             done.tasks.add(row.task)
-            yield _line({"feedback": feedback_to_json(stored), "state": row.state, "turn": turn})
+            yield line_of({"feedback": feedback_to_json(stored), "state": row.state, "turn": turn})
 
     def import_from(self, path: Path) -> Transfer:
-        """Reads a file that `export_to` wrote, completely or not at all.
+        """Reads a file that `export_to` wrote, or a pipe of its lines, completely or not at all.
 
-        Known turns and sessions are not changed. The file is read three times: to check all of it before anything is
-        written, to store the media, and to insert the rows. Other writers wait only during the insertion.
+        Known turns and sessions are not changed, and what was erased here does not come back. The lines are read three
+        times: to check all of them before anything is written, to store the media, and to insert the rows. Other
+        writers wait only during the insertion.
 
         Raises:
             InvalidInput: the file is not a valid export; the message names the line. No row was imported.
             StoreError: the rows or the media could not be stored. No row was imported.
         """
         done = Transfer()
-        digests = {line.digest for line in self._read(path) if isinstance(line, _Media)}
-        # Media come before the rows that name them. If a row fails after that, a file too much is kept, and no turn
-        # lacks its picture.
-        for line in self._read(path):
-            if isinstance(line, _Media):
-                keep_media(self._media_dir, line.digest, line.data)
-        done.n_media = len(digests)
-        rows = (line for line in self._read(path, with_data=False) if isinstance(line, _Row))
-        with self._database.write() as connection:
-            while page := list(itertools.islice(rows, _PAGE)):
-                self._insert(connection, page, done, path)
+        with ImportLines(path) as lines:
+            digests = {line.digest for line in read_lines(lines) if isinstance(line, MediaLine)}
+            # Media come before the rows that name them: no turn lacks its picture, whenever this ends.
+            new = {digest for digest in digests if not media_path(self._media_dir, digest).exists()}
+            try:
+                for line in read_lines(lines):
+                    if isinstance(line, MediaLine):
+                        keep_media(self._media_dir, line.digest, line.data)
+                done.n_media = len(digests)
+                rows = (line for line in read_lines(lines, with_data=False) if isinstance(line, FeedbackLine))
+                with self._database.write() as connection:
+                    for page in _pages(rows):
+                        self._insert(connection, page, done, lines)
+                    for task in sorted(done.tasks):
+                        increment(connection, feedback_key(task))
+            finally:
+                # Pictures of rows that were not inserted: erased here, or the import failed.
+                with self._database.write() as connection:
+                    mark_unused(connection, new)
+                delete_unused(self._database, self._media_dir)
         return done
 
-    def _insert(self, connection: sa.Connection, page: list[_Row], done: Transfer, path: Path) -> None:
+    def _insert(self, connection: sa.Connection, page: list[FeedbackLine], done: Transfer, lines: ImportLines) -> None:
         known = set(known_rows(connection, [row.given for row in page]))
-        fresh: list[_Row] = []
+        query = sa.select(turns.c.id, turns.c.task, (turns.c.body == ERASED).label("is_erased"))
+        stored = connection.execute(query.where(turns.c.id.in_([row.given.turn_id for row in page]))).all()
+        erased = {row.id for row in stored if row.is_erased}
+        fresh: list[FeedbackLine] = []
         for row in page:
             names = {("id", row.given.id), *([("key", row.given.key)] if row.given.key is not None else ())}
             if names & known:
                 done.n_known += 1
+            elif row.given.turn_id in erased:
+                done.n_erased += 1
             else:
                 known |= names
                 fresh.append(row)
-        query = sa.select(turns.c.id, turns.c.task).where(turns.c.id.in_([row.given.turn_id for row in fresh]))
-        tasks = {row.id: str(row.task) for row in connection.execute(query)}
+        tasks = {row.id: str(row.task) for row in stored}
         new = [row for row in fresh if row.given.turn_id not in tasks]
         # Several feedbacks may be about one turn: it is inserted once, as the first of them has it.
         new = list({row.given.turn_id: row for row in reversed(new)}.values())[::-1]
-        self._insert_turns(connection, new, done, path)
+        self._insert_turns(connection, new, done, lines)
         tasks |= {row.given.turn_id: row.turn["task"] for row in new}
         values = [feedback_to_row(row.given) | {"task": tasks[row.given.turn_id], "state": row.state} for row in fresh]
         if values:
             connection.execute(sa.insert(feedback), values)
         done.n_feedback += len(fresh)
+        done.n_ahead += sum(row.is_ahead for row in fresh)
         done.tasks |= {value["task"] for value in values}
 
-    def _insert_turns(self, connection: sa.Connection, new: list[_Row], done: Transfer, path: Path) -> None:
+    def _insert_turns(
+        self, connection: sa.Connection, new: list[FeedbackLine], done: Transfer, lines: ImportLines
+    ) -> None:
         if not new:
             return
         times = {row.number: datetime.fromisoformat(row.turn["created_at"]).timestamp() for row in new}
@@ -209,8 +199,8 @@ class FeedbackTransfer:
             session_id = row.turn["session_id"]
             # Otherwise a foreign file could put turns into a conversation of somebody else.
             if owners[session_id] != row.turn["user_id"]:
-                error = InvalidInput(f"the session {session_id!r} belongs to another user here")
-                raise _with_line(path, row.number, error)
+                lines.number = row.number  # the page ends some lines further on
+                raise in_line(lines, InvalidInput(f"the session {session_id!r} belongs to another user here"))
             body = {name: row.turn[name] for name in TURN_BODY}
             for part in _file_parts(body):
                 if part["media"] is not None and not media_path(self._media_dir, part["media"]).exists():
@@ -218,50 +208,48 @@ class FeedbackTransfer:
                 done.n_without_media += part["media"] is None
             head = {name: row.turn[name] for name in ("id", "session_id", "user_id", "task")}
             values.append(head | {"created_at": times[row.number], "body": json.dumps(body)})
+            row_to_turn(SimpleNamespace(**values[-1]), self._media_dir)  # as every later reader reads it
         connection.execute(sa.insert(turns), values)
         done.n_turns += len(new)
 
-    def _read(self, path: Path, *, with_data: bool = True) -> Iterator[_Row | _Media]:
-        """The checked lines after the header; `with_data=False` skips decoding and checking the data of media."""
-        number = 0
-        try:
-            with path.open("rb") as file:
-                # The limit keeps a hostile file without line ends from filling the memory.
-                while raw := file.readline(MAX_LINE_BYTES + 1):
-                    number += 1
-                    row = _parse(raw)
-                    if number == 1:
-                        _check_header(row)
-                    elif "media" in row:
-                        yield _media(row, with_data=with_data)
-                    else:
-                        yield _checked_row(number, row)
-            if number == 0:
-                raise InvalidInput("the file is empty")
-        except OSError as error:
-            raise InvalidInput(f"{path}: {error.strerror}", hint="give a file that was exported") from error
-        except InvalidInput as error:
-            raise _with_line(path, max(number, 1), error) from error
+    def _judged(self, done: Transfer, task: str | None) -> Iterator[tuple[sa.Row[Any], Feedback, dict[str, Any]]]:
+        """Each feedback with the row that holds it and its turn as JSON, oldest first."""
+        reader = self._database.reader
+        query = sa.select(turns).where(turns.c.body != ERASED)
+        for page in self._feedback_pages(task):
+            done.n_erased += sum(row.state == "erased" for row in page)
+            read = reader.read(feedback, page, lambda row: (row, row_to_feedback(row)))
+            with self._database.read() as connection:
+                ids = sorted({row.turn_id for row in page})
+                found = rows_or_one_by_one(connection, turns, ids, query) if ids else []
+                gone = set(connection.scalars(sa.select(turns.c.id).where(turns.c.id.in_(ids), turns.c.body == ERASED)))
+            by_id = {turn["id"]: turn for turn in reader.read(turns, found, _turn_to_json)}
+            done.n_unreadable += len(page) - len(read)
+            for row, stored in read:
+                if stored is None:
+                    continue  # counted above
+                if row.turn_id in by_id:
+                    yield row, stored, by_id[row.turn_id]
+                elif row.turn_id in gone:
+                    done.n_erased += 1
+                else:
+                    done.n_unreadable += 1
 
-    def _rows(self, task: str | None) -> Iterator[sa.Row[Any]]:
-        """Feedback rows joined with their turns, oldest first. Rows that are stored meanwhile are left out."""
-        columns = [turns.c[name].label(f"turn_{name}") for name in ("session_id", "user_id", "task", "created_at")]
-        query = sa.select(feedback, *columns, turns.c.body.label("turn_body")).join(
-            turns, turns.c.id == feedback.c.turn_id
-        )
-        if task is not None:
-            query = query.where(feedback.c.task == task)
+    def _feedback_pages(self, task: str | None) -> Iterator[list[sa.Row[Any]]]:
+        """Feedback rows, oldest first. Rows that are stored meanwhile are left out."""
+        where = {} if task is None else {"task": task}
+        reader = self._database.reader
         with self._database.read() as connection:
             last = connection.scalar(sa.select(sa.func.max(feedback.c.seq))) or 0
         after = 0
         while True:
-            page = query.where(feedback.c.seq > after, feedback.c.seq <= last).order_by(feedback.c.seq).limit(_PAGE)
             with self._database.read() as connection:
-                rows = connection.execute(page).all()
-            yield from rows
-            if len(rows) < _PAGE:
+                page = reader.select(connection, feedback, where, between=(after + 1, last), limit=_PAGE)
+            if page:
+                yield page
+            if len(page) < _PAGE:
                 return
-            after = rows[-1].seq
+            after = page[-1].seq
 
     def _read_media(self, digest: str | None) -> bytes | None:
         if digest is None:
@@ -273,20 +261,24 @@ class FeedbackTransfer:
         return data if hashlib.sha256(data).hexdigest() == digest else None  # an import would refuse a damaged file
 
 
-def _line(value: Mapping[str, Any]) -> str:
-    return json.dumps(value) + "\n"
-
-
-def _with_line(path: Path, number: int, error: InvalidInput) -> InvalidInput:
-    """The same error with the file and the line in its message."""
-    kind = InputTooLarge if isinstance(error, InputTooLarge) else InvalidInput
-    return kind(f"{path}, line {number}: {error.message}", hint=error.hint or "nothing was imported")
+def _pages(rows: Iterable[FeedbackLine]) -> Iterator[list[FeedbackLine]]:
+    """The rows in pieces that fit the memory and one statement."""
+    page: list[FeedbackLine] = []
+    n_bytes = 0
+    for row in rows:
+        page.append(row)
+        n_bytes += row.n_bytes
+        if len(page) == _PAGE or n_bytes > _PAGE_BYTES:
+            yield page
+            page, n_bytes = [], 0
+    if page:
+        yield page
 
 
 def _turn_to_json(row: sa.Row[Any]) -> dict[str, Any]:
-    body = json.loads(row.turn_body)
-    at = datetime.fromtimestamp(row.turn_created_at, now().tzinfo).isoformat()
-    head = {"id": row.turn_id, "session_id": row.turn_session_id, "user_id": row.turn_user_id, "task": row.turn_task}
+    body = json.loads(row.body)
+    at = datetime.fromtimestamp(row.created_at, UTC).isoformat()
+    head = {"id": row.id, "session_id": row.session_id, "user_id": row.user_id, "task": row.task}
     turn = {**head, "created_at": at, **{name: body[name] for name in TURN_BODY}}
     for part in _file_parts(turn):
         part["path"] = None
@@ -296,51 +288,3 @@ def _turn_to_json(row: sa.Row[Any]) -> dict[str, Any]:
 
 def _file_parts(turn: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [part for part in [*turn["request"], *turn["response"]] if part["type"] in ("image", "audio")]
-
-
-def _parse(raw: bytes) -> dict[str, Any]:
-    if len(raw) > MAX_LINE_BYTES:
-        raise InputTooLarge(f"the line is over {MAX_LINE_BYTES:,} bytes")
-    try:
-        row = json.loads(raw.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InvalidInput(f"not JSON in UTF-8: {error}") from error
-    if not isinstance(row, dict):
-        raise InvalidInput("not a JSON object")
-    return row
-
-
-def _check_header(row: Mapping[str, Any]) -> None:
-    if row.get("format") != FORMAT:
-        raise InvalidInput("the header is missing", hint="give a file that `smallai feedback export` wrote")
-    version = row.get("version")
-    if not isinstance(version, int) or not 1 <= version <= VERSION:
-        raise InvalidInput(f"version {version!r}, this program reads {VERSION}", hint="upgrade smallai-assistant")
-
-
-def _media(row: Mapping[str, Any], *, with_data: bool) -> _Media:
-    if row.keys() != {"media", "data"} or not isinstance(row["media"], str) or not isinstance(row["data"], str):
-        raise InvalidInput("a media line has the texts `media` and `data`, and nothing else")
-    if not with_data:
-        return _Media(row["media"], b"")
-    try:
-        data = base64.b64decode(row["data"], validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidInput(f"not base64: {error}") from error
-    if hashlib.sha256(data).hexdigest() != row["media"]:
-        raise InvalidInput("the data does not have the sha256 that the line states")
-    return _Media(row["media"], data)
-
-
-def _checked_row(number: int, row: Mapping[str, Any]) -> _Row:
-    if row.keys() != {"feedback", "state", "turn"} or not isinstance(row["feedback"], dict):
-        raise InvalidInput("a feedback line has `feedback`, `state` and `turn`, and nothing else")
-    if row["state"] not in ("active", "retracted"):
-        raise InvalidInput(f"state is {row['state']!r}", hint="known: active, retracted")
-    given = feedback_from_json(row["feedback"])
-    if "id" not in row["feedback"] or not given.id:
-        raise InvalidInput("the feedback has no id")
-    turn = checked_turn(row["turn"])
-    if given.turn_id != turn["id"]:
-        raise InvalidInput(f"the feedback is about {given.turn_id!r}, the turn is {turn['id']!r}")
-    return _Row(number, given, row["state"], turn)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import sqlalchemy as sa
 
+from smallai_assistant.errors import InvalidInput
 from smallai_assistant.storage.database import Database, upsert
-from smallai_assistant.storage.schema import interactions, items, meta
+from smallai_assistant.storage.revisions import current, increment
+from smallai_assistant.storage.row_reader import means_damage
+from smallai_assistant.storage.schema import interactions, items
 from smallai_assistant.types import Interaction, Item
+from smallai_assistant.validation import MAX_AHEAD, fold_key
 
 _MAX_TITLE_CHARS = 1_000  # a longer name is not looked up: SQLite refuses LIKE patterns over 50,000 bytes
 _IDS_PER_STATEMENT = 500  # SQLite's default limit is 32,766 bound values; older builds allow 999
@@ -25,36 +31,36 @@ class ItemStore:
         """Adds items in one transaction; an item with a known id replaces the stored one. Returns the number of ids."""
         # A dict, so that the last of several items with one id counts: PostgreSQL refuses to upsert a row twice.
         values = {
-            row.id: {"id": row.id, "title": row.title, "text": row.text, "metadata": json.dumps(dict(row.metadata))}
-            for row in rows
+            row.id: {"id": row.id, "title": row.title, "text": row.text, "metadata": _metadata_of(row)} for row in rows
         }
         if values:
             with self._database.write() as connection:
                 upsert(connection, items, list(values.values()), key="id")
-                _increment(connection, "items_revision")
+                increment(connection, "items_revision")
         return len(values)
 
     def remove_items(self, ids: Iterable[str]) -> int:
         """Removes items and returns how many were there. Their interactions stay: they tell about the users."""
-        wanted = list(ids)
+        wanted = [fold_key(item_id) for item_id in ids]
         n_removed = 0
         with self._database.write() as connection:
             for start in range(0, len(wanted), _IDS_PER_STATEMENT):
                 chunk = wanted[start : start + _IDS_PER_STATEMENT]
                 n_removed += connection.execute(sa.delete(items).where(items.c.id.in_(chunk))).rowcount
             if n_removed:
-                _increment(connection, "items_revision")
+                increment(connection, "items_revision")
         return n_removed
 
     def items(self) -> list[Item]:
         """All items, sorted by id."""
+        reader = self._database.reader
         with self._database.read() as connection:
-            rows = connection.execute(sa.select(items).order_by(items.c.id)).all()
-        return [Item(row.id, row.title, row.text, json.loads(row.metadata)) for row in rows]
+            rows = reader.select(connection, items, {})
+        return reader.read(items, rows, _row_to_item)
 
     def find_item(self, name: str) -> Item | None:
         """The item with this id, otherwise one with this title: any case, with or without the year of `Heat (1995)`."""
-        wanted = name.strip()
+        wanted = fold_key(name)
         # ILIKE reads % and _ as wildcards; a title that has them must match itself only.
         pattern = wanted.replace("!", "!!").replace("%", "!%").replace("_", "!_")
         columns = (items.c.id, items.c.title, items.c.text, items.c.metadata)
@@ -62,18 +68,27 @@ class ItemStore:
             items.c.title.ilike(pattern, escape="!"), items.c.title.ilike(f"{pattern} (____)", escape="!")
         )
         with self._database.read() as connection:
-            row = connection.execute(sa.select(*columns).where(items.c.id == name)).first()
+            row = connection.execute(sa.select(*columns).where(items.c.id == wanted)).first()
             if row is None and wanted and len(wanted) <= _MAX_TITLE_CHARS:
                 row = connection.execute(sa.select(*columns).where(by_title).order_by(items.c.id).limit(1)).first()
-        return None if row is None else Item(row.id, row.title, row.text, json.loads(row.metadata))
+        return None if row is None else _row_to_item(row)
 
     def add_interactions(self, rows: Iterable[Interaction]) -> int:
-        """Appends interactions in one transaction. Returns their number."""
-        values = [{"user_id": row.user, "item_id": row.item, "weight": row.weight, "at": row.at} for row in rows]
+        """Appends interactions in one transaction. Returns their number.
+
+        Raises:
+            InvalidInput: one of them lies more than a day in the future; nothing was added.
+        """
+        values: list[dict[str, Any]] = [
+            {"user_id": row.user, "item_id": row.item, "weight": row.weight, "at": row.at} for row in rows
+        ]
+        latest = max((float(row["at"]) for row in values), default=0.0)
+        if latest > time.time() + MAX_AHEAD.total_seconds():
+            raise InvalidInput(f"at is {latest:.0f}, which is in the future", hint="give seconds since 1970")
         if values:
             with self._database.write() as connection:
                 connection.execute(sa.insert(interactions), values)
-                _increment(connection, "interactions_revision")
+                increment(connection, "interactions_revision")
         return len(values)
 
     def interactions(self, *, after: int = 0) -> list[Interaction]:
@@ -87,27 +102,47 @@ class ItemStore:
         if after:  # counted, not compared with `seq`: PostgreSQL leaves gaps in `seq` when a transaction fails
             newer = sa.select(interactions.c.seq).order_by(interactions.c.seq).offset(after)
             query = query.where(interactions.c.seq.in_(newer))
-        return self._select(query)
+        return self._select(query, {}, after)
 
     def interactions_of(self, user: str) -> list[Interaction]:
         """One user's interactions, oldest first."""
-        return self._select(sa.select(interactions).where(interactions.c.user_id == user))
+        user = fold_key(user)
+        return self._select(sa.select(interactions).where(interactions.c.user_id == user), {"user_id": user})
 
     def revision(self) -> tuple[int, int]:
         """A counter for items and one for interactions; each changes with every write to its table."""
-        keys = ("items_revision", "interactions_revision")
         with self._database.read() as connection:
-            rows = connection.execute(sa.select(meta.c.key, meta.c.value).where(meta.c.key.in_(keys))).all()
-        found = {row.key: int(row.value) for row in rows}
-        return found.get(keys[0], 0), found.get(keys[1], 0)
+            items_revision, interactions_revision = current(connection, ["items_revision", "interactions_revision"])
+        return items_revision, interactions_revision
 
-    def _select(self, query: sa.Select[tuple[object, ...]]) -> list[Interaction]:
+    def _select(
+        self, query: sa.Select[tuple[object, ...]], where: Mapping[str, str], after: int = 0
+    ) -> list[Interaction]:
+        reader = self._database.reader
         with self._database.read() as connection:
-            rows = connection.execute(query.order_by(interactions.c.at, interactions.c.seq)).all()
-        return [Interaction(row.user_id, row.item_id, row.weight, row.at) for row in rows]
+            try:
+                rows = list(connection.execute(query.order_by(interactions.c.at, interactions.c.seq)).all())
+            except sa.exc.DBAPIError as error:
+                if not means_damage(error):
+                    raise
+                rows = reader.select(connection, interactions, where)[after:]
+                rows.sort(key=lambda row: row.at)
+        return reader.read(interactions, rows, lambda row: Interaction(row.user_id, row.item_id, row.weight, row.at))
 
 
-def _increment(connection: sa.Connection, key: str) -> None:
-    """Adds one to a counter in `meta`. It is read and then written: only one transaction writes at a time."""
-    value = connection.scalar(sa.select(meta.c.value).where(meta.c.key == key))
-    upsert(connection, meta, [{"key": key, "value": str(int(value or 0) + 1)}], key="key")
+def _row_to_item(row: Any) -> Item:
+    return Item(row.id, row.title, row.text, json.loads(row.metadata))
+
+
+def _metadata_of(item: Item) -> str:
+    """The metadata as the column holds it, read back once.
+
+    Raises:
+        InvalidInput: it is nested so deep that it could not be read again, or holds itself.
+    """
+    try:
+        text = json.dumps(dict(item.metadata))
+        json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(f"the metadata of {item.id!r} cannot be stored: {error}", hint="give JSON values") from error
+    return text

@@ -7,13 +7,18 @@ and the fraction must survive. `validation.check_storable` enforces the lengths 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import sqlalchemy as sa
 
+from smallai_assistant.errors import InvalidInput
+from smallai_assistant.validation import MAX_AHEAD, canonical_key
+
+ERASED = "{}"  # the body of an erased feedback or turn
 metadata = sa.MetaData()
-# `schema_version` is how many migrations were applied. `items_revision` and `interactions_revision` count the writes to
-# these tables: the recommender reads them to see whether its index is still up to date.
+# `schema_version` is how many migrations were applied. The other keys are counters of writes, see `revisions`, and what
+# an erasure has yet to delete, see `erasure`.
 meta = sa.Table("meta", metadata, sa.Column("key", sa.String(64), primary_key=True), sa.Column("value", sa.Text))
 
 sessions = sa.Table(
@@ -30,12 +35,14 @@ turns = sa.Table(
     sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
     sa.Column("id", sa.String(64), nullable=False, unique=True),
     sa.Column("session_id", sa.String(64), sa.ForeignKey("sessions.id"), nullable=False, index=True),
-    # Also in `sessions`; here it says who asked without a join, and an export needs no second table.
+    # Also in `sessions`; here it says who asked without a join, and an export needs no second table. NULL for an erased
+    # turn.
     sa.Column("user_id", sa.String(512)),
     sa.Column("task", sa.String(128), nullable=False, index=True),
     sa.Column("created_at", sa.Double, nullable=False),
     # JSON with ASCII escapes: any text survives in any database. PostgreSQL's JSON type refuses \u0000 and lone
-    # surrogates, and no query looks inside.
+    # surrogates, and no query looks inside. `ERASED`: the content is gone, and the row stays so that an import cannot
+    # bring it back.
     sa.Column("body", sa.Text, nullable=False),
 )
 
@@ -77,6 +84,9 @@ feedback = sa.Table(
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("body", sa.Text, nullable=False),
 )
+
+# A new feedback asks when the latest one of its task was said.
+said_at = sa.Index("ix_feedback_task_created_at", feedback.c.task, feedback.c.created_at)
 
 adapters = sa.Table(
     "adapters",
@@ -134,6 +144,39 @@ def _create_learning(connection: sa.Connection) -> None:
         table.create(connection)
 
 
+def _normalize_keys(connection: sa.Connection) -> None:
+    """Gives stored keys the one form that they have since (`canonical_key`), and takes times back that lie ahead.
+
+    Stored keys are compared in SQL, so the rows themselves must have that form.
+    """
+    for table, name in (
+        (sessions, "user_id"),
+        (turns, "user_id"),
+        (interactions, "user_id"),
+        (interactions, "item_id"),
+        (feedback, "source"),
+        (items, "id"),
+    ):
+        column = table.c[name]
+        for old in connection.scalars(sa.select(column).where(column.is_not(None)).distinct()).all():
+            try:
+                new = canonical_key(name, old)
+            except InvalidInput:  # blank, or text that no door lets in any more; it stays as it is
+                continue
+            if new == old:
+                continue
+            # An item's id is unique: the item with the canonical spelling stays.
+            if table is items and connection.scalar(sa.select(sa.true()).where(items.c.id == new)):
+                connection.execute(sa.delete(items).where(items.c.id == old))
+            else:
+                connection.execute(sa.update(table).where(column == old).values({name: new}))
+    said_at.create(connection, checkfirst=True)  # a database that is made now has it already
+    now = time.time()
+    for times in (feedback.c.created_at, interactions.c.at):
+        ahead = times > now + MAX_AHEAD.total_seconds()
+        connection.execute(sa.update(times.table).where(ahead).values({times.name: now}))
+
+
 # One function for each schema version. A database at version n gets the functions after the n-th in one transaction.
 # A released function never changes: a later version adds one.
-MIGRATIONS: list[Callable[[sa.Connection], None]] = [_create_first, _create_learning]
+MIGRATIONS: list[Callable[[sa.Connection], None]] = [_create_first, _create_learning, _normalize_keys]

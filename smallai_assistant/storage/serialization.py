@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from smallai_assistant.errors import InputTooLarge, InvalidInput
+from smallai_assistant.storage.import_lines import depth
 from smallai_assistant.types import (
     MAX_TEXT_CHARS,
     AudioPart,
@@ -19,14 +20,13 @@ from smallai_assistant.types import (
     SegmentPart,
     TextPart,
 )
-from smallai_assistant.validation import check_storable
+from smallai_assistant.validation import canonical_key, check_storable, check_time, shown
 
 # The keys of a turn that the database stores as one JSON text; the others have columns.
 TURN_BODY = ("role", "request", "response", "model", "adapter", "notices", "details", "timings", "error")
 _KEYS = {"id", "session_id", "user_id", "task", "created_at", *TURN_BODY}
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-# Python's JSON reader and writer call themselves once a level and fail at about 1,000.
-MAX_DETAILS_DEPTH = 200
+MAX_DETAILS_DEPTH = 200  # the line of an export adds some levels to it, see `import_lines.MAX_DEPTH`
 
 
 def _is_text(value: Any) -> bool:
@@ -39,11 +39,12 @@ def _is_text_or_none(value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     # bool is a subclass of int in Python. NaN passes: a plugin may store it, and it must survive an export.
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, float) or _is_whole_number(value)
 
 
 def _is_whole_number(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    # A number of 5,000 digits is read and can never be written again.
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
 
 
 def _is_media(value: Any) -> bool:
@@ -85,14 +86,14 @@ def checked_turn(row: Any) -> dict[str, Any]:
         if not row[name]:
             raise InvalidInput(f"the turn's {name} is empty")
     if row["user_id"] is not None:
-        check_storable("the turn's user_id", row["user_id"], 512)
+        row = {**row, "user_id": canonical_key("the turn's user_id", row["user_id"])}
     checks: dict[str, Callable[[Any], bool]] = {
         "role": lambda value: value in ("user", "assistant"),
         "model": _is_text_or_none,
         "adapter": _is_text_or_none,
         "error": _is_text_or_none,
         "notices": _are_notices,
-        "details": lambda value: isinstance(value, dict) and _depth(value) <= MAX_DETAILS_DEPTH,
+        "details": lambda value: isinstance(value, dict) and depth(value) <= MAX_DETAILS_DEPTH,
         "timings": lambda value: isinstance(value, dict) and all(map(_is_number, value.values())),
     }
     for name, is_valid in checks.items():
@@ -104,7 +105,7 @@ def checked_turn(row: Any) -> dict[str, Any]:
         raise InvalidInput("the turn's request is empty")
     if sum(len(part["text"]) for part in row["request"] if part["type"] == "text") > MAX_TEXT_CHARS:
         raise InputTooLarge(f"the turn's request has over {MAX_TEXT_CHARS:,} characters")
-    return {**row, "created_at": _time(row["created_at"])}
+    return {**row, "created_at": read_time("the turn's created_at", row["created_at"]).isoformat()}
 
 
 def _check_parts(name: str, parts: Any) -> None:
@@ -114,7 +115,9 @@ def _check_parts(name: str, parts: Any) -> None:
         kind = part.get("type") if isinstance(part, dict) else None
         checks = _PARTS.get(kind) if isinstance(kind, str) else None
         if checks is None:
-            raise InvalidInput(f"the turn's {name} has a part of type {kind!r}", hint=f"known: {', '.join(_PARTS)}")
+            raise InvalidInput(
+                f"the turn's {name} has a part of type {shown(kind)}", hint=f"known: {', '.join(_PARTS)}"
+            )
         if part.keys() != {"type", *checks} or not all(check(part[key]) for key, check in checks.items()):
             raise InvalidInput(f"a {kind} part of the turn's {name} has a wrong key, type or value")
     parts_from_json(parts)  # the parts check themselves too, such as for texts that cannot be stored
@@ -126,22 +129,17 @@ def _are_notices(value: Any) -> bool:
     )
 
 
-def _depth(value: Any) -> int:
-    if isinstance(value, dict):
-        return 1 + max(map(_depth, value.values()), default=0)
-    if isinstance(value, list):
-        return 1 + max(map(_depth, value), default=0)
-    return 0
+def read_time(name: str, value: Any) -> datetime:
+    """The time that a file states as ISO 8601. Without a zone it is UTC: a file must mean the same on every machine.
 
-
-def _time(value: Any) -> str:
+    Raises:
+        InvalidInput: it is not a time, or the database cannot give it back.
+    """
     try:
         at = datetime.fromisoformat(value)
-        at = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
-        datetime.fromtimestamp(at.timestamp(), UTC)  # near the years 1 and 9999 a zone moves a time out of the range
-    except (TypeError, ValueError, OverflowError) as error:
-        raise InvalidInput(f"the turn's created_at is {value!r}", hint="give a time as ISO 8601") from error
-    return at.isoformat()
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"{name} is {shown(value)}", hint="give a time as ISO 8601") from error
+    return check_time(name, at if at.tzinfo is not None else at.replace(tzinfo=UTC))
 
 
 def parts_to_json(parts: Sequence[Part]) -> list[dict[str, Any]]:

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from pathlib import Path
 from queue import SimpleQueue
+from types import SimpleNamespace
 from typing import Any
 
 import sqlalchemy as sa
 
 from smallai_assistant.errors import AssistantError, InvalidInput, StoreError
-from smallai_assistant.filesystem import sync_path, write_atomically
 from smallai_assistant.storage.database import Database, insert_missing
-from smallai_assistant.storage.schema import sessions, turns
-from smallai_assistant.storage.serialization import parts_from_json, parts_to_json
+from smallai_assistant.storage.import_lines import depth
+from smallai_assistant.storage.media import MAX_KEPT_MEDIA_BYTES, digests_in, keep_media, media_path
+from smallai_assistant.storage.row_reader import means_damage, rows_or_one_by_one
+from smallai_assistant.storage.schema import ERASED, sessions, turns
+from smallai_assistant.storage.serialization import MAX_DETAILS_DEPTH, parts_from_json, parts_to_json
 from smallai_assistant.types import AudioPart, ImagePart, Message, Notice, Part, Turn
 
-# A larger file is not copied: the turn keeps its path alone. 64 MiB hold half an hour of 16-bit speech at 16 kHz.
-MAX_KEPT_MEDIA_BYTES = 64 * 2**20
+log = logging.getLogger(__name__)
 _IDS_PER_STATEMENT = 500  # SQLite's default limit is 32,766 bound values; older builds allow 999
 
 # What the writer thread takes from its queue: a turn to store, an event to set once all turns before it are stored, or
@@ -81,6 +84,7 @@ class TurnStore:
                 sa.func.min(turns.c.seq).label("first_seq"),
                 sa.func.max(turns.c.created_at).label("last_at"),
             )
+            .where(turns.c.body != ERASED)
             .group_by(turns.c.session_id)
             .subquery()
         )
@@ -92,17 +96,39 @@ class TurnStore:
             .limit(limit)
         )
         with self._database.read() as connection:
-            rows = connection.execute(query).all()
+            try:
+                rows = list(connection.execute(query).all())
+            except sa.exc.DBAPIError as error:
+                if not means_damage(error):
+                    raise
+                return self._list_slowly(connection, limit)
         return [
             {
                 "id": row.id,
                 "user_id": row.user_id,
                 "n_turns": row.n_turns,
                 "last_at": row.last_at,
-                "first_text": "".join(part.get("text") or "" for part in json.loads(row.body)["request"]),
+                "first_text": _first_text(row.body),
             }
             for row in rows
         ]
+
+    def _list_slowly(self, connection: sa.Connection, limit: int) -> list[dict[str, Any]]:
+        """What `session_list` returns, from the rows that can still be read."""
+        found: dict[str, list[sa.Row[Any]]] = {}
+        for row in self._database.reader.select(connection, turns, {}, but={"body": ERASED}):
+            found.setdefault(row.session_id, []).append(row)
+        listed = [
+            {
+                "id": session_id,
+                "user_id": rows[0].user_id,
+                "n_turns": len(rows),
+                "last_at": max(row.created_at for row in rows),
+                "first_text": _first_text(rows[0].body),
+            }
+            for session_id, rows in found.items()
+        ]
+        return sorted(listed, key=lambda session: float(session["last_at"]), reverse=True)[:limit]
 
     def add_turn(self, turn: Turn) -> Future[Turn]:
         """Queues a turn; the future is done when the turn is on disk, or fails with StoreError."""
@@ -116,31 +142,36 @@ class TurnStore:
 
     def turns(self, session_id: str, *, limit: int | None = None) -> list[Turn]:
         """A session's turns, oldest first; a limit keeps the last ones."""
-        query = sa.select(turns).where(turns.c.session_id == session_id).order_by(turns.c.seq.desc())
+        reader = self._database.reader
         with self._database.read() as connection:
-            rows = connection.execute(query.limit(limit) if limit is not None else query).all()
-        return [self._row_to_turn(row) for row in reversed(rows)]
+            rows = reader.select(connection, turns, {"session_id": session_id}, but={"body": ERASED}, limit=limit)
+        return reader.read(turns, rows, self._read)
 
     def turn(self, turn_id: str) -> Turn:
         """The turn with this id.
 
         Raises:
-            InvalidInput: there is none.
+            InvalidInput: there is none, or it was erased.
+            StoreError: it cannot be read.
         """
         with self._database.read() as connection:
             row = connection.execute(sa.select(turns).where(turns.c.id == turn_id)).one_or_none()
         if row is None:
             raise InvalidInput(f"there is no turn {turn_id!r}", hint="use the turn_id of an answer")
-        return self._row_to_turn(row)
+        if row.body == ERASED:
+            raise InvalidInput(f"the turn {turn_id!r} was erased", hint="there is nothing left of it")
+        for turn in self._database.reader.read(turns, [row], self._read):
+            return turn
+        raise StoreError(f"the turn {turn_id!r} cannot be read", hint="see `smallai doctor`")
 
     def turns_by_id(self, ids: Sequence[str]) -> dict[str, Turn]:
-        """The turns with these ids; unknown ids are left out."""
-        found: dict[str, Turn] = {}
+        """The turns with these ids, without those that are unknown, erased, or cannot be read."""
+        query = sa.select(turns).where(turns.c.body != ERASED)
+        rows: list[sa.Row[Any]] = []
         with self._database.read() as connection:
             for start in range(0, len(ids), _IDS_PER_STATEMENT):
-                query = sa.select(turns).where(turns.c.id.in_(ids[start : start + _IDS_PER_STATEMENT]))
-                found |= {row.id: self._row_to_turn(row) for row in connection.execute(query)}
-        return found
+                rows += rows_or_one_by_one(connection, turns, ids[start : start + _IDS_PER_STATEMENT], query)
+        return {turn.id: turn for turn in self._database.reader.read(turns, rows, self._read)}
 
     def flush(self) -> None:
         """Returns when all turns that were queued before are on disk or have failed."""
@@ -196,6 +227,10 @@ class TurnStore:
     def _commit(self, batch: list[tuple[Turn, Future[Turn]]]) -> None:
         try:
             rows = [self._turn_to_row(turn) for turn, _ in batch]
+            for row in rows:
+                row_to_turn(
+                    SimpleNamespace(**row), self._media_dir
+                )  # as it is read later: what cannot be read is refused now
             # Of several turns of a new session the first one gives the user and the time, so the first must come last.
             opened = {
                 turn.session_id: {
@@ -207,6 +242,10 @@ class TurnStore:
             }
             with self._database.write() as connection:
                 insert_missing(connection, sessions, list(opened.values()), key="id")
+                for row, (turn, _) in zip(rows, batch, strict=True):
+                    # An erasure may have deleted the same picture since it was kept. In this transaction none can.
+                    if not all(media_path(self._media_dir, digest).exists() for digest in digests_in(row["body"])):
+                        self._stored_parts((*turn.request.parts, *turn.response))
                 connection.execute(sa.insert(turns), rows)
         except BaseException as error:
             if len(batch) > 1:  # one turn that cannot be stored must not prevent the others
@@ -227,7 +266,7 @@ class TurnStore:
             "model": turn.model,
             "adapter": turn.adapter,
             "notices": [[notice.code, notice.text] for notice in turn.notices],
-            "details": dict(turn.details),
+            "details": _storable_details(turn),
             "timings": dict(turn.timings),
             "error": turn.error,
         }
@@ -239,6 +278,9 @@ class TurnStore:
             "created_at": turn.created_at.timestamp(),
             "body": json.dumps(body),
         }
+
+    def _read(self, row: sa.Row[Any]) -> Turn:
+        return row_to_turn(row, self._media_dir)
 
     def _stored_parts(self, parts: tuple[Part, ...]) -> list[dict[str, Any]]:
         rows = parts_to_json(parts)
@@ -263,51 +305,50 @@ class TurnStore:
         keep_media(self._media_dir, digest, data)
         return digest
 
-    def _row_to_turn(self, row: sa.Row[Any]) -> Turn:
-        body = json.loads(row.body)
-        return Turn(
-            id=row.id,
-            session_id=row.session_id,
-            user_id=row.user_id,
-            task=row.task,
-            request=Message(self._loaded_parts(body["request"]), role=body["role"]),
-            response=self._loaded_parts(body["response"]),
-            created_at=datetime.fromtimestamp(row.created_at, UTC),
-            model=body["model"],
-            adapter=body["adapter"],
-            notices=tuple(Notice(code, text) for code, text in body["notices"]),
-            details=body["details"],
-            timings=body["timings"],
-            error=body["error"],
-        )
 
-    def _loaded_parts(self, rows: list[dict[str, Any]]) -> tuple[Part, ...]:
-        for row in rows:
-            if row.get("media"):
-                row["path"] = str(media_path(self._media_dir, row["media"]))
-        return parts_from_json(rows)
+def row_to_turn(row: Any, media_dir: Path) -> Turn:
+    """The turn in a table row; its files are those that the store kept."""
+    body = json.loads(row.body)
+    return Turn(
+        id=row.id,
+        session_id=row.session_id,
+        user_id=row.user_id,
+        task=row.task,
+        request=Message(_loaded_parts(body["request"], media_dir), role=body["role"]),
+        response=_loaded_parts(body["response"], media_dir),
+        created_at=datetime.fromtimestamp(row.created_at, UTC),
+        model=body["model"],
+        adapter=body["adapter"],
+        notices=tuple(Notice(code, text) for code, text in body["notices"]),
+        details=body["details"],
+        timings=body["timings"],
+        error=body["error"],
+    )
 
 
-def media_path(folder: Path, digest: str) -> Path:
-    """The path of the picture or recording with this sha256, whether it exists or not."""
-    return folder / digest[:2] / digest  # 256 folders: one folder with very many files is slow to list
+def _loaded_parts(rows: list[dict[str, Any]], media_dir: Path) -> tuple[Part, ...]:
+    for row in rows:
+        if row.get("media"):
+            row["path"] = str(media_path(media_dir, row["media"]))
+    return parts_from_json(rows)
 
 
-def media_digest(path: Path) -> str | None:
-    """The sha256 of a kept file, from its path; None if the path is not one that `media_path` gives."""
-    is_kept = len(path.name) == 64 and path.parent.name == path.name[:2]
-    return path.name if is_kept else None
+def _first_text(body: str) -> str:
+    """The text of the request; empty if the row cannot be read."""
+    try:
+        return "".join(part.get("text") or "" for part in json.loads(body)["request"])
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return ""
 
 
-def keep_media(folder: Path, digest: str, data: bytes) -> None:
-    """Stores a picture or recording under its sha256, durably. Idempotent.
-
-    Raises:
-        StoreFull: the disk is full.
-        StoreError: the file cannot be written for another reason.
-    """
-    target = media_path(folder, digest)
-    if target.exists():
-        sync_path(target.parent)  # the process that wrote it may have been killed just before its sync
-    else:
-        write_atomically(target, data)
+def _storable_details(turn: Turn) -> dict[str, Any]:
+    """The details of a turn; none if a plugin yielded something that is not JSON, or that could not be read again."""
+    details = dict(turn.details)
+    try:
+        if depth(details) <= MAX_DETAILS_DEPTH and isinstance(json.loads(json.dumps(details)), dict):
+            return details
+        reason = f"they are nested over {MAX_DETAILS_DEPTH} levels deep"
+    except (TypeError, ValueError, RecursionError) as error:
+        reason = str(error)
+    log.error("the details of a turn of %s are not stored: %s", turn.task, reason)
+    return {}

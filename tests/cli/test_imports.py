@@ -101,19 +101,19 @@ def test_interactions_import_reads_times_and_weights(
 ) -> None:
     file = tmp_path / "log.csv"
     file.write_text(
-        "user_id,item_id,rating,timestamp\nada,1,4,1000\nada,2,,2026-01-31T18:00:00\nbob,1,0.5,1700000000000\nbob,2,1,\n"
-        "bob,3,1,2026-01-31T18:00:00+01:00\n"
+        "user_id,item_id,rating,timestamp\nada,1,4,1000\nada,2,,2024-01-31T18:00:00\nbob,1,0.5,1700000000000\nbob,2,1,\n"
+        "bob,3,1,2024-01-31T18:00:00+01:00\n"
     )
-    monkeypatch.setattr(imports, "time", SimpleNamespace(time=lambda: 1_800_000_000.0))
+    monkeypatch.setattr(imports, "time", SimpleNamespace(time=lambda: 1_710_000_000.0))
     done = run("interactions", "import", file, assistant=library)
     assert (done.code, done.out) == (0, "imported 5 interactions\n"), done.err
     assert "5 of them name an item that is not imported" in done.err
     rows = {(row.user, row.item): row for row in library.items.interactions()}
     assert rows["ada", "1"] == Interaction("ada", "1", 4.0, 1000.0)
-    assert rows["ada", "2"] == Interaction("ada", "2", 1.0, 1769882400.0)
+    assert rows["ada", "2"] == Interaction("ada", "2", 1.0, 1706724000.0)
     assert rows["bob", "1"] == Interaction("bob", "1", 0.5, 1_700_000_000.0)
-    assert rows["bob", "2"].at == 1_800_000_000.0
-    assert rows["bob", "3"].at == 1769878800.0
+    assert rows["bob", "2"].at == 1_710_000_000.0
+    assert rows["bob", "3"].at == 1706720400.0
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from smallai_assistant import Assistant, AudioPart, Example, Feedback, ImagePart
 from smallai_assistant.learning.evaluation import Reason, ReasonKind, SliceReport, gate
 from smallai_assistant.learning.report import CycleReport, Media, Taught, did_not_answer, media_of, taught_by
 from smallai_assistant.learning.report_html import render
-from smallai_assistant.storage.turn_store import media_path
+from smallai_assistant.storage.media import media_path
 
 
 class Album(Dictionary):

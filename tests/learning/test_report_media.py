@@ -21,7 +21,7 @@ from smallai_assistant.learning.report_media import (
     Shown,
     shown,
 )
-from smallai_assistant.storage.turn_store import keep_media
+from smallai_assistant.storage.media import keep_media
 
 
 def keep(folder: Path, data: bytes, kind: str = "image") -> Media:

@@ -211,7 +211,7 @@ def test_erasing_names_the_adapters_that_learned(store: FeedbackStore, turn: Tur
     with pytest.raises(InvalidInput, match="no feedback 'nope'"):
         store.erase([ids[0], "nope"])
     assert store.get(ids[0]).state == "active"
-    assert store.erase([ids[0], ids[0]]) == ["b", "a"]  # oldest first
+    assert store.erase([ids[0], ids[0]]).adapter_ids == ["b", "a"]  # oldest first
     assert store.get(ids[0]).feedback is None
     assert [judged_turn.feedback.id for judged_turn in store.judged_turns("scripted")] == ids[1:]
     with pytest.raises(InvalidInput, match="was erased"):
@@ -256,7 +256,7 @@ def test_ten_thousand_from_one_source_are_stored(store: FeedbackStore, turn: Tur
     store.add_all([Feedback(turn.id, is_good=True, source="bot", key=str(n)) for n in range(10_000)])
     assert store.stats()[0]["good"] == 10_000
     assert len(store.judged_turns("scripted")) == 10_000
-    assert store.erase([row.id for row in store.rows()]) == []
+    assert store.erase([row.id for row in store.rows()]).adapter_ids == []
 
 
 def test_a_full_disk_keeps_what_was_stored(tmp_path: Path) -> None:

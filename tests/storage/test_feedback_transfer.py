@@ -258,7 +258,6 @@ def check_refused(tmp_path: Path, file: Path, where: str) -> None:
 @pytest.mark.parametrize(
     ("line", "content"),
     [
-        (1, b""),
         (1, b'{"format": "other", "version": 1}'),
         (1, b'{"format": "smallai-feedback", "version": 2}'),
         (1, b'{"format": "smallai-feedback", "version": "1"}'),
@@ -266,8 +265,10 @@ def check_refused(tmp_path: Path, file: Path, where: str) -> None:
         (2, b'{"media": "00", "data": "?"}'),
         (2, b'{"media": "00"}'),
         (2, b'{"media": 1, "data": []}'),
-        (3, b""),
+        (2, b'{"media": "00", "data": "aGk=", "more": 1}'),
         (3, b"[]"),
+        (3, b'{"feedback": {"a": ' + b"[" * 900 + b"]" * 900 + b"}}"),
+        (3, b"[" + b"[]," * 300_000 + b"[]]"),
         (3, b"{"),
         (3, b"\xff\xfe"),
         (3, b"[" * 100_000),
@@ -292,7 +293,7 @@ def test_a_changed_picture_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_endless_line_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("smallai_assistant.storage.feedback_transfer.MAX_LINE_BYTES", 20_000)
+    monkeypatch.setattr("smallai_assistant.storage.feedback_file.MAX_MEDIA_LINE_BYTES", 20_000)
     file = exported(tmp_path, n=1)
     with file.open("ab") as out:
         out.write(b" " * 100_000)
@@ -367,7 +368,7 @@ def test_any_line_is_refused_or_imported(tmp_path: Path, content: bytes) -> None
     file = exported(folder, n=1)
     file.write_bytes(file.read_bytes() + content)
     place = Place(folder / "to")
-    if content.strip(b"\n"):
+    if content.strip():  # a blank line is no content
         with pytest.raises(InvalidInput, match="line "):
             place.transfer.import_from(file)
         assert n_rows(place) == (0, 0, 0)
