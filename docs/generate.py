@@ -111,9 +111,20 @@ def command_reference() -> str:
     for parser, help_ in _commands(root):
         page += [f"## `{parser.prog}`", "", _sentence(parser.description or help_), ""]
         page += [*_options(parser, general), ""]
-        if parser.epilog:
-            page += [_escaped(parser.epilog), ""]
+        page += _epilog(parser)
     return "\n".join(page).rstrip() + "\n"
+
+
+def _epilog(parser: argparse.ArgumentParser) -> list[str]:
+    """The note, the examples and the JSON shape of a command; `cli/arguments.py` keeps them apart."""
+    lines: list[str] = []
+    if note := getattr(parser, "note", ""):
+        lines += [_sentence(note), ""]
+    if examples := getattr(parser, "examples", ()):
+        lines += [_fenced("text", "\n".join(examples)), ""]
+    if shape := getattr(parser, "json_shape", ""):
+        lines += [f"`--json` prints `{shape}`.", ""]
+    return lines
 
 
 def _commands(parser: argparse.ArgumentParser) -> Iterator[tuple[argparse.ArgumentParser, str]]:

@@ -1,4 +1,4 @@
-"""The `Assistant`: it connects configuration, database, models and plugins, and offers them as one object."""
+"""The front door: configuration, database, models and plugins as one object."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Settings: a TOML file, then environment variables, then keyword arguments; the later source overrides the earlier.
+"""Settings: a TOML file, then environment variables, then keyword arguments.
 
-The name of an environment variable is `SMALLAI_` and the key in capitals. Two underscores separate a section from its
+The later source overrides the earlier. The name of an environment variable is `SMALLAI_` and the key in capitals. Two underscores separate a section from its
 key: `SMALLAI_MEMORY_BUDGET_MB=2000`, `SMALLAI_MODELS__CHAT=smollm2-135m-instruct`. `SMALLAI_CONFIG` names the file.
 """
 

@@ -1,4 +1,4 @@
-"""The frozen values of the learning loop: feedback, judged turn, example, score, adapter, receipt."""
+"""The values of the learning loop: feedback, example, score, adapter, receipt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The classes that a plugin author subclasses: a task, and a task that learns from feedback."""
+"""What a plugin author subclasses: a task, and a task that learns from feedback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures: the task `image-classification`, with the classes of the model, taught ones, or labels of the user."""
+"""Pictures: the task `image-classification`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recommendations: what else a user would choose, from what users chose before and from what items are about."""
+"""Recommendations: the task `recommendation`."""
 
 from __future__ import annotations
 

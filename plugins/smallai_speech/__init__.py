@@ -1,4 +1,4 @@
-"""Speech: transcribes recordings, with times."""
+"""Speech: the task `automatic-speech-recognition`."""
 
 from __future__ import annotations
 

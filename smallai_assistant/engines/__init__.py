@@ -1,4 +1,4 @@
-"""Running models: each engine loads one kind of model files and computes with them, on one thread per model.
+"""Running models: an engine for each file format, one thread for each model.
 
 Read base, generation, executor, decoding, transformers in that order.
 """

@@ -1,4 +1,4 @@
-"""From feedback to a better model: storing feedback, training a candidate, judging it, promoting it.
+"""From feedback to a better model: screen, train, evaluate, judge, promote.
 
 Read feedback_service for learning at once, then learner for a whole cycle.
 """

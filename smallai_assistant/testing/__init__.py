@@ -1,4 +1,4 @@
-"""The conformance kit for plugin authors: it runs a plugin in a temporary assistant and reports what is wrong.
+"""The conformance kit: it runs a plugin and reports what is wrong with it.
 
 `assert_conforms(module)` is a test in one line. `python -m smallai_assistant.testing MODULE` prints the list of checks.
 """
