@@ -1,7 +1,8 @@
 """Settings: a TOML file, then environment variables, then keyword arguments.
 
-The later source overrides the earlier. The name of an environment variable is `SMALLAI_` and the key in capitals. Two underscores separate a section from its
-key: `SMALLAI_MEMORY_BUDGET_MB=2000`, `SMALLAI_MODELS__CHAT=smollm2-135m-instruct`. `SMALLAI_CONFIG` names the file.
+The later source overrides the earlier. The name of an environment variable is `SMALLAI_` and the key in capitals. Two
+underscores separate a section from its key: `SMALLAI_MEMORY_BUDGET_MB=2000`,
+`SMALLAI_MODELS__CHAT=smollm2-135m-instruct`. `SMALLAI_CONFIG` names the file.
 """
 
 from __future__ import annotations

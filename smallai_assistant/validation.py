@@ -1,4 +1,4 @@
-"""Checks that values share: numbers in a range, times, ids, and text that every database can store."""
+"""Checks that values share: numbers, times, ids, and text that a database can store."""
 
 from __future__ import annotations
 
