@@ -255,7 +255,7 @@ def test_the_next_answer_knows_new_interactions(empty: Assistant) -> None:
     assert {"moonstone", "styles"} <= set(ids_of(response)[:3])
 
 
-def test_an_item_removed_between_index_and_rank_is_not_given(config: AssistantConfig) -> None:
+def test_an_item_removed_meanwhile_is_not_given(config: AssistantConfig) -> None:
     removed: list[int] = []
 
     def remove(what: str, share: float) -> None:  # while the model loads, after the catalogue was read

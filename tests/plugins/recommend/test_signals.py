@@ -42,7 +42,7 @@ def test_a_rated_answer_rates_its_items_a_little() -> None:
 
 
 @pytest.mark.parametrize("text", ["a", "Title b", "title B", " Title b  "])
-def test_a_correction_names_an_item_by_id_or_title(text: str) -> None:
+def test_corrections_name_items_by_id_or_title(text: str) -> None:
     (found,) = signals_of(judged_turn_of(shown="b", correction=text), find)
     assert found.item == ("a" if text == "a" else "b")
     assert found.is_choice

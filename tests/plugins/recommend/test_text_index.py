@@ -100,7 +100,7 @@ def test_texts_are_read_in_batches_within_a_budget(lend: Lend, tmp_path: Path) -
     assert len(np.load(tmp_path / "text-vectors.npz")["keys"]) == 4
 
 
-def test_a_file_that_cannot_be_written_costs_no_answer(lend: Lend, tmp_path: Path) -> None:
+def test_an_unwritable_file_costs_no_answer(lend: Lend, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file, no folder")
     index = TextIndex(tmp_path / "taken")
     assert index.update(["a bear"], lend, budget_s=60, stop=NO_STOP) == 0

@@ -54,7 +54,7 @@ def test_a_map_places_hidden_items_better(tmp_path: Path, context: Any) -> None:
     assert train_text_map(training_of(tmp_path, []), evaluator, []) is None  # such texts tell nothing
 
 
-def test_a_map_for_the_vectors_of_another_model_is_not_used(context: Any, evaluator: Evaluator) -> None:
+def test_a_map_of_another_model_is_ignored(context: Any, evaluator: Evaluator) -> None:
     stats = evaluator.index.stats
     learned = LearnedWeights.of(stats, evaluator.index.snapshot().model, Settings(), n_interactions=7)
     learned = replace(
