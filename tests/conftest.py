@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,9 @@ from support.databases import cluster, database, database_url, postgres_server, 
 
 from smallai_assistant import Assistant, AssistantConfig
 from smallai_assistant.models.catalog import Catalog
+
+# A shell starts background jobs with SIGINT ignored, and their children inherit that: tests that press Ctrl-C would hang.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
