@@ -39,8 +39,8 @@ class DataError(RuntimeError):
 
 
 def cache_dir() -> Path:
-    """The folder of the fetched data; the variable SMALLAI_TESTDATA_DIR changes it."""
-    given = os.environ.get("SMALLAI_TESTDATA_DIR")
+    """The folder of the fetched data; the variable BENCH_DATA_DIR changes it."""
+    given = os.environ.get("BENCH_DATA_DIR")
     return Path(given) if given else platformdirs.user_cache_path("smallai", appauthor=False) / "testdata"
 
 
