@@ -7,6 +7,7 @@ underscores separate a section from its key: `SMALLAI_MEMORY_BUDGET_MB=2000`,
 
 from __future__ import annotations
 
+import bisect
 import difflib
 import os
 import re
@@ -21,11 +22,18 @@ from typing import Any, Literal
 import platformdirs
 
 from smallai_assistant.errors import ConfigError, InvalidInput, NearestName
+from smallai_assistant.validation import shown
 
 APP = "smallai"
 
 # `true` and `1` are what people and shells write; any other word is an error, not False.
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+# A configuration with all keys and comments has some thousand bytes. Reading time and memory of a dotted key grow with
+# the square of its parts: 1,000 of them in each line of such a file take 0.6 s and 30 MB.
+_MAX_FILE_BYTES = 2**16
+_MAX_DOTS_IN_LINE = 1_000
+_FIX_TOML = "correct the TOML"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +65,7 @@ class AssistantConfig:
             memory.
         reply_to_speech: whether a spoken message is transcribed and then also answered.
         intent_threshold: a text whose cosine similarity to every intent is lower is taken as dialogue; 0 to 1.
+        answer_timeout_s: an answer ends with an error if its task yields nothing for so many seconds; 0 sets no limit.
         disabled_plugins: entry-point names of plugins that are not loaded.
         models: the model of each role.
         tasks: the options of each task, by task name.
@@ -69,6 +78,7 @@ class AssistantConfig:
     memory_budget_mb: int = 0
     reply_to_speech: bool = False
     intent_threshold: float = 0.4
+    answer_timeout_s: float = 600.0
     disabled_plugins: tuple[str, ...] = ()
     models: ModelsConfig = field(default_factory=ModelsConfig)
     tasks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -77,15 +87,19 @@ class AssistantConfig:
         for name in ("data_dir", "models_dir"):
             try:
                 # The dataclass is frozen, so that a running assistant's settings cannot change under it.
-                object.__setattr__(self, name, Path(getattr(self, name)).expanduser())
-            except TypeError as error:
-                raise ConfigError(f"{name} is {getattr(self, name)!r}", hint="give a path") from error
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
-            raise ConfigError(f"device is {self.device!r}", hint="use auto, cpu, cuda or cuda:N")
-        if self.memory_budget_mb < 0:
-            raise ConfigError(f"memory_budget_mb is {self.memory_budget_mb}", hint="0 lets the device decide")
+                object.__setattr__(self, name, _as_path(getattr(self, name)))
+            except Exception as error:  # a wrong type, an unknown user, a home that nobody knows
+                reason = "" if isinstance(error, TypeError) else f": {error}"
+                raise ConfigError(f"{name} is {shown(getattr(self, name))}{reason}", hint="give a path") from error
+        if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", self.device):
+            raise ConfigError(f"device is {shown(self.device)}", hint="use auto, cpu, cuda or cuda:N")
+        if not 0 <= self.memory_budget_mb < 2**40:
+            raise ConfigError(f"memory_budget_mb is {shown(self.memory_budget_mb)}", hint="0 lets the device decide")
         if not 0.0 <= self.intent_threshold <= 1.0:
             raise ConfigError(f"intent_threshold is {self.intent_threshold}", hint="give 0 to 1")
+        # NaN fails the chain, too. A wait of more than a year overflows the clocks of some systems.
+        if not 0.0 <= self.answer_timeout_s <= 3e7:
+            raise ConfigError(f"answer_timeout_s is {self.answer_timeout_s}", hint="give seconds; 0 sets no limit")
 
 
 def load_config(path: Path | None = None, **overrides: Any) -> AssistantConfig:
@@ -105,12 +119,12 @@ def load_config(path: Path | None = None, **overrides: Any) -> AssistantConfig:
     values: dict[str, Any] = {}
     if named is not None or file.is_file():
         source = _TomlSource(file)
-        values = _checked(AssistantConfig, source.table, source)
-    environment = _environment()
-    values = _merged(values, _checked(AssistantConfig, environment, _Source("environment variable")))
+        values = _checked(AssistantConfig, source.table, _Place(source))
+    environment = _EnvironmentSource()
+    values = _merged(values, _checked(AssistantConfig, environment.table, _Place(environment)))
     # The command line passes every general option, with None for those that were not given.
     given = {key: value for key, value in overrides.items() if value is not None}
-    values = _merged(values, _checked(AssistantConfig, given, _Source("keyword argument")))
+    values = _merged(values, _checked(AssistantConfig, given, _Place(_Source("keyword argument"))))
     models = ModelsConfig(**values.pop("models", {}))
     return AssistantConfig(**values, models=models)
 
@@ -133,17 +147,22 @@ def make_options(options_type: type[Any], values: Mapping[str, Any], *, base: An
         InvalidInput: a name is unknown, a type is wrong, or the dataclass refuses a value.
     """
     try:
-        checked = _checked(options_type, values, _Source("option"))
+        checked = _checked(options_type, values, _Place(_Source("option", takes_nul=True)))
     except ConfigError as error:
         raise InvalidInput(error.message, hint=error.hint, suggestion=error.suggestion) from error
     return options_type(**checked) if base is None else replace(base, **checked)
 
 
 class _Source:
-    """The origin of a value, for error messages."""
+    """The origin of values, for error messages.
 
-    def __init__(self, kind: str) -> None:
+    Args:
+        takes_nul: whether a text may hold NUL. No setting may: paths and the database refuse it much later.
+    """
+
+    def __init__(self, kind: str, *, takes_nul: bool = False) -> None:
         self.kind = kind
+        self.takes_nul = takes_nul
 
     def place_of(self, key: str) -> str:
         """Names a key and its place; the names of its sections come first, separated by dots."""
@@ -157,14 +176,26 @@ class _TomlSource(_Source):
         super().__init__("key")
         self.path = path
         try:
-            self.text = path.read_bytes().decode("utf-8")
-            self.table = tomllib.loads(self.text)
+            with path.open("rb") as file:
+                data = file.read(_MAX_FILE_BYTES + 1)  # a device or a pipe may never end
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise ConfigError(f"{path}: {reason}", hint="give the path of a TOML file") from error
+        if len(data) > _MAX_FILE_BYTES:
+            raise ConfigError(f"{path}: more than {_MAX_FILE_BYTES:,} bytes", hint="give the path of a TOML file")
+        try:
+            self.text = data.decode("utf-8-sig")  # some editors begin a file with a byte order mark
         except UnicodeDecodeError as error:
             raise ConfigError(f"{path}: not UTF-8 at byte {error.start}", hint="save the file as UTF-8") from error
+        for number, line in enumerate(self.text.splitlines(), 1):
+            if line.count(".") > _MAX_DOTS_IN_LINE:
+                raise ConfigError(f"{path}:{number}: a line with more than {_MAX_DOTS_IN_LINE:,} dots", hint=_FIX_TOML)
+        try:
+            self.table = tomllib.loads(self.text)
         except tomllib.TOMLDecodeError as error:
-            raise ConfigError(f"{path}: {error}", hint="correct the TOML") from error
-        except OSError as error:
-            raise ConfigError(f"{path}: {error.strerror}", hint="give the path of a TOML file") from error
+            raise ConfigError(f"{path}: {error}", hint=_FIX_TOML) from error
+        except Exception as error:  # the parser does not catch what its own steps raise, such as a RecursionError
+            raise ConfigError(f"{path}:{self._line_of(type(error))}: {error}", hint=_FIX_TOML) from error
 
     def place_of(self, key: str) -> str:
         # tomllib keeps no line numbers, so the key is searched in the text. A key that is written in an unusual way,
@@ -178,24 +209,80 @@ class _TomlSource(_Source):
                     return f"{self.path}:{number}: section [{key}]"
             elif (entry := re.match(r"\s*[\"']?([\w.-]+)[\"']?\s*=", line)) and entry[1] == name and current == section:
                 return f"{self.path}:{number}: key {name!r}"
-        return f"{self.path}: key {key!r}"
+        return f"{self.path}: key {shown(key)}"
+
+    def _line_of(self, kind: type[Exception]) -> int:
+        """The line that makes the parser raise an error that has no place: with it the beginning of the file raises."""
+        lines = self.text.splitlines(keepends=True)
+
+        def raises(n_lines: int) -> bool:
+            try:
+                tomllib.loads("".join(lines[:n_lines]))
+            except tomllib.TOMLDecodeError:  # the beginning may end in the middle of a value
+                return False
+            except kind:
+                return True
+            return False
+
+        return min(len(lines), bisect.bisect_left(range(len(lines)), True, key=lambda n: raises(n + 1)) + 1)
 
 
-def _environment() -> dict[str, Any]:
-    """The settings among the environment variables, as nested tables; every value is a string."""
-    table: dict[str, Any] = {}
-    for variable, text in os.environ.items():
-        if not variable.startswith("SMALLAI_") or variable == "SMALLAI_CONFIG":
-            continue
-        *sections, key = variable.removeprefix("SMALLAI_").lower().split("__")
-        # A task's name has hyphens, which the name of a variable cannot have.
-        if sections[:1] == ["tasks"]:
-            sections[1:] = [section.replace("_", "-") for section in sections[1:]]
-        here = table
-        for section in sections:
+class _EnvironmentSource(_Source):
+    """The settings among the environment variables; it knows the variable of each key.
+
+    Attributes:
+        table: nested tables; every value is a string.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("environment variable")
+        self.table: dict[str, Any] = {}
+        self._variables: dict[tuple[str, ...], str] = {}
+        for variable, text in sorted(os.environ.items()):
+            # An empty variable is how a shell or a service file takes a setting back.
+            if not variable.startswith("SMALLAI_") or variable == "SMALLAI_CONFIG" or not text:
+                continue
+            self._add(variable, text)
+
+    def place_of(self, key: str) -> str:
+        names = (name for path, name in self._variables.items() if f"{'.'.join(path)}.".startswith(f"{key}."))
+        return f"{self.kind} {next(names, key)}"
+
+    def _add(self, variable: str, text: str) -> None:
+        names = variable.removeprefix("SMALLAI_").lower().split("__")
+        if names[0] == "tasks":  # a task's name has hyphens, which the name of a variable cannot have
+            names[1:2] = [name.replace("_", "-") for name in names[1:2]]
+        path = tuple(names)
+        for other, name in self._variables.items():
+            shorter = min(len(other), len(path))
+            if other[:shorter] == path[:shorter]:  # the same key, or a section that another variable sets as a whole
+                raise ConfigError(
+                    f"the environment variables {name} and {variable} set the same key", hint="unset one of them"
+                )
+        self._variables[path] = variable
+        here = self.table
+        for section in path[:-1]:
             here = here.setdefault(section, {})
-        here[key] = text
-    return table
+        here[path[-1]] = text
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """The place of a value in its source; `str()` names it.
+
+    Attributes:
+        key: the names of its sections and its own, separated by dots; empty for the whole source.
+    """
+
+    source: _Source
+    key: str = ""
+
+    def __str__(self) -> str:
+        return self.source.place_of(self.key)
+
+    def under(self, name: str) -> _Place:
+        """The place of a key in the table that is here."""
+        return _Place(self.source, f"{self.key}.{name}" if self.key else name)
 
 
 def _merged(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
@@ -207,32 +294,32 @@ def _merged(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _checked(cls: type[Any], table: Mapping[str, Any], source: _Source, prefix: str = "") -> dict[str, Any]:
+def _checked(cls: type[Any], table: Mapping[str, Any], place: _Place) -> dict[str, Any]:
     """The values of a table, converted to the types of a dataclass's fields.
 
-    Args:
-        prefix: the sections that the table is in, each followed by a dot.
-
     Raises:
-        ConfigError: a key is unknown, or a value has the wrong type.
+        ConfigError: a key is unknown, or a value cannot be converted.
     """
     hints = typing.get_type_hints(cls)
     known = {field.name for field in fields(cls)}
     out: dict[str, Any] = {}
     for key, value in table.items():
+        here = place.under(str(key))
         if key not in known:
-            raise ConfigError(f"{source.place_of(prefix + key)} is unknown", hint=nearest(key, known))
-        hint = hints[key]
-        if is_dataclass(hint):
-            if not isinstance(value, Mapping):
-                raise ConfigError(f"{source.place_of(prefix + key)} must be a table")
-            out[key] = _checked(typing.cast("type[Any]", hint), value, source, f"{prefix}{key}.")
-        else:
-            out[key] = _coerced(hint, value, source.place_of(prefix + key))
+            raise ConfigError(f"{here} is unknown", hint=nearest(str(key), known))
+        try:
+            if is_dataclass(hints[key]):
+                out[key] = _checked(typing.cast("type[Any]", hints[key]), _as_table(value, here), here)
+            else:
+                out[key] = _coerced(hints[key], value, here)
+        except ConfigError:
+            raise
+        except Exception as error:  # whatever a conversion raises is about this value, such as an unknown `~user`
+            raise ConfigError(f"{here} is {shown(value)}: {error}", hint="correct the value") from error
     return out
 
 
-def _coerced(hint: Any, value: Any, place: str) -> Any:
+def _coerced(hint: Any, value: Any, place: _Place) -> Any:
     """Converts a value to the type of an annotation. Strings are parsed, because environment variables are strings."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
@@ -241,30 +328,37 @@ def _coerced(hint: Any, value: Any, place: str) -> Any:
         return _coerced(next(arg for arg in args if arg is not type(None)), value, place)
     if origin is Literal:
         if value not in args:
-            raise ConfigError(f"{place} is {value!r}", hint=nearest(str(value), map(str, args)))
+            raise ConfigError(f"{place} is {shown(value)}", hint=nearest(str(value), map(str, args)))
         return value
     if origin is tuple:
         items = [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
         if not isinstance(items, (list, tuple)):
-            raise ConfigError(f"{place} must be a list, not {value!r}")
+            raise ConfigError(f"{place} must be a list, not {shown(value)}")
         return tuple(_coerced(args[0], item, place) for item in items)
     if origin is not None and issubclass(origin, Mapping):
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{place} must be a table, not {value!r}")
-        return dict(value)
-    return _scalar(hint, value, place)
+        table = _as_table(value, place)
+        return {key: _coerced(args[1], inner, place.under(key)) for key, inner in table.items()}
+    return value if hint is Any else _scalar(hint, value, place)
 
 
-def _scalar(hint: Any, value: Any, place: str) -> Any:
+def _as_table(value: Any, place: _Place) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise ConfigError(f"{place} must be a table, not {shown(value)}")
+    return value
+
+
+def _scalar(hint: Any, value: Any, place: _Place) -> Any:
+    if isinstance(value, str) and "\0" in value and not place.source.takes_nul:
+        raise ConfigError(f"{place} holds a NUL character", hint="remove it")
     if isinstance(value, str) and hint is not str:
         value = _parsed(hint, value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)  # TOML writes 1 for 1.0
     if hint is Path and isinstance(value, Path):
-        return value.expanduser()
+        return _as_path(value)
     # A bool is an int in Python, but `memory_budget_mb = true` is a mistake.
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise ConfigError(f"{place} must be {hint.__name__}, not {value!r}")
+        raise ConfigError(f"{place} must be {hint.__name__}, not {shown(value)}")
     return value
 
 
@@ -278,3 +372,11 @@ def _parsed(hint: Any, text: str) -> Any:
         return hint(text) if hint in (int, float) else text
     except ValueError:
         return text
+
+
+def _as_path(value: Any) -> Path:
+    """A path whose `~` is the home folder. Raises what Python raises if it is not a path or cannot be one."""
+    path = Path(value).expanduser()
+    if b"\0" in os.fsencode(path):  # `fsencode` raises if the system's encoding cannot write it
+        raise ValueError("it holds a NUL character")
+    return path

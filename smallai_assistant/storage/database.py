@@ -292,7 +292,7 @@ def _make_engine(url: str, default: Path) -> sa.Engine:
         timeouts = {"connect_timeout": 10, "keepalives_idle": 30, "tcp_user_timeout": 30_000}  # s, s, ms
         given = {name: value for name, value in timeouts.items() if name not in parsed.query}
         return sa.create_engine(parsed, pool_pre_ping=True, isolation_level="READ COMMITTED", connect_args=given)
-    except (sa.exc.ArgumentError, ImportError) as error:
+    except Exception as error:  # the parser of URLs lets through what its steps raise, such as a port of letters
         raise ConfigError(
             f"database_url cannot be used: {error}",
             hint="for PostgreSQL install the extra [postgres] and use postgresql+psycopg://USER@HOST/NAME",

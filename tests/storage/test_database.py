@@ -59,9 +59,10 @@ def test_an_unwritable_data_directory_is_a_config_error(tmp_path: Path) -> None:
         Database(tmp_path / "file" / "data")
 
 
-def test_a_wrong_url_is_a_config_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("url", ["nonsense", "postgresql://u@h:port/x", "postgresql://u:p@[::1/x", "mysql://h/x"])
+def test_a_wrong_url_is_a_config_error(tmp_path: Path, url: str) -> None:
     with pytest.raises(ConfigError, match="database_url"):
-        Database(tmp_path, "nonsense")
+        Database(tmp_path, url)
 
 
 def test_a_newer_schema_is_refused_an_older_migrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
