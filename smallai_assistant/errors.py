@@ -119,7 +119,7 @@ class InvalidImage(InvalidInput):
 
 class InvalidAudio(InvalidInput):
     code = "invalid_audio"
-    default_hint = "give a complete WAV, FLAC, OGG or MP3 file"
+    default_hint = "give a complete WAV, FLAC, OGG, MP3, M4A, AAC, MP4 or WebM file"
 
 
 class UrlNotAllowed(InvalidInput):

@@ -5,7 +5,6 @@ Values that users make (messages, files, items, interactions) check themselves, 
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 import uuid
@@ -15,8 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from smallai_assistant.errors import InputTooLarge, InvalidInput, UrlNotAllowed
-from smallai_assistant.validation import canonical_key, check_range, check_storable
+from smallai_assistant import file_formats
+from smallai_assistant.errors import InputTooLarge, InvalidInput
+from smallai_assistant.validation import canonical_key, check_range, check_storable, checked_path
 
 Modality = Literal["text", "image", "audio"]
 
@@ -26,12 +26,6 @@ MAX_TEXT_CHARS = 1_000_000
 MAX_IMAGE_BYTES = 64 * 2**20
 MAX_AUDIO_BYTES = 2 * 2**30
 MAX_ITEM_CHARS = 20_000
-
-# One slash is enough: pathlib shortens "http://x" to "http:/x". A scheme has at least two letters, so that the drive
-# of a Windows path ("C:/x") is not taken for one.
-_URL = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+:/|data:|file:)")
-_IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
-_AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".webm"})
 
 
 def new_id() -> str:
@@ -62,7 +56,7 @@ class _FilePart:
         if (self.path is None) == (self.data is None):
             raise ValueError("give exactly one of path and data")
         if self.path is not None:
-            object.__setattr__(self, "path", _checked_path(self.path))  # the usual way to set a field of a frozen class
+            object.__setattr__(self, "path", checked_path(self.path))  # the usual way to set a field of a frozen class
 
     @property
     def name(self) -> str:
@@ -101,6 +95,15 @@ class ImagePart(_FilePart):
         """
         return self._read(MAX_IMAGE_BYTES)
 
+    @staticmethod
+    def format_of(data: bytes, *, name: str = "<bytes>") -> str:
+        """The format by the first bytes: `png`, `jpeg`, `webp` or `gif`.
+
+        Raises:
+            InvalidImage: it is of another format, which the message names.
+        """
+        return file_formats.checked_format(data, "image", name)
+
 
 @dataclass(frozen=True, slots=True)
 class AudioPart(_FilePart):
@@ -114,6 +117,15 @@ class AudioPart(_FilePart):
             InputTooLarge: the file is over the limit.
         """
         return self._read(MAX_AUDIO_BYTES)
+
+    @staticmethod
+    def format_of(data: bytes, *, name: str = "<bytes>") -> str:
+        """The format by the first bytes: `wav`, `flac`, `ogg`, `mp3`, `aac`, `mov` (MP4, M4A) or `matroska` (WebM).
+
+        Raises:
+            InvalidAudio: it is of another format, which the message names.
+        """
+        return file_formats.checked_format(data, "audio", name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,15 +353,6 @@ class Request:
     cancel: threading.Event = field(default_factory=threading.Event)
 
 
-def _checked_path(path: Path | str) -> Path:
-    text = str(path)
-    if _URL.match(text):
-        raise UrlNotAllowed(f"{text!r} is an address, not a path")
-    if "\0" in text:
-        raise InvalidInput("a path holds a NUL character")
-    return Path(path)
-
-
 def _part_of(content: str | Path | Part) -> Part:
     if isinstance(content, (TextPart, ImagePart, AudioPart, LabelPart, SegmentPart, ItemPart)):
         return content
@@ -367,33 +370,16 @@ def file_part(path: Path) -> ImagePart | AudioPart:
         InvalidInput: the file cannot be read, or is neither a picture nor a recording.
         UrlNotAllowed: the path is a web address.
     """
-    path = _checked_path(path)
+    path = checked_path(path)
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():  # opening a pipe may never end
+            raise InvalidInput(f"{path}: a pipe or a device", hint="give the path of a file")
         with path.open("rb") as file:
-            head = file.read(16)
+            head = file.read(file_formats.HEAD_BYTES)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InvalidInput(f"{path}: {reason}", hint="give the path of a file") from error
-    kind = _sniff(head)
-    if kind is None:
-        suffix = path.suffix.lower()
-        kind = "image" if suffix in _IMAGE_SUFFIXES else "audio" if suffix in _AUDIO_SUFFIXES else None
-    if kind is None:
-        raise InvalidInput(
-            f"{path}: neither a picture nor a recording", hint="give PNG, JPEG, WebP, GIF, WAV, FLAC, OGG or MP3"
-        )
-    return ImagePart(path) if kind == "image" else AudioPart(path)
-
-
-def _sniff(head: bytes) -> Literal["image", "audio"] | None:
-    """The kind of a file by its magic number, None if it is unknown."""
-    # PNG, JPEG, GIF, WebP.
-    if head.startswith((b"\x89PNG", b"\xff\xd8\xff", b"GIF8")) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
-        return "image"
-    # WAV (RF64 is its form for files over 4 GiB), FLAC, Ogg, MP3 with an ID3 tag.
-    if (head[:4] in (b"RIFF", b"RF64") and head[8:12] == b"WAVE") or head.startswith((b"fLaC", b"OggS", b"ID3")):
-        return "audio"
-    # MP3 or AAC without a tag: a frame begins with eleven set bits. JPEG also begins with 0xFF, so it is tried first.
-    if len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0:
-        return "audio"
-    return None
+    modality = file_formats.modality_of(head, path.suffix)
+    if modality is None:
+        raise InvalidInput(f"{path}: neither a picture nor a recording", hint=file_formats.WHAT_IS_READ)
+    return ImagePart(path) if modality == "image" else AudioPart(path)

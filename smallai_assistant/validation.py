@@ -1,18 +1,23 @@
-"""Checks that values share: numbers, times, ids, and text that a database can store."""
+"""Checks that values share: numbers, times, ids, paths, and text that a database can store."""
 
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
-from smallai_assistant.errors import InputTooLarge, InvalidInput
+from smallai_assistant.errors import InputTooLarge, InvalidInput, UrlNotAllowed
 
 MAX_ID_CHARS = 512  # of ids that users and their catalogues choose, such as a URL
 # A clock of another machine may be ahead, and time zones are confused by hours; a day covers both. A later time would
 # win over everything that is said until then.
 MAX_AHEAD = timedelta(days=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# One slash is enough: pathlib shortens "http://x" to "http:/x". A scheme has at least two letters, so that the drive
+# of a Windows path ("C:/x") is not taken for one.
+_URL = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+:/|data:|file:)")
 
 
 def check_range(name: str, value: float, low: float, high: float) -> None:
@@ -54,6 +59,21 @@ def fold_key(value: str) -> str:
     """The form of `canonical_key` without its checks, to look a key up."""
     # Spaces first: NFC makes one kind of space of another (U+2000 of U+2002), and no new space.
     return unicodedata.normalize("NFC", " ".join(value.split()))
+
+
+def checked_path(path: Path | str) -> Path:
+    """Returns the path.
+
+    Raises:
+        UrlNotAllowed: it is a web address.
+        InvalidInput: it holds NUL.
+    """
+    text = str(path)
+    if _URL.match(text):
+        raise UrlNotAllowed(f"{text!r} is an address, not a path")
+    if "\0" in text:
+        raise InvalidInput("a path holds a NUL character")
+    return Path(path)
 
 
 def check_time(name: str, value: datetime) -> datetime:

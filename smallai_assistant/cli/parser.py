@@ -107,7 +107,9 @@ def _add_transcribe(commands: Any, common: argparse.ArgumentParser) -> None:
         examples=["smallai transcribe memo.wav", "smallai transcribe lecture.mp3 --srt > lecture.srt"],
         json_shape='{"file", "text", "language", "duration_s", "segments": [{"start_s", "end_s", "text"}]}',
     )
-    transcribe.add_argument("files", nargs="+", type=path, metavar="FILE", help="a WAV, FLAC, OGG or MP3 file")
+    transcribe.add_argument(
+        "files", nargs="+", type=path, metavar="FILE", help="a WAV, FLAC, OGG, MP3, M4A, AAC, MP4 or WebM file"
+    )
     transcribe.add_argument("--timestamps", action="store_true", help="print each segment with its start and end time")
     transcribe.add_argument("--srt", action="store_true", help="print subtitles in the SRT format")
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from smallai_assistant.file_formats import format_of
 from smallai_assistant.learning.report import Media
 from smallai_assistant.storage.media import media_path
 
@@ -89,21 +90,10 @@ def _picture(path: Path) -> Shown:
 
 def _recording(path: Path) -> Shown:
     data = path.read_bytes()
-    mime = _audio_type(data)
-    if mime is None:
+    found = format_of(data)  # kept files have no suffix
+    if found is None or not found.mime:
         return Shown("audio", absent=f"recording in a format that browsers do not play: {path.name}")
-    return Shown("audio", url=_data_url(mime, data))
-
-
-def _audio_type(data: bytes) -> str | None:
-    """The MIME type of a recording, by its first bytes: kept files have no suffix."""
-    if data[:4] == b"RIFF" and data[8:12] == b"WAVE":
-        return "audio/wav"
-    if data[4:8] == b"ftyp":
-        return "audio/mp4"
-    if data[:3] == b"ID3" or (len(data) > 1 and data[0] == 0xFF and data[1] & 0xE0 == 0xE0):
-        return "audio/mpeg"
-    return {b"fLaC": "audio/flac", b"OggS": "audio/ogg", b"\x1a\x45\xdf\xa3": "audio/webm"}.get(data[:4])
+    return Shown("audio", url=_data_url(found.mime, data))
 
 
 def _data_url(mime: str, data: bytes) -> str:
