@@ -16,7 +16,7 @@ from support.databases import cluster, database, database_url, postgres_server, 
 from smallai_assistant import Assistant, AssistantConfig
 from smallai_assistant.models.catalog import Catalog
 
-# A shell starts background jobs with SIGINT ignored, and their children inherit that: tests that press Ctrl-C would hang.
+# A shell starts background jobs with SIGINT ignored, and children inherit that: tests that press Ctrl-C would hang.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ["HF_HUB_OFFLINE"] = "1"
