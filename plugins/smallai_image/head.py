@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from smallai_assistant import errors
-from smallai_image.blending import ClassSimilarity, softmax
+from smallai_image.blending import ClassSimilarity, TaughtClasses, softmax, usual_similarity
 from smallai_image.feedback import label_key
 
 if TYPE_CHECKING:
@@ -67,10 +67,13 @@ class Head:
         Args:
             among: keys of the labels to compare with; None for all.
         """
-        return {
-            self.labels[i]: ClassSimilarity(float(self.means[i] @ features.vector), self.counts[i])
-            for i in self._known(among)
-        }
+        found = {}
+        for i in self._known(among):
+            mean, n = self.means[i], self.counts[i]
+            found[self.labels[i]] = ClassSimilarity(
+                float(mean @ features.vector), n, usual_similarity(float(mean @ mean), n)
+            )
+        return found
 
     def probabilities(self, features: Features, *, among: Collection[str] | None = None) -> dict[str, float]:
         """Returns the probability of each class, given that the picture is of one of them. They sum to 1.
@@ -84,6 +87,10 @@ class Head:
         scores = self.weights[known] @ (features.vector - self.center)
         named = {self.labels[i]: float(score) for i, score in zip(known, scores, strict=True)}
         return softmax(named, temperature=self.temperature)
+
+    def classes(self, features: Features, *, among: Collection[str] | None = None) -> TaughtClasses:
+        """Returns what the head knows of a picture; for `among` see `similarities`."""
+        return TaughtClasses(self.similarities(features, among=among), self.probabilities(features, among=among))
 
     def _known(self, among: Collection[str] | None) -> list[int]:
         return [i for i, label in enumerate(self.labels) if among is None or label_key(label) in among]
@@ -131,6 +138,7 @@ def fit(
     labels: Sequence[str],
     weights: Sequence[float],
     *,
+    strengths: Sequence[float] = STRENGTHS,
     on_trial: Callable[[float, str, float], None] = lambda *_: None,
 ) -> Head:
     """Fits a head.
@@ -139,7 +147,8 @@ def fit(
         views: float32, shape (n_pictures, n_views, n_dimensions). The first view is the picture itself, the others are
             augmented.
         labels: the label of each picture, two or more different ones.
-        weights: how much each picture counts, in (0, 1].
+        weights: how much each picture counts; positive.
+        strengths: the strengths of the regularization that are tried.
         on_trial: receives, for each setting that is tried, the fraction done in [0, 1], the setting as text, and the
             leave-one-picture-out cross entropy in nats.
     """
@@ -169,12 +178,12 @@ def fit(
     judged = counts[class_of] > 1
     best = (np.inf, _USUAL_STRENGTH, _USUAL_TEMPERATURE)
     if judged.sum() >= _MIN_JUDGED:
-        for step, strength in enumerate(STRENGTHS, 1):
+        for step, strength in enumerate(strengths, 1):
             scores = ridge.leave_one_out(strength) / scale[::n_views]
             losses = {t: _cross_entropy(scores[judged] / t, class_of[judged]) for t in _TEMPERATURES}
             temperature = min(losses, key=losses.__getitem__)
             best = min(best, (losses[temperature], strength, temperature))
-            on_trial(step / len(STRENGTHS), f"strength {strength:g}", losses[temperature])
+            on_trial(step / len(strengths), f"strength {strength:g}", losses[temperature])
     return Head(
         labels=tuple(names.values()),
         counts=tuple(int(count) for count in counts),

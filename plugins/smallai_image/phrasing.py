@@ -36,9 +36,11 @@ def describe_choice(labels: Sequence[LabelPart]) -> str:
     """Returns a sentence that says which of the user's labels fits best.
 
     Args:
-        labels: all of the user's labels, at least two, best first.
+        labels: all of the user's labels, at least one, best first.
     """
     best, *others = (f"“{label.label}” ({_percent(label.score)})" for label in labels[:3])
+    if not others:
+        return f"There is only one label of yours: {best}."
     if labels[0].score < _MIN_OVER_CHANCE / len(labels):
         return f"None of your labels stands out: {join([best, *others], 'and')}."
     return f"Of your labels {best} fits best, then {join(others, 'and')}."

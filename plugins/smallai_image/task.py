@@ -54,6 +54,8 @@ if TYPE_CHECKING:
 _VECTORS_VERSION = 1
 _MAX_LABELS = 1000
 _MAX_TOP = 1000  # the number of ImageNet classes
+# Below this probability a picture is rather of no taught class.
+_MIN_LIKE_TAUGHT = 0.5
 # A text beside a picture that asks what is on it. Any other text is reported as not used.
 _WHAT_IS_IT = re.compile(
     r"\b(what|who|which|classify|recogni[sz]e|identify|describe|name|label|is (this|it|that))\b", re.I
@@ -67,6 +69,7 @@ class ImageOptions:
     Args:
         top: maximum number of labels in the answer, best first, 1 to 1000.
         labels: the labels to choose from, two or more, instead of the model's classes.
+        taught: True chooses among the taught labels only, instead of the model's classes.
         zero_shot: how `labels` are matched. `model`: by the model configured as `zero_shot_image`. `conse`: by the
             sentence vectors of the classes that the image model knows. `auto`: by the model if one is configured.
         min_score: labels below this score are left out of the answer, 0 to 1.
@@ -79,6 +82,7 @@ class ImageOptions:
     labels: tuple[str, ...] = ()
     zero_shot: Literal["auto", "model", "conse"] = "auto"
     min_score: float = 0.0
+    taught: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.top <= _MAX_TOP:
@@ -88,10 +92,12 @@ class ImageOptions:
         labels = tuple(" ".join(label.split()) for label in self.labels)
         if not all(0 < len(label) <= MAX_LABEL_CHARS for label in labels):
             raise InvalidInput("a label is empty or too long", hint=f"give 1 to {MAX_LABEL_CHARS} characters")
-        if labels and not 2 <= len({label.casefold() for label in labels}) == len(labels) <= _MAX_LABELS:
+        if labels and not 2 <= len({label_key(label) for label in labels}) == len(labels) <= _MAX_LABELS:
             raise InvalidInput(
                 f"{len(labels)} labels, or one of them twice", hint=f"give 2 to {_MAX_LABELS} different labels"
             )
+        if labels and self.taught:
+            raise InvalidInput("both labels and taught are given", hint="give one of them")
         object.__setattr__(self, "labels", labels)  # the dataclass is frozen
 
 
@@ -135,14 +141,19 @@ class ImageClassification(LearningTask):
             if decoded.n_frames > 1:
                 yield Notice("first_frame_only", f"{part.name}: only the first of {decoded.n_frames} frames was used.")
             picture = Picture(hashlib.sha256(data).hexdigest(), decoded.pixels)
-            if labels:
+            if options.taught:
+                found = classifier.classify_taught(picture, models, adapter)
+                if found.confidence < _MIN_LIKE_TAUGHT:
+                    yield Notice("unlike_taught", "This picture does not look like what you taught.")
+            elif labels:
                 found = classifier.classify_among(picture, labels, models, adapter, use_model=use_model)
             else:
                 found = classifier.classify(picture, models, adapter)
             yield from found.notices
             heading = f"Picture {number}: " if len(pictures) > 1 else ""
             heading = "\n" + heading if number > 1 else heading
-            yield TextPart(heading + (describe_choice if labels else describe)(found.labels))
+            is_choice = bool(labels) or options.taught
+            yield TextPart(heading + (describe_choice if is_choice else describe)(found.labels))
             yield from (label for label in found.labels[: options.top] if label.score >= options.min_score)
             n_taught.append(found.n_taught)
             details: dict[str, Any] = {"model": found.model}
@@ -162,12 +173,17 @@ class ImageClassification(LearningTask):
             read_picture(item.part)
         classifier.memory.learn(feedback, lambda parts: classifier.extract(parts, models))
         first = feedback[0]
-        if first.kind == "praised":
-            return f"“{first.label}” stays: learning must not make that answer worse."
+        # The receipt says what holds from now on, and no more; the tests ask again.
         if first.kind == "refused":
-            return f"I will not call this picture “{first.label}” again."
+            return (
+                f"“{first.label}” is not given for this picture again, nor for copies of it, as long as another label "
+                "is possible."
+            )
         counts = {label_key(label): n for label, n in classifier.memory.counts().items()}
         n = counts.get(label_key(first.label), 0)
+        if first.kind == "praised" and not n:
+            checked = ": a learning cycle is checked with this picture, too" if judged_turn.feedback.may_train else ""
+            return f"“{first.label}” is noted as right{checked}."
         effect = f"I now know “{first.label}” from {n} picture{'s' if n > 1 else ''}."
         if others := classifier.memory.confusable_labels(first.label):
             named = join([f"“{other}”" for other in others[:3]], "and")
@@ -246,7 +262,7 @@ class ImageClassification(LearningTask):
 
         if not text.strip():
             return options.labels, []
-        asked = () if options.labels else alternatives(text)
+        asked = () if options.labels or options.taught else alternatives(text)
         if asked:
             return asked, [Notice("labels_from_question", f"Chosen among what you named: {', '.join(asked)}.")]
         if options.labels or _WHAT_IS_IT.search(text):

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from smallai_image.engine import imagenet_classes
+from smallai_image.feedback import label_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,8 +78,10 @@ def alternatives(question: str) -> tuple[str, ...]:
         if not label or len(label.split()) > (4 if label != part else 2) or label.lower() in _NO_LABEL:
             return ()
         labels.append(label)
-    unique = dict.fromkeys(labels)
-    return tuple(unique) if len(unique) > 1 else ()
+    unique: dict[str, str] = {}
+    for label in labels:
+        unique.setdefault(label_key(label), label)
+    return tuple(unique.values()) if len(unique) > 1 else ()
 
 
 def class_texts(labels: Sequence[str]) -> list[str]:

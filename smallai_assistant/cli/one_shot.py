@@ -117,7 +117,7 @@ def transcribe(context: CommandContext) -> int:
 def classify(context: CommandContext) -> int:
     """`smallai classify`: prints what is on pictures."""
     args = context.args
-    options = {"top": args.top, "labels": args.labels}
+    options = {"top": args.top, "labels": args.labels, "taught": args.taught}
     options = {name: value for name, value in options.items() if value is not None}
     with lazily(context) as assistant:
 

@@ -129,6 +129,7 @@ def _add_classify(commands: Any, common: argparse.ArgumentParser) -> None:
     classify.add_argument(
         "--labels", type=labels, metavar="A,B,...", help="choose among these labels instead of the model's own"
     )
+    classify.add_argument("--taught", action="store_true", default=None, help="choose among the labels you taught")
 
 
 def _add_recommend(commands: Any, common: argparse.ArgumentParser) -> None:

@@ -177,3 +177,15 @@ def test_classify_goes_on_after_a_bad_file(run: Run, shared: Assistant, tmp_path
     assert len([line for line in done.err.splitlines() if line.startswith("error: ")]) == 2
     assert run("classify", good, "--top", 0, assistant=shared).code == 2
     assert run("classify", good, "--labels", ",", assistant=shared).code == 2
+
+
+@pytest.mark.slow
+def test_classify_among_taught_labels(run: Run, shared: Assistant) -> None:
+    photos = [path for path, _ in imagenet_photos()[:2]]
+    assert "no label was taught" in run("classify", photos[0], "--taught", assistant=shared).err
+    given = [shared.teach("image-classification", path, f"thing {n}").feedback.id for n, path in enumerate(photos)]
+    rows = run("classify", *photos, "--taught", "--json", assistant=shared).rows
+    assert [row["labels"][0]["label"] for row in rows] == ["thing 0", "thing 1"]
+    assert {label["label"] for row in rows for label in row["labels"]} == {"thing 0", "thing 1"}
+    assert run("classify", photos[0], "--taught", "--labels", "a,b", assistant=shared).code == 2
+    shared.erase_feedback(given)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
 
 from smallai_assistant.errors import InvalidInput
@@ -36,3 +38,18 @@ def test_text_that_names_nothing_is_refused(text: str) -> None:
 
 def test_label_key_ignores_case_and_spaces() -> None:
     assert label_key(" My  MUG") == "my mug"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Müsli", "mu\u0308sli"),
+        ("ÅNGSTRÖM", "a\u030angstro\u0308m"),
+        ("\u212bngström", "ångström"),
+        ("Straße", "STRASSE"),
+    ],
+)
+def test_label_key_ignores_how_accents_are_stored(one: str, other: str) -> None:
+    assert label_key(one) == label_key(other)
+    assert tidy_label(other) == unicodedata.normalize("NFC", other)
+    assert label_key(one) != label_key("muesli")

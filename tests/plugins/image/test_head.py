@@ -38,7 +38,7 @@ def fitted_head() -> tuple[Head, Features, list[float]]:
     views /= np.linalg.norm(views, axis=2, keepdims=True)
     losses: list[float] = []
     head = fit(views, ["a"] * 6 + ["B"] * 5 + ["b"], [1.0] * 11 + [0.5], on_trial=lambda *told: losses.append(told[2]))
-    return head, Features("", views[0, 0], np.zeros(1, np.float32)), losses
+    return head, Features("", views[0, 0], np.zeros(1, np.float32), np.zeros(1, np.float32)), losses
 
 
 def test_head_separates_its_classes() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from support.drawings import face, flag, rings
 from support.pictures import CHAIR, TASK, ask, best, best_label, codes, examples_of, labels_of, task_of, teach
 
 from bench.data import imagenet_photos
-from smallai_assistant import Assistant, AssistantConfig, ImagePart
+from smallai_assistant import Assistant, AssistantConfig, Feedback, ImagePart
 from smallai_assistant.errors import InvalidInput
 
 
@@ -79,7 +80,7 @@ def test_correction_to_a_model_class_raises_it(fresh: Assistant) -> None:
 def test_refused_label_is_not_given_again(fresh: Assistant) -> None:
     photo = imagenet_photos()[CHAIR][0]
     first = fresh.ask(photo)
-    assert "not call this picture" in first.rate(good=False).effect
+    assert "is not given for this picture again" in first.rate(good=False).effect
     again = fresh.ask(photo)
     assert best(again).label != best(first).label
     assert "refused_label" in codes(again)
@@ -172,3 +173,101 @@ def test_teaching_while_others_ask(fresh: Assistant) -> None:
         thread.join()
     assert not failures
     assert best_label(fresh, rings(100)) == "target"
+
+
+# -- labels are one class however they are spelled, and receipts hold --
+
+
+def test_spellings_of_a_label_are_one_class(fresh: Assistant) -> None:
+    spellings = ("Café Zoë", unicodedata.normalize("NFD", "Café Zoë"), " café  zoë ", "CAFÉ ZOË")
+    effects = [
+        fresh.teach(TASK, ImagePart(data=rings(seed)), spelling).effect for seed, spelling in enumerate(spellings)
+    ]
+    told = [effect.partition("” ")[2] for effect in effects]
+    assert told == ["from 1 picture.", "from 2 pictures.", "from 3 pictures.", "from 4 pictures."]
+    assert best_label(fresh, rings(100)) == "Café Zoë"
+    assert [example.expected for example in examples_of(fresh)][:2] == ["Café Zoë", "Café Zoë"]
+    other = fresh.ask(ImagePart(data=rings(0)), options={"labels": [spellings[1], "dog"]})
+    assert best(other).label == spellings[1]
+
+
+def test_receipt_of_a_label_holds(fresh: Assistant) -> None:
+    for seed, draw in enumerate((rings, flag, face)):
+        assert fresh.teach(TASK, ImagePart(data=draw(seed)), f"thing {seed}").effect == (
+            f"I now know “thing {seed}” from 1 picture."
+        )
+    assert [best_label(fresh, draw(seed)) for seed, draw in enumerate((rings, flag, face))] == [
+        "thing 0",
+        "thing 1",
+        "thing 2",
+    ]
+
+
+def test_receipt_of_a_refusal_holds(fresh: Assistant) -> None:
+    photo = imagenet_photos()[CHAIR][0]
+    first = fresh.ask(photo)
+    refused = best(first).label
+    assert first.rate(good=False).effect == (
+        f"“{refused}” is not given for this picture again, nor for copies of it, as long as another label is possible."
+    )
+    assert refused not in {label.label for label in labels_of(fresh.ask(photo, options={"top": 1000}))}
+    offered = {"labels": [refused, "xylophone"]}
+    other = fresh.ask(photo, options=offered)
+    assert [label.label for label in labels_of(other)] == ["xylophone"]
+    other.rate(good=False)
+    # No label is left, so they are all given, and a notice says so.
+    both = fresh.ask(photo, options=offered)
+    assert {label.label for label in labels_of(both)} == {refused, "xylophone"}
+    assert "all_labels_refused" in codes(both)
+
+
+def test_receipt_of_praise_holds(fresh: Assistant) -> None:
+    photo = imagenet_photos()[CHAIR][0]
+    first = fresh.ask(photo)
+    receipt = first.rate(good=True)
+    assert receipt.effect == (
+        f"“{best(first).label}” is noted as right: a learning cycle is checked with this picture, too."
+    )
+    (checked,) = task_of(fresh).protected(fresh.feedback.judged_turns(TASK)).values()
+    assert [example.feedback_ids for example in checked] == [(receipt.feedback.id,)]
+    private = Feedback(fresh.ask(imagenet_photos()[0][0]).turn.id, is_good=True, may_train=False)
+    assert fresh.give_feedback(private).effect.endswith("is noted as right.")
+    teach(fresh, rings, "target", range(2))
+    assert ask(fresh, rings(9)).rate(good=True).effect == "I now know “target” from 3 pictures."
+
+
+@pytest.mark.parametrize("label", ["?!", "\u200b", "“”", "x" * 201])
+def test_useless_label_has_no_receipt(fresh: Assistant, label: str) -> None:
+    receipt = fresh.teach(TASK, ImagePart(data=rings(0)), label)
+    assert receipt.effect == ""
+    assert [notice.code for notice in receipt.notices] == ["not_learned_yet"]
+
+
+# -- among taught labels only --
+
+
+def test_taught_labels_alone_can_be_asked(fresh: Assistant) -> None:
+    with pytest.raises(InvalidInput, match="no label was taught"):
+        _ = fresh.ask(ImagePart(data=rings(0)), options={"taught": True}).parts
+    teach(fresh, rings, "target", range(2))
+    only = fresh.ask(imagenet_photos()[CHAIR][0], options={"taught": True})
+    assert [label.label for label in labels_of(only)] == ["target"]
+    assert "unlike_taught" in codes(only)
+    teach(fresh, flag, "banner", range(2))
+    answer = fresh.ask([ImagePart(data=flag(50)), "Is it a cat or a dog?"], options={"taught": True})
+    assert [label.label for label in labels_of(answer)] == ["banner", "target"]
+    assert "unlike_taught" not in codes(answer)
+    assert answer.details["memory"] == [2]
+    assert "“banner”" in answer.text
+    with pytest.raises(InvalidInput, match="both"):
+        _ = fresh.ask(ImagePart(data=flag(0)), options={"taught": True, "labels": ["a", "b"]}).parts
+
+
+def test_offered_taught_labels_are_asked_among_themselves(fresh: Assistant) -> None:
+    teach(fresh, rings, "target", range(2))
+    teach(fresh, flag, "banner", range(2))
+    # A photo of neither: ConSE, which knows the words, has no say if all labels on offer are taught.
+    photo = imagenet_photos()[CHAIR][0]
+    taught = labels_of(fresh.ask(photo, options={"taught": True}))
+    offered = labels_of(fresh.ask(photo, options={"labels": ["Banner", "Target"]}))
+    assert [label.score for label in offered] == pytest.approx([label.score for label in taught])
