@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from smallai_assistant.cli.parser import make_parser
+from smallai_assistant.cli.streams import OutputError, own_output
 
 if TYPE_CHECKING:
     from smallai_assistant.cli.context import OpenAssistant
@@ -24,21 +26,21 @@ def main(argv: Sequence[str] | None = None, *, open_assistant: OpenAssistant | N
     """Runs one command and returns its exit code.
 
     Args:
-        argv: the words after `smallai`; None takes those of the process.
+        argv: the words after `smallai`. None takes those of the process, which is then taken to end with the command:
+            what plugins print later goes to standard error, too.
         open_assistant: makes the assistant for the commands; a program that has one passes it here.
     """
     try:
-        code = _parse_and_run(argv, open_assistant)
-        if sys.stdout is not None:  # a shell closes it with `>&-`
-            # Flushed here, a closed pipe is still caught; at the interpreter's end it is not.
-            sys.stdout.flush()
+        with own_output(is_whole_process=argv is None):
+            return _parse_and_run(argv, open_assistant)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        _forget_stdout()
         return PIPE_CLOSED
-    else:
-        return code
+    except OutputError as error:  # of the last flush, or of the help
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            sys.stderr.write(f"error: {error}\n")
+        return FAILED
 
 
 def _parse_and_run(argv: Sequence[str] | None, open_assistant: OpenAssistant | None) -> int:
@@ -79,12 +81,3 @@ def _run(target: str, args: object, open_assistant: OpenAssistant | None) -> int
         return context.crashed(error)
     else:
         return code
-
-
-def _forget_stdout() -> None:
-    """Keeps the interpreter, which flushes at its end, from complaining about the closed pipe."""
-    try:
-        # As the Python documentation advises: https://docs.python.org/3/library/signal.html#note-on-sigpipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (AttributeError, OSError, ValueError):
-        sys.stdout = None

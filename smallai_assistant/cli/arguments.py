@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from smallai_assistant.cli.completion import offer, task_names
+from smallai_assistant.cli.streams import write
 
 _FALLBACK_WIDTH = 80
 _MIN_WIDTH, _MAX_WIDTH = 20, 110  # longer lines are hard to read
@@ -47,6 +47,10 @@ class Parser(argparse.ArgumentParser):
         self.examples = tuple(examples)
         self.json_shape = json_shape
         self.note = note
+
+    def print_help(self, file: Any = None) -> None:  # noqa: ARG002  (argparse gives none)
+        """Prints the help to the command's own output."""
+        write(self.format_help())
 
     def error(self, message: str) -> NoReturn:
         # An argument may hold anything, also what a terminal would obey.
@@ -114,7 +118,7 @@ class VersionAction(argparse.Action):
         # The version is looked up among the installed packages, which takes time; argparse's own action needs it early.
         from smallai_assistant import __version__
 
-        sys.stdout.write(f"smallai {__version__}\n")
+        write(f"smallai {__version__}\n")
         parser.exit(0)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from smallai_assistant.cli.streams import write
+
 if TYPE_CHECKING:
     from smallai_assistant.cli.context import CommandContext
 
@@ -15,7 +17,7 @@ def completion(context: CommandContext) -> int:
     """`smallai completion SHELL`: prints the code that the shell has to run."""
     from argcomplete.shell_integration import shellcode
 
-    print(shellcode(["smallai"], shell=context.args.shell))
+    write(f"{shellcode(['smallai'], shell=context.args.shell)}\n")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smallai_assistant.cli.render import Screen
+from smallai_assistant.cli.streams import OutputError
 from smallai_assistant.config import AssistantConfig, load_config, nearest
 from smallai_assistant.errors import AssistantError, InvalidInput, UrlNotAllowed
 
@@ -101,7 +103,7 @@ class CommandContext:
         self.screen.end_progress()
         if self.args.debug:
             traceback.print_exception(error)
-        if self.args.json:
+        if self.args.json and not isinstance(error, OutputError):
             self.screen.json({**(about or {}), "error": error.to_json()})
         self.screen.error(str(error))
         # Exit code 2 means that the command was called wrongly. A subclass, such as InvalidImage, means that it was
@@ -109,10 +111,13 @@ class CommandContext:
         return 2 if type(error) in (InvalidInput, UrlNotAllowed) else 1
 
     def crashed(self, error: Exception) -> int:
-        """Prints a defect of the program in one line and returns its exit code."""
+        """Prints a defect of the program, or of its surroundings, in one line and returns its exit code."""
         self.screen.end_progress()
         if self.args.debug:
             traceback.print_exception(error)
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            self.screen.error(f"{error.strerror}: no file can be opened any more (raise the limit, see `ulimit -n`)")
+            return 1
         reason = f"{type(error).__name__}: {error}".rstrip(": ")
         self.screen.error(f"internal error: {reason} (run again with --debug and report it)")
         return 1

@@ -12,6 +12,7 @@ from smallai_assistant.cli.context import CommandContext, check_file
 from smallai_assistant.cli.info import conversations
 from smallai_assistant.cli.one_shot import ANY_WISH, CHAT, RECOMMEND, show
 from smallai_assistant.cli.render import AnswerPrinter
+from smallai_assistant.cli.streams import OutputError
 from smallai_assistant.cli.typed_files import find_files, lone_path, split_path
 from smallai_assistant.config import nearest
 from smallai_assistant.errors import AssistantError, InvalidInput, ModelNotFound
@@ -101,6 +102,8 @@ class Chat:
             return False
         try:
             self._run(typed)
+        except OutputError:
+            raise  # the next answer could not be shown either
         except AssistantError as error:
             self.context.failed(error)
         except KeyboardInterrupt:

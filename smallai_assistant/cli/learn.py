@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shlex
 import signal
 import threading
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from smallai_assistant.cli.context import CommandContext, check_writable
 from smallai_assistant.cli.render import Screen, count
+from smallai_assistant.cli.streams import end_process
 from smallai_assistant.errors import AssistantError, InvalidInput, NotEnoughData
 from smallai_assistant.learning.learner import LearningJob
 from smallai_assistant.learning.preparation import CycleOptions
@@ -25,8 +27,13 @@ if TYPE_CHECKING:
 
 # The exit code of a cycle that ran to its end and was refused: a script tells it from a cycle that failed (1).
 REFUSED = 3
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+_STOPPED = "stopped; what serves is unchanged, the next cycle goes on from the last checkpoint"
 # Short enough that the progress bar moves smoothly and Ctrl-C is noticed at once.
 _POLL_S = 0.1
+# A step in C, such as a batch of training, cannot be interrupted, and an evaluation may take a minute. After this long
+# the command ends without it: what serves and the checkpoints are as after a kill.
+_STOP_PATIENCE_S = 1.0
 # The terminal shows the largest changes only; the page has all of them.
 _MAX_CHANGES = 4
 
@@ -136,33 +143,38 @@ def _wait(screen: Screen, task: str, job: LearningJob) -> bool:
     except KeyboardInterrupt:
         screen.end_progress()
         screen.note("stopping at the next step; Ctrl-C once more ends at once")
-        stop(job)
+        if not stop(job, patience_s=_STOP_PATIENCE_S):
+            screen.note(_STOPPED)
+            end_process(INTERRUPTED)
+            stop(job)  # this process is another program's, which goes on and needs its files closed
         with contextlib.suppress(AssistantError):
             # It has a result, so it had ended before the stop reached it.
             job.result()
             return True
-        screen.note("stopped; what serves is unchanged, the next cycle goes on from the last checkpoint")
+        screen.note(_STOPPED)
         raise
     finally:
         screen.end_progress()
     return False
 
 
-def stop(job: LearningJob) -> None:
-    """Stops a cycle at its next step and waits until it has ended.
+def stop(job: LearningJob, *, patience_s: float = math.inf) -> bool:
+    """Stops a cycle at its next step and waits for its end, at most `patience_s`. Returns whether it has ended.
 
     Meanwhile Ctrl-C ends the process at once. That is as safe as a kill: the champion serves, the checkpoint stays.
     """
+    deadline = time.monotonic() + patience_s
     # Python sets signal handlers in the main thread only.
     is_main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGINT, signal.SIG_DFL) if is_main else None
     try:
         job.cancel()
-        while job.is_running:
+        while job.is_running and time.monotonic() < deadline:
             time.sleep(_POLL_S)
     finally:
         if is_main:
             signal.signal(signal.SIGINT, before)
+    return not job.is_running
 
 
 def show_report(screen: Screen, report: CycleReport) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 
 from smallai_assistant.cli.markdown import Line, render, start_of_last_block, without_undecided_line
-from smallai_assistant.cli.terminal import SilentKeyboard, encodable, plain, window
+from smallai_assistant.cli.streams import write
+from smallai_assistant.cli.terminal import SilentKeyboard, plain, window
 
 # Drawing takes at most a fifth of the time. It runs on the thread that waits for the model, and Python runs one thread
 # at a time: a long code block, highlighted for every token, would slow down the model.
@@ -125,7 +125,7 @@ class _Region:
         # A line is written over the old one and then its rest is erased: to erase first would flicker.
         out = [f"\x1b[{n_up}A\r" if n_up else "", *(f"{line.text}\x1b[K\n" for line in lines[n_same:])]
         out.append("\x1b[J" if len(lines) < len(self._lines) else "")
-        _write("".join(out))
+        write("".join(out))
         # The cursor's own line takes one row of the window.
         n_reachable = max(1, size.lines - 1)
         self._n_frozen += max(0, len(lines) - n_reachable)
@@ -136,8 +136,3 @@ class _Region:
         had_lines = bool(self._lines)
         self._lines, self._n_frozen = [], 0
         return had_lines
-
-
-def _write(text: str) -> None:
-    sys.stdout.write(encodable(text, sys.stdout))
-    sys.stdout.flush()

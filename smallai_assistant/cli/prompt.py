@@ -13,6 +13,9 @@ from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.output import create_output
+
+from smallai_assistant.cli.streams import out
 
 if TYPE_CHECKING:
     from smallai_assistant.cli.conversation import Command
@@ -50,6 +53,7 @@ class LineReader:
             completer=ChatCompleter(commands, tasks),
             # Completion is for Tab: a menu that opens by itself covers what stands below.
             complete_while_typing=False,
+            output=create_output(out()),
             # With mouse support, text could not be selected as in any other program.
             mouse_support=False,
         )
@@ -74,7 +78,7 @@ class LineReader:
         """Asks a question; anything but `y` and `yes` is a no, Ctrl-C and Ctrl-D too."""
         try:
             # A session without a history, so that the answer is not offered as a message later.
-            answer = PromptSession[str]().prompt(f"{question} [y/n] ")
+            answer = PromptSession[str](output=create_output(out())).prompt(f"{question} [y/n] ")
         except (KeyboardInterrupt, EOFError):
             return False
         return answer.strip().lower() in ("y", "yes")

@@ -12,7 +12,8 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from smallai_assistant.cli.terminal import encodable, has_style, is_tty, plain, window
+from smallai_assistant.cli.streams import encodable, out, write
+from smallai_assistant.cli.terminal import has_style, is_tty, plain, window
 from smallai_assistant.types import ItemPart, LabelPart, Notice, Part, SegmentPart, TextPart
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class Screen:
     """Prints answers to standard output, and notes, errors and progress to standard error."""
 
     def __init__(self) -> None:
-        for stream in (sys.stdout, sys.stderr):
+        for stream in (out(), sys.stderr):
             with contextlib.suppress(AttributeError, ValueError):  # a test's or an embedder's own stream
                 stream.reconfigure(errors="replace")  # type: ignore[union-attr]
         self._progress: Progress | None = None
@@ -43,13 +44,13 @@ class Screen:
     @property
     def is_terminal(self) -> bool:
         """Whether a person types and reads here."""
-        return is_tty(sys.stdin) and is_tty(sys.stdout)
+        return is_tty(sys.stdin) and is_tty(out())
 
     @property
     def shows_markdown(self) -> bool:
         """Whether answers are rendered; if not, their text is printed exactly as it comes."""
         # An encoding without the marks of lists and rules would show them as question marks.
-        return has_style(sys.stdout) and (sys.stdout.encoding or "").lower().startswith("utf")
+        return has_style(out()) and (out().encoding or "").lower().startswith("utf")
 
     @property
     def width(self) -> int:
@@ -58,12 +59,12 @@ class Screen:
 
     def out(self, text: str, *, end: str = "\n") -> None:
         """Prints to standard output, without a delay."""
-        print(encodable(plain(text), sys.stdout), end=end, flush=True)
+        write(f"{plain(text)}{end}")
 
     def json(self, value: Any) -> None:
         """Prints an object as one line of JSON."""
         # With ASCII escapes, any text survives any terminal, and no control character gets through.
-        print(json.dumps(value), flush=True)
+        write(f"{json.dumps(value)}\n")
 
     def note(self, text: str) -> None:
         """Prints a remark to standard error, dim if the terminal can show it."""
@@ -86,11 +87,11 @@ class Screen:
 
     def bold(self, text: str) -> str:
         """`text` in bold, if standard output can show it."""
-        return f"\x1b[1m{plain(text)}\x1b[0m" if has_style(sys.stdout) else plain(text)
+        return f"\x1b[1m{plain(text)}\x1b[0m" if has_style(out()) else plain(text)
 
     def heading(self, text: str) -> None:
         """Prints a heading."""
-        print(encodable(self.bold(text), sys.stdout), flush=True)
+        write(f"{self.bold(text)}\n")
 
     def bars(self, rows: Sequence[tuple[str, float]], *, indent: str = "  ") -> None:
         """Prints shares as a bar chart.
@@ -105,7 +106,7 @@ class Screen:
         names = [_shortened(plain(name).strip() or "-", self.width - room - 12) for name, _ in rows]
         column = max(map(len, names))
         for name, (_, value) in zip(names, rows, strict=True):
-            bar = _bar(value, room, solid=encodable("█", sys.stdout) == "█")
+            bar = _bar(value, room, solid=encodable("█", out()) == "█")
             self.out(f"{indent}{name:<{column}}  {value:6.1%}  {bar}".rstrip())
 
     def items(self, items: Sequence[ItemPart]) -> None:
@@ -179,9 +180,9 @@ class Screen:
 
     def _err(self, line: str) -> None:
         # The two streams may be the same terminal: text that waits in the buffer belongs above the line.
-        with contextlib.suppress(BrokenPipeError):
-            sys.stdout.flush()
-        with contextlib.suppress(BrokenPipeError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            out().flush()
+        with contextlib.suppress(OSError, ValueError):  # nobody can be told that standard error is full
             print(encodable(line, sys.stderr), file=sys.stderr, flush=True)
 
 

@@ -7,7 +7,9 @@ import os
 import re
 import shutil
 import sys
-from typing import Any, TextIO
+from typing import Any
+
+from smallai_assistant.cli.streams import out
 
 # What a terminal would obey: a text, a label or a file name must not move the cursor or set the title. The range from
 # U+2028 to U+2069 changes the direction of writing, which can make a line read as something else.
@@ -17,15 +19,6 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]"
 def plain(text: str) -> str:
     """`text` without the control characters that a terminal would obey; line ends and tabs stay."""
     return _CONTROL.sub("", text.replace("\r\n", "\n"))
-
-
-def encodable(text: str, stream: TextIO) -> str:
-    """`text` with `?` for characters that the stream's encoding lacks.
-
-    `Screen` tells the standard streams to do this themselves; a stream that was put in their place may not know how.
-    """
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    return text.encode(encoding, "replace").decode(encoding, "replace")
 
 
 def is_tty(stream: Any) -> bool:
@@ -43,7 +36,11 @@ def has_style(stream: Any) -> bool:
 
 def window() -> os.terminal_size:
     """Columns and lines of the terminal's window; 80 and 24 if there is none."""
-    return shutil.get_terminal_size((80, 24))
+    try:
+        size = os.get_terminal_size(out().fileno())
+    except (AttributeError, OSError, ValueError):
+        size = os.terminal_size((80, 24))
+    return shutil.get_terminal_size(size)  # the variables COLUMNS and LINES come first
 
 
 class SilentKeyboard:

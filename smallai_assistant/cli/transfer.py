@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from smallai_assistant.cli.context import CommandContext, check_file, check_writable
 from smallai_assistant.cli.imports import InvalidFile
 from smallai_assistant.cli.render import count
+from smallai_assistant.cli.streams import write
 from smallai_assistant.errors import InvalidInput
 from smallai_assistant.storage.feedback_transfer import FeedbackTransfer, Transfer
 
@@ -27,7 +28,7 @@ def export_feedback(context: CommandContext) -> int:
             for line in transfer.lines(done, task=args.task, with_media=not args.no_media):
                 # Not through `screen.out`, which removes control characters: an import must read the same bytes. The
                 # lines are ASCII, so a terminal is safe.
-                print(line, end="")
+                write(line, flush=False)
         else:
             done = transfer.export_to(args.file, task=args.task, with_media=not args.no_media)
     text = f"exported {_told(done)}"

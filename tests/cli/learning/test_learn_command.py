@@ -169,26 +169,56 @@ sys.path.insert(0, {tests!r})
 from smallai_assistant.cli import main
 from support.echo_learner import Echo, open_echo
 def hang(step):
-    print("step", step, flush=True)
+    print("step", step, file=sys.stderr, flush=True)
     if step == 2:
         threading.Event().wait(600)
 folder = Path({folder!r})
-raise SystemExit(main(["learn", "echo"], open_assistant=lambda *_: open_echo(folder, Echo(at_step=hang))))
+sys.argv = ["smallai", "learn", "echo"]
+words = {words}
+raise SystemExit(main(words, open_assistant=lambda *_: open_echo(folder, Echo(at_step=hang))))
 """
 
 
-def test_a_second_ctrl_c_ends_a_hanging_step(tmp_path: Path) -> None:
-    with open_echo(tmp_path / "data") as assistant:
+def start_stubborn(folder: Path, words: list[str] | None) -> subprocess.Popen[str]:
+    """Starts `smallai learn` on a training that never ends its step 2, and waits for that step."""
+    with open_echo(folder) as assistant:
         correct(assistant)
-    code = STUBBORN.format(tests=str(Path(__file__).parents[2]), folder=str(tmp_path / "data"))
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
+    code = STUBBORN.format(tests=str(Path(__file__).parents[2]), folder=str(folder), words=words)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     assert process.stderr is not None
-    while "step 2" not in (line := process.stdout.readline()):
-        assert line, process.stderr.read()
+    read_until(process, "step 2")
+    return process
+
+
+def read_until(process: subprocess.Popen[str], text: str) -> None:
+    assert process.stderr is not None
+    while text not in (line := process.stderr.readline()):
+        assert line, f"it ended before {text!r}"
+
+
+def assert_learning_continues(folder: Path) -> None:
+    with open_echo(folder, echo := Echo()) as assistant:
+        assert assistant.adapters.champion_id("echo") is None
+        assert assistant.learn("echo").is_promoted
+    assert echo.begun_at == [2]
+
+
+def test_the_first_ctrl_c_ends_a_command_that_hangs(tmp_path: Path) -> None:
+    process = start_stubborn(tmp_path / "data", None)
     process.send_signal(signal.SIGINT)
-    while "once more ends at once" not in (line := process.stderr.readline()):
-        assert line
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.splitlines()[-1].startswith("stopped; what serves is unchanged")
+    assert "Traceback" not in err
+    assert_learning_continues(tmp_path / "data")
+
+
+def test_a_second_ctrl_c_ends_a_program_that_hangs(tmp_path: Path) -> None:
+    process = start_stubborn(tmp_path / "data", ["learn", "echo"])
+    process.send_signal(signal.SIGINT)
+    read_until(process, "once more ends at once")
     # The line is printed just before the second signal takes effect, so the signal may have to be sent again.
     err = None
     while err is None:
@@ -197,10 +227,7 @@ def test_a_second_ctrl_c_ends_a_hanging_step(tmp_path: Path) -> None:
             _, err = process.communicate(timeout=0.2)
     assert process.returncode in (-signal.SIGINT, 130)
     assert "Traceback" not in err
-    with open_echo(tmp_path / "data", echo := Echo()) as assistant:
-        assert assistant.adapters.champion_id("echo") is None
-        assert assistant.learn("echo").is_promoted
-    assert echo.begun_at == [2]
+    assert_learning_continues(tmp_path / "data")
 
 
 def test_two_cycles_at_once_are_refused(run: Run, own: Assistant, echo: Echo) -> None:
