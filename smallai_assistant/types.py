@@ -27,6 +27,9 @@ MAX_IMAGE_BYTES = 64 * 2**20
 MAX_AUDIO_BYTES = 2 * 2**30
 MAX_ITEM_CHARS = 20_000
 
+# Four stars are a plain choice. The other weights are set by judgement, not fitted.
+_STAR_WEIGHTS = {1: -3.0, 2: -1.0, 3: 3 / 17, 4: 1.0, 5: 3.0}
+
 
 def new_id() -> str:
     """A random 32-digit hexadecimal id."""
@@ -193,10 +196,10 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Interaction:
-    """A user chose an item. Spellings of an id that look alike are one id.
+    """A user chose an item, or was against it. Spellings of an id that look alike are one id.
 
     Args:
-        weight: how strongly, in (0, 1000].
+        weight: how strongly, from above 0 to 1000; from -1000 to below 0, the user was against the item.
         at: the time, in seconds since 1970 (UTC).
 
     Raises:
@@ -211,8 +214,18 @@ class Interaction:
     def __post_init__(self) -> None:
         object.__setattr__(self, "user", canonical_key("user", self.user))
         object.__setattr__(self, "item", canonical_key("item", self.item))
-        check_range("weight", self.weight, 1e-6, 1000.0)
+        if isinstance(self.weight, (int, float)) and self.weight < 0:
+            check_range("weight", self.weight, -1000.0, -1e-6)
+        else:
+            check_range("weight", self.weight, 1e-6, 1000.0)
         check_range("at", self.at, 0.0, 1e11)
+
+    @staticmethod
+    def weight_of_stars(stars: float) -> float:
+        """The weight of 1 to 5 stars, the same for an imported rating and for feedback: below 3 they count against."""
+        check_range("stars", stars, 1.0, 5.0)
+        # Two and a half stars are near to three, but they are a complaint.
+        return _STAR_WEIGHTS[min(2, round(stars)) if stars < 3.0 else round(stars)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import numpy as np
 from smallai_assistant import Item
 from smallai_recommend.interactions import Bools, InteractionStats
 from smallai_recommend.query import TitleFinder
+from smallai_recommend.wish_language import words_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,3 +47,8 @@ class Catalogue:
     def finder(self) -> TitleFinder:
         """Finds the titles in a text; of equal titles the most popular item is meant."""
         return TitleFinder(self.titles, self.stats.popularity.tolist())
+
+    @cached_property
+    def vocabulary(self) -> frozenset[str]:
+        """The words of all titles and texts, folded."""
+        return frozenset(word for item in self.items for word in words_of(f"{item.title} {item.text}"))

@@ -27,7 +27,7 @@ def reasons(snapshot: Snapshot, ranking: Ranking, item: int) -> str:
     found: list[str] = []
     if ranking.alike is not None and ranking.alike[item] >= FITS and ranking.like is not None:
         found.append(f"similar to {_listed([titles[int(i)] for i in ranking.like if int(i) in titles])}")
-    if ranking.fit is not None and ranking.query.text and ranking.fit[item] >= FITS:
+    if ranking.fit is not None and ranking.query.text and not ranking.query.doubtful and ranking.fit[item] >= FITS:
         found.append(f"matches “{ranking.query.text}”")
     near = _near(snapshot.neighbours, item)
     # A cold item has the score of its neighbours, so it has their reasons, too.
@@ -55,11 +55,13 @@ def _liked(snapshot: Snapshot, ranking: Ranking, columns: Ints, weights: Floats)
     titles: list[str] = []
     for place in np.argsort(-added, kind="stable"):
         item = int(user.history[place])
+        if user.strengths[place] <= 0:  # what goes badly with a disliked item was not chosen for liking it
+            continue
         if added[place] <= max(0.0, _WORTH_NAMING * float(added.max())) or len(titles) == _MAX_NAMED:
             break
         if item in snapshot.catalogue.titles:  # a removed item is not named
             titles.append(snapshot.catalogue.titles[item])
-    return titles, float(added[added > 0].sum())
+    return titles, float(added[(added > 0) & (user.strengths > 0)].sum())
 
 
 def _near(neighbours: ColdNeighbours | None, item: int) -> tuple[Ints, Floats] | None:

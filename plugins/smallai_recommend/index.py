@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from smallai_assistant import Item, Notice
+from smallai_assistant import Interaction, Item, Notice
 from smallai_recommend.catalogue import Catalogue
 from smallai_recommend.cold_start import ColdNeighbours, nearest_warm
+from smallai_recommend.dislikes import StoredDislikes
 from smallai_recommend.feedback_reader import FeedbackReader
-from smallai_recommend.interactions import Bools, Choice, InteractionStats, choice_of, in_order
+from smallai_recommend.interactions import Bools, InteractionStats, choice_of, chosen, in_order
 from smallai_recommend.item_texts import ReadTexts, TextReader, TextVectors
 from smallai_recommend.memory import FeedbackMemory
 from smallai_recommend.movement_log import MovementLog
@@ -39,6 +40,7 @@ class Index:
         read_texts: the text vectors, as far as they have been read.
         weights: the weights in service.
         feedback: follows the fast memory.
+        dislikes: what the interactions of the store say against items.
     """
 
     def __init__(self, memory: FeedbackMemory | None = None) -> None:
@@ -49,9 +51,10 @@ class Index:
         self.read_texts = ReadTexts()
         self.weights = ServedWeights()
         self.feedback = FeedbackReader(memory)
+        self.dislikes = StoredDislikes()
         self._movements = MovementLog(memory)
         self._imported: set[str] = set()  # item ids that imported interactions name
-        self._n_stored = 0  # interactions of the store that are counted
+        self._n_stored = 0  # interactions of the store that were read
         self._cold: tuple[TextVectors, int, ColdNeighbours] | None = None
 
     def snapshot(self) -> Snapshot:
@@ -63,8 +66,9 @@ class Index:
             stats=self.stats,
             weights=self.weights,
             memory=self.feedback.memory,
+            dislikes=self.dislikes,
             is_warm=is_warm,
-            against=self.feedback.against(self.stats),
+            against=self.feedback.against(self.stats) + self.dislikes.against(self.stats),
             texts=vectors,
             text_map=text_map,
             neighbours=None if vectors is None else self._neighbours(vectors, text_map, is_warm),
@@ -95,7 +99,7 @@ class Index:
             is_current = self._read_store(context, revision) and self.take_feedback()
             is_current = is_current and self.feedback.is_current(self._knows)
         if not is_current:
-            self.rebuild([choice_of(interaction) for interaction in context.items.interactions()])
+            self.rebuild(context.items.interactions())
         # Last: if reading fails, the next request reads again.
         self.revision = revision
 
@@ -124,16 +128,18 @@ class Index:
         self.weights.drop_outdated(self.stats)
         return is_applied
 
-    def rebuild(self, stored: Sequence[Choice]) -> None:
-        """Counts all imported choices and all feedback from scratch.
+    def rebuild(self, stored: Sequence[Interaction]) -> None:
+        """Counts everything that was imported and all feedback from scratch.
 
         Args:
-            stored: all choices of the store, oldest first.
+            stored: all interactions of the store, oldest first.
         """
         before = self.stats
-        self._n_stored, self._imported = len(stored), {choice.item for choice in stored}
+        self._n_stored, self._imported = len(stored), {row.item for row in stored}
+        self.dislikes = StoredDislikes.of(stored)
+        choices = [choice_of(row) for row in chosen(stored)]
         known = self.feedback.choices(self._knows)
-        self.stats = InteractionStats.of(in_order([*stored, *known]) if known else stored)
+        self.stats = InteractionStats.of(in_order([*choices, *known]) if known else choices)
         # The items have other indices now: everything that is ordered by them is void.
         self.weights.reset()
         self.feedback.reset()
@@ -172,10 +178,21 @@ class Index:
         if revision[1] != self.revision[1]:
             newer = context.items.interactions(after=self._n_stored)
             # The first import is counted in bulk. Without newer ones, some were removed.
-            is_appended = bool(self._n_stored and newer) and all(self.stats.append(row) for row in newer)
+            is_appended = bool(self._n_stored and newer) and all(self._append(row) for row in newer)
             self._n_stored += len(newer)
             self._imported.update(row.item for row in newer)
         self._place(items)
+        return is_appended
+
+    def _append(self, row: Interaction) -> bool:
+        """Counts one more interaction of the store; False if everything has to be counted again."""
+        if row.weight > 0:
+            is_appended = self.stats.append(row)
+        else:  # the order within a user decides which word is the last
+            known = self.stats.users.get(row.user)
+            is_appended = known is None or row.at >= known.times[-1]
+        if is_appended:
+            self.dislikes.take(row)
         return is_appended
 
     def _knows(self, item_id: str) -> bool:

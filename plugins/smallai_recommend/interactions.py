@@ -93,6 +93,12 @@ class UserHistory:
         """Whether a choice belongs before the newest one of this history."""
         return bool(self.times) and (choice.at, choice.tie) < (self.times[-1], self._ties[-1])
 
+    def last_time(self, item: int) -> float:
+        """When an item was last chosen, given by its index; minus infinity if it was not."""
+        if item not in self._n_chosen:
+            return -math.inf
+        return self.times[len(self.items) - 1 - self.items[::-1].index(item)]
+
     def strengthen(self, choice: Choice) -> bool:
         """Updates how much a known choice says about the user. What it counts for other users stays.
 
@@ -129,12 +135,20 @@ class UserHistory:
 
 
 def strength(weight: float) -> float:
-    """The amount of an imported interaction: 1 for weight 1, always below 2, so that none outweighs all others."""
-    return 2.0 * weight / (1.0 + weight)
+    """The amount of an interaction: 1 for weight 1, always below 2, so that none outweighs all others.
+
+    Of a negative weight it is the same amount against the item.
+    """
+    return 2.0 * weight / (1.0 + abs(weight))
+
+
+def chosen(interactions: Iterable[Interaction]) -> list[Interaction]:
+    """The interactions that are choices; the others speak against their item, see `dislikes`."""
+    return [interaction for interaction in interactions if interaction.weight > 0]
 
 
 def choice_of(interaction: Interaction) -> Choice:
-    """An interaction of the store as a choice."""
+    """An interaction of the store as a choice; its weight is above 0."""
     return Choice(interaction.user, interaction.item, strength(interaction.weight), interaction.at)
 
 

@@ -147,10 +147,13 @@ class FeedbackMemory:
 
     def reactions_of(self, user: str) -> list[tuple[str, float]]:
         """The user's opinions on items without choosing them: ids and amounts, negative if against; oldest first."""
+        return [(word.item, word.amount) for word in self.words_of(user) if not word.is_choice][-MAX_REACTIONS:]
+
+    def words_of(self, user: str) -> list[Signal]:
+        """The user's last word on each item, oldest first."""
         with self._lock:
             self._read()
-            words = sorted(self._last_words.get(user, {}).values(), key=_BY_ORDER)
-            return [(word.item, word.amount) for word in words if not word.is_choice][-MAX_REACTIONS:]
+            return sorted(self._last_words.get(user, {}).values(), key=_BY_ORDER)
 
     def against(self) -> dict[str, float]:
         """By item id, how many voters are against it. Each counts at most 1; items that nobody opposes are left out."""

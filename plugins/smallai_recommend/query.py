@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import unicodedata
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from smallai_recommend.wish_language import ENGLISH, fold_word, is_known, language_of, parse_foreign, words_of
 
 _MAX_READ_CHARS = 2_000  # of a request; what comes later is ignored, so that a pasted book costs nothing
 _MAX_QUERY_CHARS = 300  # of the text that is embedded
@@ -63,12 +66,16 @@ class Query:
         avoid: what they should not be about.
         like: item indices of the titles named.
         like_last: whether the items should be like the one that the user chose last.
+        language: the language of the request; empty if none of its words tells.
+        doubtful: words that may not be understood; then the answer does not claim that it follows the request.
     """
 
     text: str = ""
     avoid: str = ""
     like: tuple[int, ...] = ()
     like_last: bool = False
+    language: str = field(default="", compare=False)
+    doubtful: tuple[str, ...] = ()
 
     @property
     def is_bare(self) -> bool:
@@ -139,13 +146,36 @@ class TitleFinder:
 
 def parse_query(text: str, finder: TitleFinder) -> Query:
     """Parses a request."""
-    like, rest = finder.find(text[:_MAX_READ_CHARS])
+    # Composed, because a word pattern would split a letter from its accent.
+    like, rest = finder.find(unicodedata.normalize("NFC", text[:_MAX_READ_CHARS]))
+    language = language_of(rest, _STOP)
+    if language not in ("", ENGLISH):
+        words, others = parse_foreign(rest, language)
+        return Query(" ".join(words)[:_MAX_QUERY_CHARS], " ".join(others)[:_MAX_QUERY_CHARS], like, language=language)
     unwanted = [match[1] for match in _AVOID.finditer(rest) if _is_unwanted(match)]
     if unwanted:
         rest = _AVOID.sub(lambda match: " " if _is_unwanted(match) else match[0], rest)
     wanted = _content(rest)
     like_last = not like and not wanted and bool(_LIKE_LAST.search(rest))
-    return Query(wanted, " ".join(unwanted), like, like_last)
+    return Query(wanted, " ".join(unwanted), like, like_last, language)
+
+
+def doubtful_words(query: Query, vocabulary: Callable[[], Container[str]]) -> tuple[str, ...]:
+    """The words of a request that the models may not understand: those that are not English and not of the catalogue.
+
+    A request of English words alone has none, and neither has one of a few words that no language is known of, such as
+    "space western", unless a word of the catalogue stands beside a foreign one: then that may turn it round.
+
+    Args:
+        query: the request.
+        vocabulary: returns the words of the catalogue, folded.
+    """
+    words = [word for word in words_of(f"{query.text} {query.avoid}") if word not in _STOP and len(word) > 1]
+    if query.language == ENGLISH or not words:
+        return ()
+    known = vocabulary()
+    doubtful = tuple(dict.fromkeys(word for word in words if not is_known(word, known)))
+    return () if not query.language and len(doubtful) == len(set(words)) else doubtful
 
 
 def _content(text: str) -> str:
@@ -184,7 +214,7 @@ def _is_named(words: Sequence[str], place: int) -> bool:
 
 
 def _title_words(title: str) -> tuple[str, ...]:
-    title = _YEAR.sub("", title)
+    title = _YEAR.sub("", unicodedata.normalize("NFC", title))
     return _without_the(tuple(_fold(word) for word in _WORD.findall(_article_first(title))))
 
 
@@ -198,4 +228,4 @@ def _without_the(words: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _fold(word: str) -> str:
-    return word.casefold().replace("’", "'")
+    return fold_word(word)

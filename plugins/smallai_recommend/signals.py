@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from smallai_assistant import Feedback, ItemPart, JudgedTurn, Turn
-from smallai_recommend.interactions import Tie
+from smallai_assistant import Feedback, Interaction, ItemPart, JudgedTurn, Turn
+from smallai_recommend.interactions import Tie, strength
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +19,8 @@ FindItem = Callable[[str], "CatalogueItem | None"]
 # MovieLens has ratings only, no clicks, skips or times.
 CLICK, CORRECTED, LIKED = 1.0, 1.5, 1.5
 SKIP, DISLIKED = -0.5, -1.0
-STARS = {1: -1.5, 2: -1.0, 3: 0.3, 4: 1.0, 5: 1.5}
+# From -1.5 to 1.5; the same as an imported rating.
+STARS = {stars: strength(Interaction.weight_of_stars(stars)) for stars in range(1, 6)}
 ANSWER_LIKED, ANSWER_DISLIKED = 0.1, -0.4  # for each item of a rated answer
 MAX_ANSWER_ITEMS = 10  # a rating of an answer speaks of its first items: few people read further
 LEFT_SOON_S, STAYED_S = 5.0, 30.0  # 30 s is the usual threshold of a satisfied click (Fox et al. 2005, section 4)
@@ -174,7 +175,7 @@ def _amount(given: Feedback) -> float:
         case "skip":
             return SKIP
         case "stars":
-            return STARS[round(given.value or 3.0)]
+            return strength(Interaction.weight_of_stars(given.value or 3.0))
         case "dwell":
             seconds = given.value or 0.0
             # The same curve as `strength`: 1 after 30 seconds, always below 2.

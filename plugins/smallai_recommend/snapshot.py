@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from smallai_recommend.catalogue import Catalogue
 from smallai_recommend.cold_start import ColdNeighbours
+from smallai_recommend.dislikes import StoredDislikes
 from smallai_recommend.ease import EaseModel, Settings
 from smallai_recommend.interactions import Bools, Floats, InteractionStats
 from smallai_recommend.item_texts import TextVectors
@@ -25,8 +26,9 @@ class Snapshot:
         stats: the statistics of all choices.
         weights: the weights in service.
         memory: what feedback says.
+        dislikes: what imported interactions say against items.
         is_warm: which items have interactions or learned weights, shape (n_items,).
-        against: how many voters are against each item, float32, shape (n_items,).
+        against: how many voters and imported users are against each item, float32, shape (n_items,).
         texts: the text vectors; None if no text has been read.
         text_map: the learned map of the text vectors; None if there is none for these vectors.
         neighbours: for each item without interactions the items with some that read most like it; None without texts.
@@ -36,6 +38,7 @@ class Snapshot:
     stats: InteractionStats
     weights: ServedWeights
     memory: FeedbackMemory
+    dislikes: StoredDislikes
     is_warm: Bools
     against: Floats
     texts: TextVectors | None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from smallai_assistant import (
@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 
 _MAX_K = 1_000
 _NAMED_IN_TEXT = 3  # items named in the sentence; the list follows it
+_MAX_NAMED_WORDS = 5  # words named in a notice
 _LOCK_POLL_S = 0.1  # a request that waits for another one notices after this time that it was cancelled
 
 
@@ -266,7 +267,7 @@ class Recommendation(LearningTask):
     def _recommend(self, request: Request, models: ModelRuntime, adapter: Adapter | None) -> _Answer | None:
         from smallai_recommend.index import Index
         from smallai_recommend.item_texts import TextReader
-        from smallai_recommend.query import parse_query
+        from smallai_recommend.query import doubtful_words, parse_query
         from smallai_recommend.ranking import rank
 
         options: RecommendOptions = request.options
@@ -280,6 +281,7 @@ class Recommendation(LearningTask):
 
         user = profile_id(request.user_id, request.session_id)
         query = parse_query(request.message.text, index.catalogue.finder)
+        query = replace(query, doubtful=doubtful_words(query, lambda: index.catalogue.vocabulary))
         notices: list[Notice] = []
         words: dict[str, Floats] = {}
         if not query.is_bare or index.needs_texts(user):
@@ -333,6 +335,10 @@ def _notices(snapshot: Snapshot, ranking: Ranking, user: str | None, *, n_found:
         yield Notice("many_items", "There are many items, so each was compared with its nearest neighbours only.")
     if not ranking.was_understood:
         yield Notice("wish_not_understood", f"Nothing in the catalogue is near to “{ranking.query.text}”.")
+    elif ranking.query.doubtful:
+        words = ", ".join(f"“{word}”" for word in ranking.query.doubtful[:_MAX_NAMED_WORDS])
+        text = f"Not sure to have understood {words}: the request may mean something else. English is understood best."
+        yield Notice("words_not_understood", text)
     if not n_found:
         yield Notice("nothing_left", "This user has had every item; include_consumed=true gives them again.")
 
@@ -347,7 +353,7 @@ def _model_name(snapshot: Snapshot, ranking: Ranking, text_index: TextIndex) -> 
 
 def _lead(snapshot: Snapshot, ranking: Ranking) -> str:
     """The start of the sentence if the query was followed, else empty."""
-    if ranking.fit is not None and ranking.query.text:
+    if ranking.fit is not None and ranking.query.text and not ranking.query.doubtful:
         return f"For “{ranking.query.text}”"
     if ranking.alike is not None:
         titles = [snapshot.catalogue.titles[item] for item in ranking.query.like]

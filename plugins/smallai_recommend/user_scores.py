@@ -9,6 +9,7 @@ import numpy as np
 
 from smallai_recommend.ease import MAX_HISTORY, RECENT_ITEMS, EaseModel, fade_next, fade_together
 from smallai_recommend.interactions import Bools, Floats, Ints, UserHistory
+from smallai_recommend.memory import MAX_REACTIONS
 from smallai_recommend.signals import REFUSED
 from smallai_recommend.snapshot import SHORT_HISTORY, Snapshot
 
@@ -18,6 +19,9 @@ TEXT = 0.5  # for a user with one item; it falls with each further item, to 0 at
 ITSELF = 6.0  # standard deviations that an item loses by a whole choice against it; a skip, half of it, is enough
 REACTION = 0.5  # weight of what goes with the items that a user reacted to, if the user has chosen nothing
 AGAINST = 0.25  # popularity, in choices, that an item loses for everybody by one voter who is against it
+# Recent choices count as much as all choices once there are many more of them than this. By judgement: one choice moves
+# its item by less than a tenth of a standard deviation in a catalogue of any size.
+LATELY, LATELY_PER_ITEM = 30.0, 0.1
 COLD_SCALE = 2.5  # a cold item's score is a mean over neighbours, which varies less than the scores it is a mean of
 
 
@@ -29,6 +33,7 @@ class UserScores:
         scores: weighted standard deviations above the mean item, float32, shape (n_items,).
         popular: the contribution of popularity to `scores`, float32, shape (n_items,).
         history: the user's distinct items by their last choice, oldest first, shape (n_history,).
+        strengths: how much each of these says, negative if the user was against it later, float32, shape (n_history,).
         is_cold: whether the history is empty.
         refused: items that the user does not want to see again, shape (n_refused,).
         model: the item-item weights that `scores` used; None if the history is empty.
@@ -40,6 +45,7 @@ class UserScores:
     scores: Floats
     popular: Floats
     history: Ints
+    strengths: Floats
     is_cold: bool
     refused: Ints
     model: EaseModel | None
@@ -76,8 +82,10 @@ def user_scores(snapshot: Snapshot, user: str | None, history: UserHistory | Non
     popular = _popular(snapshot)
     if history is None and user is not None:
         history = snapshot.stats.users.get(user)
-    reactions = _reactions(snapshot, user)
+    reactions = _reactions(snapshot, user, history)
+    # All of them, before the oldest are left out: an imported dislike is also an item that the user has had.
     refused = np.array([item for item, amount in reactions.items() if amount <= REFUSED], dtype=np.intp)
+    reactions = dict(list(reactions.items())[-MAX_REACTIONS:])
     if history is None or not history.items:
         none = np.zeros((0, n), dtype=np.float32)
         scores = _with_cold_items(snapshot, popular + _by_reactions_alone(snapshot, reactions))
@@ -86,6 +94,7 @@ def user_scores(snapshot: Snapshot, user: str | None, history: UserHistory | Non
             scores=scores,
             popular=popular,
             history=np.zeros(0, np.intp),
+            strengths=none[:, 0],
             is_cold=True,
             refused=refused,
             model=None,
@@ -117,7 +126,7 @@ def user_scores(snapshot: Snapshot, user: str | None, history: UserHistory | Non
     following *= settings.next / _spread(total, warm)
     scores += settings.next * (total - _mean(total, warm)) / _spread(total, warm)
 
-    read = _by_texts(snapshot, items)
+    read = _by_texts(snapshot, items, strengths)
     scores += read.sum(axis=0) + settings.popular * popular
     scores = _with_cold_items(snapshot, np.asarray(scores, np.float32))
     _shift(scores, reactions)
@@ -125,6 +134,7 @@ def user_scores(snapshot: Snapshot, user: str | None, history: UserHistory | Non
         scores=scores,
         popular=np.asarray(settings.popular * popular),
         history=items,
+        strengths=strengths,
         is_cold=False,
         refused=refused,
         model=snapshot.model,
@@ -158,15 +168,33 @@ def _popular(snapshot: Snapshot) -> Floats:
     kept = np.clip(1.0 - AGAINST * snapshot.against / (stats.popularity + 1.0), 0.0, 1.0)
     ever = np.log1p(kept * stats.popularity).astype(np.float32)
     # In a store that nobody has used for a year, the newest interactions are the latest there is.
-    lately = np.log1p(kept * stats.trend(min(stats.newest_at, time.time()))).astype(np.float32)
-    return (standardize(ever, warm) + standardize(lately, warm)) / 2.0
+    trend = kept * stats.trend(min(stats.newest_at, time.time()))
+    lately = np.log1p(trend).astype(np.float32)
+    # A single choice after a quiet year is many standard deviations above all other items, and says next to nothing.
+    n_lately = float(trend[warm].sum())
+    share = n_lately / (n_lately + LATELY + LATELY_PER_ITEM * float(warm.sum()))
+    both = ((2.0 - share) * standardize(ever, warm) + share * standardize(lately, warm)) / 2.0
+    return np.asarray(both, dtype=np.float32)
 
 
-def _reactions(snapshot: Snapshot, user: str | None) -> dict[int, float]:
-    """The user's reactions by item index, oldest first; see `FeedbackMemory.reactions_of`."""
-    said = snapshot.memory.reactions_of(user) if user is not None else []
-    found = ((snapshot.stats.find(item_id), amount) for item_id, amount in said)
-    return {place: amount for place, amount in found if place is not None}
+def _reactions(snapshot: Snapshot, user: str | None, history: UserHistory | None) -> dict[int, float]:
+    """What the user said about items without choosing them, by item index, oldest first.
+
+    Feedback and imported interactions have one order: of all that a user said and did, the last word on an item counts.
+    """
+    if user is None:
+        return {}
+    # Imports come before feedback of the same time, as in the order of choices.
+    said = [(at, item_id, amount) for at, item_id, amount in snapshot.dislikes.of_user(user)]
+    said += [(word.order.at, word.item, word.amount) for word in snapshot.memory.words_of(user) if not word.is_choice]
+    found: dict[int, float] = {}
+    for at, item_id, amount in sorted(said, key=lambda word: word[0]):
+        place = snapshot.stats.find(item_id)
+        if place is None or (history is not None and history.last_time(place) > at):
+            continue
+        found.pop(place, None)  # the later word also has the later place
+        found[place] = amount
+    return found
 
 
 def _unchosen(reactions: dict[int, float], history: Ints) -> tuple[Ints, Floats]:
@@ -195,14 +223,16 @@ def _shift(scores: Floats, reactions: dict[int, float]) -> None:
     scores[list(reactions)] += ITSELF * fade_together(np.array(list(reactions.values()), dtype=np.float32))
 
 
-def _by_texts(snapshot: Snapshot, items: Ints) -> Floats:
+def _by_texts(snapshot: Snapshot, items: Ints, strengths: Floats) -> Floats:
     """What the texts of a short history contribute: float32, shape (n_read, n_items)."""
     weight = TEXT * max(0.0, 1.0 - len(items) / SHORT_HISTORY)
     texts = snapshot.texts
     if not weight or texts is None or not texts.has[items].any():
         return np.zeros((0, snapshot.n_items), dtype=np.float32)
     cosines = texts.whole[items] @ texts.whole.T
-    cosines *= fade_together(texts.has[items].astype(np.float32))[:, None]
+    # What the user was against later makes similar texts worse, not better.
+    signs = texts.has[items] * np.where(strengths < 0, -1.0, 1.0)
+    cosines *= fade_together(signs.astype(np.float32))[:, None]
     total = cosines.sum(axis=0)
     scale = weight / _spread(total, texts.has)
     cosines -= cosines[:, texts.has].mean(axis=1, keepdims=True)

@@ -9,16 +9,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from smallai_assistant.cli.context import CommandContext, check_file
+from smallai_assistant.cli.rating_scale import RatingScale
 from smallai_assistant.errors import AssistantError, InvalidInput
 from smallai_assistant.storage.import_lines import ImportLines, in_line, parse_object
 from smallai_assistant.types import Interaction, Item
-from smallai_assistant.validation import MAX_AHEAD
+from smallai_assistant.validation import MAX_AHEAD, check_range
 
 T = TypeVar("T")
 
@@ -32,7 +33,8 @@ _ITEM_COLUMNS = {
 _INTERACTION_COLUMNS = {
     "user": ("user", "userid", "uid", "username", "customer", "customerid", "visitorid"),
     "item": ("item", "itemid", "iid", "movieid", "bookid", "productid", "sku", "asin", "isbn"),
-    "weight": ("weight", "rating", "score", "stars", "strength", "count", "quantity"),
+    "weight": ("weight", "strength", "count", "quantity"),
+    "rating": ("rating", "ratings", "stars", "score"),
     "at": ("at", "timestamp", "time", "date", "datetime", "when", "createdat", "ts"),
 }
 _DELIMITERS = ",;\t|"
@@ -61,39 +63,78 @@ def import_interactions(context: CommandContext) -> int:
     screen = context.screen
     # One time for all lines without a time, so that their order does not matter.
     now = time.time()
-    rows = _read(context, lambda row: _interaction(row, now), _INTERACTION_COLUMNS, required=("user", "item"))
-    # A wrong clock must not make a choice the latest one for years.
-    n_ahead = sum(row.at > now + MAX_AHEAD.total_seconds() for row in rows)
-    rows = [replace(row, at=now) if row.at > now + MAX_AHEAD.total_seconds() else row for row in rows]
+    scale = None if context.args.scale is None else RatingScale.parse(context.args.scale)
+    lines = _read(context, lambda row: _interaction(row, now, scale), _INTERACTION_COLUMNS, required=("user", "item"))
+    ratings = {line.rating for line in lines if line.rating is not None}
+    if ratings:
+        try:
+            scale = scale or RatingScale.recognize(ratings)
+        except InvalidInput as error:
+            raise InvalidFile(f"{context.args.file}: {error.message}", hint=error.hint) from error
+        lines = [line.rated(scale) for line in lines]
     with context.assistant() as assistant:
-        new = _without_known(rows, assistant.items.interactions())
+        new = _without_known(lines, assistant.items.interactions())
         n_stored = assistant.items.add_interactions(new)
         known = {item.id for item in assistant.items.items()}
-    if len(new) < len(rows):
-        screen.note(f"note: {len(rows) - len(new):,} lines are there already, with the same time, and are left out")
+    if len(new) < len(lines):
+        screen.note(f"note: {len(lines) - len(new):,} lines are there already and are left out")
+    n_ahead = sum(line.is_ahead for line in lines)
     if n_ahead:
         screen.note(f"note: {n_ahead:,} lines have a date in the future; they count as of now")
+    n_against = sum(line.interaction.weight < 0 for line in lines)
+    n_for = len(lines) - n_against
+    if ratings:
+        screen.note(f"note: ratings are read as {scale} (see --scale): {n_for:,} for, {n_against:,} against their item")
     n_unknown = sum(row.item not in known for row in new)
     if n_unknown:
         screen.note(f"note: {n_unknown:,} of them name an item that is not imported, see `smallai items import`")
-    return _report(context, n_stored, "interaction")
+    read_as = [scale.low, scale.high] if ratings and scale is not None else None
+    return _report(context, n_stored, "interaction", {"scale": read_as, "for": n_for, "against": n_against})
 
 
-def _without_known(rows: list[Interaction], stored: list[Interaction]) -> list[Interaction]:
-    """The rows that are not stored yet. A row that the file has twice may be stored once."""
-    left = Counter(stored)
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A line of a log.
+
+    Attributes:
+        interaction: with the weight of the line, as long as the scale of its rating is not known.
+        rating: None if the line has none.
+        is_dated: whether the line says when it was, and not a time in the future.
+        is_ahead: whether it says a time in the future.
+    """
+
+    interaction: Interaction
+    rating: float | None
+    is_dated: bool
+    is_ahead: bool
+
+    def rated(self, scale: RatingScale) -> _Line:
+        if self.rating is None:
+            return self
+        return replace(self, interaction=replace(self.interaction, weight=scale.weight(self.rating)))
+
+
+def _without_known(lines: Sequence[_Line], stored: Sequence[Interaction]) -> list[Interaction]:
+    """The interactions that are not stored yet, so that the same file again changes nothing.
+
+    A line that the file has twice may be stored twice. A line without a date is known if the store has it at any time.
+    """
+    dated = Counter(stored)
+    undated = Counter(replace(row, at=0.0) for row in stored)
     new = []
-    for row in rows:
-        if left[row] > 0:
-            left[row] -= 1
+    for line in lines:
+        row = line.interaction
+        left, key = (dated, row) if line.is_dated else (undated, replace(row, at=0.0))
+        if left[key] > 0:
+            left[key] -= 1
         else:
             new.append(row)
     return new
 
 
-def _report(context: CommandContext, n: int, noun: str) -> int:
+def _report(context: CommandContext, n: int, noun: str, more: Mapping[str, Any] | None = None) -> int:
     if context.args.json:
-        context.screen.json({"file": context.args.file, "imported": n, "kind": f"{noun}s"})
+        context.screen.json({"file": context.args.file, "imported": n, "kind": f"{noun}s", **(more or {})})
     else:
         context.screen.out(f"imported {n:,} {noun}{'' if n == 1 else 's'}")
     return 0
@@ -285,13 +326,25 @@ def _item(row: dict[str, Any]) -> Item:
     return Item(**fields, metadata={**extra, **row})
 
 
-def _interaction(row: Mapping[str, Any], now: float) -> Interaction:
-    return Interaction(
+def _interaction(row: Mapping[str, Any], now: float, scale: RatingScale | None) -> _Line:
+    at, rating = row.get("at"), row.get("rating")
+    seconds = _seconds(at, now)
+    # A wrong clock must not make a choice the latest one for years.
+    is_ahead = seconds > now + MAX_AHEAD.total_seconds()
+    stars = None if rating is None or rating == "" else _number("rating", rating, 0.0)
+    if stars is not None:
+        check_range("rating", stars, -1e6, 1e6)
+        if scale is not None:
+            scale.check(stars)
+    interaction = Interaction(
         user=_text("user", row["user"]),
         item=_text("item", row["item"]),
-        weight=_number("weight", row.get("weight"), 1.0),
-        at=_seconds(row.get("at"), now),
+        weight=_number("weight", row.get("weight"), 1.0) if stars is None else 1.0,
+        at=seconds,
     )
+    if is_ahead:
+        interaction = replace(interaction, at=now)
+    return _Line(interaction, stars, is_dated=at not in (None, "") and not is_ahead, is_ahead=is_ahead)
 
 
 def _text(name: str, value: Any) -> str:

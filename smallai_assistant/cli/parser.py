@@ -194,7 +194,7 @@ def _add_models(commands: Any, common: argparse.ArgumentParser) -> None:
 def _add_imports(commands: Any, common: argparse.ArgumentParser) -> None:
     for kind, columns in (
         ("items", "columns: id, title and optionally text; all other columns are kept as metadata"),
-        ("interactions", "columns: user, item and optionally weight (or rating) and at (or timestamp)"),
+        ("interactions", "columns: user, item and optionally rating (stars) or weight, and at (or timestamp)"),
     ):
         group = add_group(commands, kind, f"the {kind} that recommendations are made from")
         importer = add_command(
@@ -206,10 +206,18 @@ def _add_imports(commands: Any, common: argparse.ArgumentParser) -> None:
             description=f"Import {kind} from CSV or JSONL: all lines, or none if one is wrong. "
             f"{columns[0].upper()}{columns[1:]}.",
             examples=[f"smallai {kind} import {kind}.csv"],
-            json_shape='{"file", "imported", "kind"}',
+            json_shape='{"file", "imported", "kind"}'
+            if kind == "items"
+            else '{"file", "imported", "kind", "scale": [LOW, HIGH] or null, "for", "against"}',
         )
         # Text and not a path: the command reports a wrong file as it reports a wrong line.
         importer.add_argument("file", metavar="FILE", help="CSV with a header line, or JSONL")
+        if kind == "interactions":
+            importer.add_argument(
+                "--scale",
+                metavar="LOW-HIGH",
+                help="the worst and the best rating, such as 0-10 (default: what the ratings of the whole file fit)",
+            )
 
 
 def _add_the_rest(commands: Any, common: argparse.ArgumentParser) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -64,8 +65,10 @@ class ItemStore:
         # ILIKE reads % and _ as wildcards; a title that has them must match itself only.
         pattern = wanted.replace("!", "!!").replace("%", "!%").replace("_", "!_")
         columns = (items.c.id, items.c.title, items.c.text, items.c.metadata)
+        # A title is kept as it was written, with its accents composed or decomposed.
+        forms = {pattern, unicodedata.normalize("NFD", pattern)}
         by_title = sa.or_(
-            items.c.title.ilike(pattern, escape="!"), items.c.title.ilike(f"{pattern} (____)", escape="!")
+            *(items.c.title.ilike(like, escape="!") for form in sorted(forms) for like in (form, f"{form} (____)"))
         )
         with self._database.read() as connection:
             row = connection.execute(sa.select(*columns).where(items.c.id == wanted)).first()

@@ -107,11 +107,12 @@ def test_interactions_import_reads_times_and_weights(
     monkeypatch.setattr(imports, "time", SimpleNamespace(time=lambda: 1_710_000_000.0))
     done = run("interactions", "import", file, assistant=library)
     assert (done.code, done.out) == (0, "imported 5 interactions\n"), done.err
+    assert "ratings are read as 1 to 5 (see --scale): 2 for, 3 against" in done.err
     assert "5 of them name an item that is not imported" in done.err
     rows = {(row.user, row.item): row for row in library.items.interactions()}
-    assert rows["ada", "1"] == Interaction("ada", "1", 4.0, 1000.0)
+    assert rows["ada", "1"] == Interaction("ada", "1", 1.0, 1000.0)  # four stars are a plain choice
     assert rows["ada", "2"] == Interaction("ada", "2", 1.0, 1706724000.0)
-    assert rows["bob", "1"] == Interaction("bob", "1", 0.5, 1_700_000_000.0)
+    assert rows["bob", "1"] == Interaction("bob", "1", -3.0, 1_700_000_000.0)  # half a star is the worst rating
     assert rows["bob", "2"].at == 1_710_000_000.0
     assert rows["bob", "3"].at == 1706720400.0
 
@@ -145,7 +146,8 @@ def test_recommend_from_imported_files(run: Run, library: Assistant) -> None:
     folder = movielens()
     assert run("items", "import", folder / "ml-100k.item", assistant=library).out == "imported 1,682 items\n"
     log = run("interactions", "import", folder / "ml-100k.inter", assistant=library)
-    assert (log.out, log.err) == ("imported 100,000 interactions\n", "")
+    assert log.out == "imported 100,000 interactions\n"
+    assert log.err == "note: ratings are read as 1 to 5 (see --scale): 82,520 for, 17,480 against their item\n"
     done = run("recommend", "--user", "1", "--user", "stranger", "-k", 4, "--json", assistant=library)
     assert done.code == 0, done.err
     known, stranger = done.rows

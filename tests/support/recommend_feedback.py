@@ -10,7 +10,7 @@ import numpy as np
 
 from smallai_assistant import Feedback, Interaction, Item, ItemPart, JudgedTurn, Message, TextPart, Turn
 from smallai_recommend.index import Index
-from smallai_recommend.interactions import InteractionStats, choice_of
+from smallai_recommend.interactions import InteractionStats
 from smallai_recommend.memory import FeedbackMemory
 from smallai_recommend.signals import CatalogueItem
 from support.recommending import ANYTHING, TASK
@@ -18,7 +18,7 @@ from support.recommending import ANYTHING, TASK
 NAMES = "abcdefgh"
 FILMS = [Item(name, f"Title {name}") for name in NAMES]
 # Imported choices, some at the same times as the feedback of the tests.
-STORED = [choice_of(Interaction(f"u{n % 7}", NAMES[(n * n) % 8], at=float(n))) for n in range(60)]
+STORED = [Interaction(f"u{n % 7}", NAMES[(n * n) % 8], at=float(n)) for n in range(60)]
 
 
 def find(name: str) -> CatalogueItem | None:
