@@ -83,7 +83,13 @@ def reader(models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if any(b.language == "python" for b in blocks(page))], ids=lambda page: page.name
+    "page",
+    [
+        # The guides take half a minute each with the real models; the README is what a newcomer pastes first.
+        pytest.param(page, id=page.name, marks=[] if page.name == "README.md" else [pytest.mark.slow])
+        for page in PAGES
+        if any(block.language == "python" for block in blocks(page))
+    ],
 )
 def test_python_blocks_run(page: Path, reader: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page's blocks run in order in one namespace, as a reader would paste them."""
