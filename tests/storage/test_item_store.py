@@ -234,7 +234,7 @@ def test_of_fitting_columns_the_plainest_is_taken(
     file = tmp_path / "log.csv"
     file.write_text("username,User ID,Item-ID,Rating,Timestamp\nAda L.,u7,i9,4.5,1000\n")
     assert run_import("interactions", file, store, capsys).code == 0
-    assert store.interactions() == [Interaction("u7", "i9", 4.5, 1000.0)]
+    assert store.interactions() == [Interaction("u7", "i9", Interaction.weight_of_stars(4.5), 1000.0)]
 
 
 def test_line_numbers_count_lines_inside_cells(
@@ -253,7 +253,8 @@ def test_json_says_what_was_imported(
     file = tmp_path / "one.jsonl"
     file.write_text('{"id": 7, "title": "Alien", "user": 1, "item": 7, "at": "2026-01-31"}\n')
     done = run_import(kind, file, store, capsys, "--json")
-    assert json.loads(done.out) == {"file": str(file), "imported": 1, "kind": kind}
+    more = {"scale": None, "for": 1, "against": 0} if kind == "interactions" else {}
+    assert json.loads(done.out) == {"file": str(file), "imported": 1, "kind": kind, **more}
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
