@@ -10,16 +10,24 @@ import numpy as np
 from PIL import Image
 
 from smallai_assistant import AssistantError, errors
-from smallai_image.containers import read_header
+from smallai_image.containers import Header, read_header
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-MAX_PIXELS = 50_000_000  # 150 MB as RGB
+MAX_PIXELS = 50_000_000
+# What the decoder may hold at once, the file included, by the sizes in the file: `_needed_bytes`. What it really takes
+# was measured in processes of their own for pictures of 50 megapixels in every mode: at most 290 MB.
+MAX_DECODER_BYTES = 270_000_000
 
 # A larger picture is reduced by a whole factor, so that its shorter side stays above this. It saves time and memory and
 # does not change the scores, because classifiers see at most about 500 pixels a side.
 _ENOUGH_PIXELS = 1024
+# Of a longer picture only the middle is used: classifiers see the middle square, and some enlarge the whole before.
+_MAX_LONG_SIDE, _MAX_RATIO = 8 * _ENOUGH_PIXELS, 64
+_BAND_PIXELS = (
+    1 << 20
+)  # pixels that are converted at once: a second picture as large as the first would double the memory
 _ORIENTATION_TAG = 0x0112
 # What undoes each EXIF orientation; 1 is upright.
 _TRANSPOSE_OF = {
@@ -59,20 +67,19 @@ def decode(data: bytes, *, name: str = "<bytes>", max_pixels: int = MAX_PIXELS) 
     """
     header = read_header(data, name=name, max_pixels=max_pixels)
     try:
-        with Image.open(io.BytesIO(data), formats=(header.format,)) as image:
-            # Checked again: Pillow may read another size than `read_header`, for example of a damaged file.
-            if image.width * image.height > max_pixels:
-                raise errors.InputTooLarge(
-                    f"{name}: {image.width:,} x {image.height:,} pixels, {max_pixels:,} are allowed"
-                )
+        _check_memory(header, name)
+        file = io.BytesIO(header.pieces)
+        header.pieces.clear()  # the decoder has its own copy now
+        with Image.open(file, formats=(header.format,)) as image:
+            if image.width * image.height > header.width * header.height:
+                raise errors.InvalidImage(f"{name}: damaged: it claims two different sizes")
             # A JPEG can be decoded at a half, a quarter or an eighth of its size, which is much faster.
             image.draft(None, (_ENOUGH_PIXELS, _ENOUGH_PIXELS))
             transpose = _TRANSPOSE_OF.get(_orientation(image))
             image.load()
-            flat = _flat(image)
-            factor = min(flat.size) // _ENOUGH_PIXELS
-            flat = flat.reduce(factor) if factor > 1 else flat
-            pixels = np.array(flat if transpose is None else flat.transpose(transpose))
+            pixels = _reduced(image, header)
+        if transpose is not None:
+            pixels = np.array(Image.fromarray(pixels).transpose(transpose))
     except AssistantError:
         raise
     except (Image.DecompressionBombError, MemoryError) as error:
@@ -80,6 +87,53 @@ def decode(data: bytes, *, name: str = "<bytes>", max_pixels: int = MAX_PIXELS) 
     except Exception as error:  # Pillow's decoders raise many types: of struct, of zlib, of dictionary lookups
         raise errors.InvalidImage(f"{name}: cannot be decoded: {error}") from error
     return Picture(pixels, header.n_frames)
+
+
+def _check_memory(header: Header, name: str) -> None:
+    """Raises InputTooLarge if the decoder would hold more than `MAX_DECODER_BYTES`."""
+    width, height = header.width, header.height
+    # The same choice as in Pillow's `draft`.
+    fits = min(width // _ENOUGH_PIXELS, height // _ENOUGH_PIXELS) if header.format == "JPEG" else 1
+    scale = next(scale for scale in (8, 4, 2, 1) if scale <= max(fits, 1))
+    # A few rows are held twice more while they are decoded, and an address for each row.
+    pixels = (width * height + 3 * width) // scale**2
+    n_bytes = header.pixel_bytes * pixels + 8 * height // scale + 2 * header.held_samples + len(header.pieces)
+    if n_bytes > MAX_DECODER_BYTES:
+        raise errors.InputTooLarge(
+            f"{name}: {width:,} x {height:,} pixels of this kind of {header.format} take {n_bytes / 1e6:,.0f} MB "
+            f"to decode, {MAX_DECODER_BYTES / 1e6:,.0f} MB are allowed",
+            hint="send a smaller picture, or save it as a usual JPEG",
+        )
+
+
+def _reduced(image: Image.Image, header: Header) -> npt.NDArray[np.uint8]:
+    """Returns the picture reduced by a whole factor, on white, and cut to its middle if it is very long."""
+    width, height = (header.width, header.height) if header.frame else image.size
+    factor = max(min(width, height) // _ENOUGH_PIXELS, 1)
+    longest = factor * min(_MAX_LONG_SIDE, _MAX_RATIO * -(-min(width, height) // factor))
+    columns, rows = min(width, longest), min(height, longest)
+    left, top = (width - columns) // 2, (height - rows) // 2
+    if header.frame:  # from here on relative to the first frame
+        left, top = left - header.frame[0], top - header.frame[1]
+    pixels = np.empty((-(-rows // factor), -(-columns // factor), 3), np.uint8)
+    step = max(_BAND_PIXELS // (columns * factor), 1) * factor
+    for start in range(0, rows, step):
+        stop = min(start + step, rows)
+        band = _cut(image, (left, top + start, left + columns, top + stop))
+        pixels[start // factor : -(-stop // factor)] = np.asarray(band.reduce(factor) if factor > 1 else band)
+    return pixels
+
+
+def _cut(image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
+    """Returns a part of the picture as RGB on white. What lies outside the picture is white, too."""
+    left, top, right, bottom = box
+    inner = (max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height))
+    if inner == box:
+        return _flat(image.crop(box))
+    white = Image.new("RGB", (right - left, bottom - top), "white")
+    if inner[0] < inner[2] and inner[1] < inner[3]:
+        white.paste(_flat(image.crop(inner)), (inner[0] - left, inner[1] - top))
+    return white
 
 
 def _orientation(image: Image.Image) -> int:
