@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from smallai_assistant.config import AssistantConfig, load_config, make_options, nearest
+from smallai_assistant.conversation.first_notices import FirstNotices
 from smallai_assistant.conversation.router import Router
 from smallai_assistant.conversation.session import Response, Session
 from smallai_assistant.conversation.turn_runner import Services
@@ -19,7 +21,9 @@ from smallai_assistant.engines.transformers_vision import TransformersVisionEngi
 from smallai_assistant.errors import Cancelled, ConfigError, InvalidInput
 from smallai_assistant.feedback import Adapter, Feedback, Receipt
 from smallai_assistant.learning.adapter_store import AdapterStore
-from smallai_assistant.learning.feedback_service import Erased, FeedbackService, LearningStores
+from smallai_assistant.learning.eraser import Erased, Eraser
+from smallai_assistant.learning.fast_memory import FastMemory
+from smallai_assistant.learning.feedback_service import FeedbackService, LearningStores
 from smallai_assistant.learning.learner import CycleOptions, Learner, LearningJob
 from smallai_assistant.learning.report import CycleReport
 from smallai_assistant.learning.serving_adapters import ServingAdapters
@@ -32,7 +36,7 @@ from smallai_assistant.storage.feedback_transfer import FeedbackTransfer, Transf
 from smallai_assistant.storage.item_store import ItemStore
 from smallai_assistant.storage.turn_store import TurnStore
 from smallai_assistant.task import Task, TaskContext
-from smallai_assistant.types import Content, Notice, new_id
+from smallai_assistant.types import Content, new_id
 from smallai_assistant.validation import canonical_key
 
 
@@ -86,7 +90,7 @@ class Assistant:
         self.adapters = AdapterStore(self._database, self.config.data_dir / "adapters")
         # Tasks ask it at every answer. It checks the files of each version against their hashes only once.
         self._serving = ServingAdapters(self.adapters)
-        self._plugins = PluginManager(disabled=self.config.disabled_plugins, extra=plugins)
+        self._plugins = PluginManager(disabled=self.config.disabled_plugins, extra=plugins, folder=self.config.data_dir)
         self.catalog = Catalog(self.config.models_dir)
         engines = [
             *self._plugins.engines.values(),  # before ours, so that a plugin can replace an engine
@@ -104,8 +108,11 @@ class Assistant:
         options = self._task_options()
         self._set_up_tasks(options)
         stores = LearningStores(turns=self.store, feedback=self.feedback, adapters=self.adapters)
-        self._feedback_service = FeedbackService(self._plugins, stores)
-        self._feedback_service.rebuild_all()
+        memory = FastMemory(self._plugins, self.feedback, self._serving)
+        self._feedback_service = FeedbackService(self._plugins, stores, memory)
+        self._eraser = Eraser(self.models, stores=stores, memory=memory, data_dir=self.config.data_dir)
+        self.feedback.finish_erasure(only_unfinished=True)
+        memory.rebuild_all()
         self._learner = Learner(
             self._plugins,
             self.models,
@@ -119,8 +126,6 @@ class Assistant:
             embedding=ModelSpec(self.config.models.embedding, task="feature-extraction"),
             threshold=self.config.intent_threshold,
         )
-        self._first_notices_lock = threading.Lock()
-        self._first_notices_given = False
         self._services = Services(
             router=self.router,
             models=self.models,
@@ -128,8 +133,11 @@ class Assistant:
             options=options,
             reply_to_speech=self.config.reply_to_speech,
             turn_finished=self._plugins.notify_turn_finished,
-            first_notices=self._first_notices,
+            first_notices=FirstNotices(self.broken_plugins, self.models).take,
             give_feedback=self._feedback_service.give,
+            answer_timeout_s=self.config.answer_timeout_s,
+            refresh=memory.refresh,
+            notices_of=memory.notices,
         )
         self._is_closed = False
 
@@ -220,17 +228,37 @@ class Assistant:
         return self._feedback_service.undo(feedback_id)
 
     def erase_feedback(self, ids: Sequence[str]) -> Erased:
-        """Deletes the content of feedback permanently, also from the checkpoints of stopped learning cycles.
+        """Deletes feedback permanently; a taught example goes with the last feedback on it, its picture too.
+
+        When the call has returned, no process uses what was erased for an answer that begins, no file of the data
+        directory holds it, and no rollback brings it back: the adapters that learned from it are deleted, too.
 
         Returns:
-            What was erased, and the adapters that were trained on it. Their weights still contain it: train them again,
-            or remove them.
+            What was erased, the adapters that went with it, and what serves instead.
 
         Raises:
-            InvalidInput: there is no such feedback.
+            InvalidInput: there is no such feedback; nothing was erased.
         """
-        erased = self._feedback_service.erase(ids)
-        # A checkpoint may hold weights that were trained on the erased feedback, and nobody can tell which.
+        return self._erase(feedback_ids=ids)
+
+    def erase_turns(self, ids: Sequence[str]) -> Erased:
+        """Deletes turns permanently, with all feedback on them; see `erase_feedback`.
+
+        A picture or a recording goes with the last turn that has it.
+
+        Raises:
+            InvalidInput: there is no such turn; nothing was erased.
+        """
+        return self._erase(turn_ids=ids)
+
+    def erase_session(self, session_id: str) -> Erased:
+        """Deletes the turns of a conversation permanently, and whose it was; see `erase_turns` and its errors."""
+        self.store.flush()
+        return self._erase(turn_ids=self.store.forget_session(session_id), session_id=session_id)
+
+    def _erase(self, *, feedback_ids: Sequence[str] = (), turn_ids: Sequence[str] = (), session_id: str = "") -> Erased:
+        erased = self._eraser.erase(feedback_ids, turn_ids=turn_ids, session_id=session_id)
+        # A checkpoint may hold weights that were trained on what was erased, and nobody can tell which.
         self._learner.drop_checkpoints()
         return erased
 
@@ -327,9 +355,10 @@ class Assistant:
         # The reverse of the order in `__init__`: each part may use the parts that are closed after it.
         self._learner.close()
         self.store.close()
+        self._plugins.close()  # observers are told of the last turns while everything they may ask is open
         for name, task in self._plugins.tasks.items():
             with self._plugins.containing(name):
-                task.close()
+                self._plugins.call_task(name, "close", task.close)
         self.models.close()
         self._database.close()
 
@@ -368,18 +397,4 @@ class Assistant:
             )
             with self._plugins.containing(name, drop_task=True):
                 folder.mkdir(parents=True, exist_ok=True)
-                task.setup(context)
-
-    def _first_notices(self) -> tuple[Notice, ...]:
-        """Notices for the first answer only: a CPU fallback, and plugins that were left out."""
-        with self._first_notices_lock:  # two first answers may be made at the same time
-            if self._first_notices_given:
-                return ()
-            self._first_notices_given = True
-        notices = [
-            Notice("plugin_skipped", f"The plugin {name} was left out: {why}")
-            for name, why in self.broken_plugins.items()
-        ]
-        if self.models.device_notice is not None:
-            notices.append(self.models.device_notice)
-        return tuple(notices)
+                self._plugins.call_task(name, "setup", partial(task.setup, context))

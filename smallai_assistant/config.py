@@ -66,7 +66,7 @@ class AssistantConfig:
         reply_to_speech: whether a spoken message is transcribed and then also answered.
         intent_threshold: a text whose cosine similarity to every intent is lower is taken as dialogue; 0 to 1.
         answer_timeout_s: an answer ends with an error if its task yields nothing for so many seconds; 0 sets no limit.
-        disabled_plugins: entry-point names of plugins that are not loaded.
+        disabled_plugins: labels of plugins that are not loaded, as `smallai plugins` lists them.
         models: the model of each role.
         tasks: the options of each task, by task name.
     """

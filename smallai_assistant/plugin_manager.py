@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.metadata
+import functools
 import logging
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any, TypeVar
 
 import pluggy
 
@@ -15,77 +18,100 @@ from smallai_assistant import hookspecs
 from smallai_assistant.engines.base import Engine
 from smallai_assistant.errors import AssistantError, PluginError
 from smallai_assistant.feedback import Adapter, Feedback
+from smallai_assistant.foreign.calls import PluginHangsError, call, described, is_ctrl_c
+from smallai_assistant.foreign.imports import IMPORT_TIMEOUT_S, PluginImporter, send_result
+from smallai_assistant.foreign.installed import installed_plugins
+from smallai_assistant.foreign.observers import Observers
 from smallai_assistant.task import API_VERSION, Task
 from smallai_assistant.types import Message, Turn
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _MODALITIES = frozenset({"text", "image", "audio"})
+# A person waits for the answer, and choosing looks at one message.
+_CHOICE_TIMEOUT_S = 5.0
+# Whoever approves may ask a model or a service about every example. Nobody waits for it but the learning cycle.
+_APPROVAL_TIMEOUT_S = 600.0
 
 
 class PluginManager:
     """Loads plugins and calls their hooks. A fault of one plugin does not affect the others.
 
+    Our own plugins are called directly. Everything else is foreign code: it runs on other threads, and a deadline ends
+    the wait for it.
+
     Args:
-        disabled: names of entry points to leave out. They are not even imported.
+        disabled: labels of plugins to leave out. They are not even imported.
         extra: plugin modules or objects without an entry point.
+        folder: where to keep which plugins can be imported; None tries each of them in a child process first.
 
     Attributes:
         tasks: task name -> task, in the order of registration.
         engines: engine name -> engine, in the order of registration.
-        loaded: name -> version of the plugins in use; the version of an extra plugin is empty.
-        broken: name -> what is wrong with a plugin that was left out.
+        loaded: label -> version of the plugins in use; the version of an extra plugin is empty.
     """
 
-    def __init__(self, *, disabled: Sequence[str] = (), extra: Sequence[object] = ()) -> None:
+    def __init__(
+        self, *, disabled: Sequence[str] = (), extra: Sequence[object] = (), folder: Path | None = None
+    ) -> None:
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
+        self._importer = PluginImporter(folder)
+        self._observers = Observers(self._observer_failed)
+        self._own: set[str] = set()  # names of our own plugins and of their tasks
+        self._without_choice: set[str] = set()  # plugins whose `choose_task` hangs
+        self._faulty: set[str] = set()  # plugins whose observers hang or are too slow
         self.tasks: dict[str, Task] = {}
         self.engines: dict[str, Engine] = {}
         self.loaded: dict[str, str] = {}
-        self.broken: dict[str, str] = {}
-        for entry_point in _entry_points():
-            if entry_point.name in disabled:
-                continue
-            version = entry_point.dist.version if entry_point.dist else ""
-            with self.containing(entry_point.name):
-                self._add(entry_point.name, entry_point.load(), version)
+        self._broken: dict[str, str] = {}
+        self._load_installed(disabled)
         for plugin in extra:
             name = getattr(plugin, "__name__", type(plugin).__name__)
             with self.containing(name):
                 self._add(name, plugin, "")
 
+    @property
+    def broken(self) -> dict[str, str]:
+        """Label or task name -> what is wrong with a plugin that was left out, or that failed later."""
+        self._observers.check()
+        return self._broken
+
     def choose_task(self, message: Message, candidates: Sequence[Task]) -> Task | None:
         """Asks the plugins, the last registered first, and returns the first choice; None if no plugin chooses.
 
         Raises:
-            PluginError: a hook raised, or named a task that is not a candidate.
+            PluginError: a hook raised or hung, or named a task that is not a candidate.
         """
         # One by one, because an error of pluggy's own call does not say which plugin raised it. pluggy keeps the
         # implementations in the reverse order of calls.
         for implementation in reversed(self._manager.hook.choose_task.get_hookimpls()):
+            plugin = str(implementation.plugin_name)
+            if plugin in self._without_choice:
+                continue
+            ask = functools.partial(_call, implementation, message=message, candidates=candidates)
+            hint = "name the task yourself, or disable the plugin"
             try:
-                name = _call(implementation, message=message, candidates=candidates)
-            except AssistantError:
+                name = self._ask(plugin, "choose_task", ask, timeout_s=_CHOICE_TIMEOUT_S, hint=hint)
+            except PluginHangsError as error:
+                # Each further call would cost the deadline and a thread.
+                self._without_choice.add(plugin)
+                self._broken[plugin] = f"{error.message}; it is not asked again"
                 raise
-            except BaseException as error:
-                raise PluginError(
-                    f"plugin {implementation.plugin_name!r}: choose_task raised {_described(error)}",
-                    hint="name the task yourself, or disable the plugin",
-                ) from error
             if name is None:
                 continue
             for task in candidates:
                 if task.name == name:
                     return task
             raise PluginError(
-                f"plugin {implementation.plugin_name!r}: choose_task returned {name!r}",
+                f"plugin {plugin!r}: choose_task returned {name!r}",
                 hint=f"it must return None or one of: {', '.join(task.name for task in candidates)}",
             )
         return None
 
     def notify_turn_finished(self, turn: Turn) -> None:
-        """Tells the observers that a turn was stored. An error of one is logged, and the others are still told."""
+        """Tells the observers that a turn was stored, each on a thread of its own. Returns at once."""
         self._notify(self._manager.hook.turn_finished, turn=turn)
 
     def notify_feedback_given(self, feedback: Feedback, turn: Turn) -> None:
@@ -103,31 +129,28 @@ class PluginManager:
             The name and the decision of the first plugin that decides, None if none does.
 
         Raises:
-            PluginError: a hook raised, or returned something other than True, False or None.
+            PluginError: a hook raised or hung, or returned something other than True, False or None.
         """
         for implementation in reversed(self._manager.hook.approve_adapter.get_hookimpls()):
-            try:
-                decision = _call(implementation, candidate=candidate, champion=champion)
-            except AssistantError:
-                raise
-            except BaseException as error:
-                raise PluginError(
-                    f"plugin {implementation.plugin_name!r}: approve_adapter raised {_described(error)}",
-                    hint="the champion stays in use; disable the plugin to leave the decision to the gate",
-                ) from error
+            plugin = str(implementation.plugin_name)
+            ask = functools.partial(_call, implementation, candidate=candidate, champion=champion)
+            hint = "the champion stays in use; disable the plugin to leave the decision to the gate"
+            decision = self._ask(plugin, "approve_adapter", ask, timeout_s=_APPROVAL_TIMEOUT_S, hint=hint)
             if decision is None:
                 continue
             if not isinstance(decision, bool):
-                raise PluginError(f"plugin {implementation.plugin_name!r}: approve_adapter returned {decision!r}")
-            return str(implementation.plugin_name), decision
+                raise PluginError(f"plugin {plugin!r}: approve_adapter returned {decision!r}")
+            return plugin, decision
         return None
 
-    def _notify(self, hook: Any, **arguments: Any) -> None:
-        for implementation in reversed(hook.get_hookimpls()):
-            try:
-                _call(implementation, **arguments)
-            except BaseException as error:
-                log.warning("plugin %r: %s raised %s", implementation.plugin_name, hook.name, _described(error))
+    def call_task(self, name: str, method: str, work: Callable[[], T], *, timeout_s: float = IMPORT_TIMEOUT_S) -> T:
+        """Calls a method of a task: ours directly, a stranger's with a deadline.
+
+        Raises:
+            PluginHangsError: it took longer than `timeout_s`.
+            Exception: what it raised.
+        """
+        return work() if name in self._own else call(work, timeout_s=timeout_s, what=f"{method} of {name}")
 
     @contextmanager
     def containing(
@@ -141,47 +164,109 @@ class PluginManager:
         """
         try:
             yield
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:  # plugins call sys.exit, and a panic in Rust code is a BaseException
-            if but is not None and isinstance(error, but):
+            if is_ctrl_c(error) or (but is not None and isinstance(error, but)):
                 raise
             if drop_task:
                 self.tasks.pop(name, None)
-            self.broken[name] = error.message if isinstance(error, PluginError) else _described(error)
-            log.warning("plugin %r is left out: %s", name, self.broken[name])
+            self._broken[name] = described(error)
+            log.warning("plugin %r is left out: %s", name, self._broken[name])
 
-    def _add(self, name: str, plugin: object, version: str) -> None:
+    def close(self) -> None:
+        """Waits at most two seconds until the observers were told everything. Idempotent."""
+        self._observers.close()
+
+    def _load_installed(self, disabled: Sequence[str]) -> None:
+        for plugin in installed_plugins():
+            label = plugin.label
+            if label in disabled or plugin.entry_point.name in disabled:
+                continue
+            if not plugin.is_own and self._importer.is_inside_import:
+                continue
+            with self.containing(label):
+                if plugin.unusable:
+                    raise PluginError(plugin.unusable)
+                add = functools.partial(self._add, label, version=plugin.version, is_own=plugin.is_own)
+                if plugin.is_own:
+                    add(plugin.entry_point.load())
+                else:
+                    self._importer.load(plugin, add)
+                    if fault := self._importer.fault_of(label):
+                        self._broken[label] = f"{fault} (of an earlier run)"
+
+    def _add(self, name: str, plugin: object, version: str, *, is_own: bool = False) -> None:
         # Everything is collected and checked first, so that a broken plugin leaves nothing behind.
-        tasks: dict[str, Task] = {}
-        engines: dict[str, Engine] = {}
+        collect = functools.partial(_collect, name, plugin, tasks=self.tasks, engines=self.engines)
+        if is_own:
+            tasks, engines = collect()
+        else:
+            tasks, engines = call(collect, timeout_s=IMPORT_TIMEOUT_S, what="its registration")
         self._manager.register(plugin, name)
-        try:
-            self._manager.check_pending()  # raises for a marked function that is not the name of a hook
-            hook = self._manager.hook
-            for implementation in _of_plugin(hook.register_engines, plugin):
-                _call(implementation, register=_registrar(engines, self.engines, Engine))
-            for implementation in _of_plugin(hook.register_tasks, plugin):
-                _call(implementation, register=_registrar(tasks, self.tasks, Task))
-            for task in tasks.values():
-                _check_task(task)
-        except BaseException:
-            self._manager.unregister(plugin)
-            raise
         self.tasks |= tasks
         self.engines |= engines
         self.loaded[name] = version
+        if is_own:
+            self._own |= {name, *tasks}
+
+    def _ask(self, plugin: str, hook: str, ask: Callable[[], Any], *, timeout_s: float, hint: str) -> Any:
+        """Calls a hook that decides, and names the plugin in what goes wrong."""
+        try:
+            return ask() if plugin in self._own else call(ask, timeout_s=timeout_s, what=hook)
+        except PluginHangsError as error:
+            raise PluginHangsError(f"plugin {plugin!r}: {error.message}", hint=hint) from error
+        except BaseException as error:
+            cause = error.__cause__ if isinstance(error, PluginError) and error.__cause__ is not None else error
+            if is_ctrl_c(error) or (isinstance(error, AssistantError) and cause is error):
+                raise
+            raise PluginError(f"plugin {plugin!r}: {hook} raised {described(cause)}", hint=hint) from error
+
+    def _notify(self, hook: Any, **arguments: Any) -> None:
+        for implementation in reversed(hook.get_hookimpls()):
+            plugin = str(implementation.plugin_name)
+            self._observers.tell(plugin, hook.name, functools.partial(_call, implementation, **arguments))
+
+    def _observer_failed(self, plugin: str, why: str) -> None:
+        if plugin not in self._faulty:  # once, and not for each event that it drops
+            self._faulty.add(plugin)
+            log.warning("plugin %r: %s", plugin, why)
+            self._importer.keep_fault(plugin, why)
+        self._broken[plugin] = why
 
 
-def _entry_points() -> list[importlib.metadata.EntryPoint]:
-    """The installed plugins by name. A distribution that is found twice on the path counts once."""
-    found = importlib.metadata.entry_points(group=hookspecs.PROJECT)
-    unique = {entry_point.name: entry_point for entry_point in found}
-    return [unique[name] for name in sorted(unique)]
+def try_plugin() -> None:
+    """Imports and registers one plugin, and tells the parent process how that went. Runs in a child process."""
+    name, value, descriptor = sys.argv[1:]
+    try:
+        plugin = EntryPoint(name, value, hookspecs.PROJECT).load()
+        _collect(name, plugin, tasks={}, engines={})
+        error = ""
+    except BaseException as raised:
+        error = described(raised)
+    send_result(int(descriptor), error)
 
 
-def _of_plugin(hook: Any, plugin: object) -> list[Any]:
-    return [implementation for implementation in hook.get_hookimpls() if implementation.plugin is plugin]
+def _collect(
+    name: str, plugin: object, *, tasks: dict[str, Task], engines: dict[str, Engine]
+) -> tuple[dict[str, Task], dict[str, Engine]]:
+    """Lets a plugin register its tasks and engines, and checks them.
+
+    Args:
+        tasks, engines: those of other plugins, whose names are taken.
+    """
+    # A manager of its own: if the plugin hangs, nothing of it is in the one that is used.
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    new_tasks: dict[str, Task] = {}
+    new_engines: dict[str, Engine] = {}
+    manager.register(plugin, name)
+    manager.check_pending()  # raises for a marked function that is not the name of a hook
+    for implementation in manager.hook.register_engines.get_hookimpls():
+        _call(implementation, register=_registrar(new_engines, engines, Engine))
+    for implementation in manager.hook.register_tasks.get_hookimpls():
+        _call(implementation, register=_registrar(new_tasks, tasks, Task))
+    for task in new_tasks.values():
+        _check_task(task)
+    return new_tasks, new_engines
 
 
 def _call(implementation: Any, **arguments: Any) -> Any:
@@ -224,8 +309,3 @@ def _check_task(task: Task) -> None:
         isinstance(accept, frozenset) and accept and accept <= _MODALITIES for accept in accepts
     ):
         raise PluginError(f"{label}.accepts must be a tuple of frozensets of 'text', 'image', 'audio', not {accepts!r}")
-
-
-def _described(error: BaseException) -> str:
-    """The error's type and message, without a trailing colon if it has no message."""
-    return f"{type(error).__name__}: {error}".strip().rstrip(":")

@@ -11,9 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from smallai_assistant.engines import device as devices
 from smallai_assistant.engines.base import Engine, LoadedModel, ModelSpec
-from smallai_assistant.engines.device import available_bytes, choose_device, give_back_memory, total_bytes
+from smallai_assistant.engines.leases import Leases
 from smallai_assistant.errors import AssistantError, Busy, ModelError, ModelInvalid, OutOfMemory
+from smallai_assistant.models.boundary import is_out_of_memory, model_errors
+from smallai_assistant.models.integrity import HashCheck
 from smallai_assistant.types import Notice
 
 M = TypeVar("M", bound=LoadedModel)
@@ -37,6 +40,12 @@ class ModelFiles(Protocol):
 
     def fingerprint(self, name: str, *, task: str | None = None, revision: str | None = None) -> dict[str, str]:
         """The model's revision and the hashes of its weights and tokenizer."""
+
+    def begin_check(self, name: str, *, task: str | None = None, revision: str | None = None) -> HashCheck:
+        """Begins to compare the model's files with their hashes."""
+
+    def end_check(self, check: HashCheck) -> None:
+        """Ends the comparison after the load; raises IntegrityError if a file has changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +98,7 @@ class ModelRuntime:
         self._wanted_device = device
         self._memory_budget_mb = memory_budget_mb
         self._on_progress = on_progress or (lambda *_: None)
+        self.leases = Leases()  # public, so that those of a thread that hangs can be ended
         # It guards everything below, and is notified when a lease ends or a load finishes. It is never held while a
         # model loads or closes, because both take seconds.
         self._changed = threading.Condition()
@@ -102,7 +112,7 @@ class ModelRuntime:
         """The torch device string that models load on."""
         with self._changed:
             if self._device is None:
-                self._device = choose_device(self._wanted_device)
+                self._device = devices.choose_device(self._wanted_device)
             return self._device[0]
 
     @property
@@ -115,7 +125,7 @@ class ModelRuntime:
         """The maximum of the measured bytes of all loaded models together."""
         if self._memory_budget_mb:
             return self._memory_budget_mb * _MB
-        return int(_BUDGET_SHARE * total_bytes(self.device))
+        return int(_BUDGET_SHARE * devices.total_bytes(self.device))
 
     @contextmanager
     def lease(self, spec: ModelSpec, kind: type[M], *, timeout_s: float = _LEASE_PATIENCE_S) -> Iterator[M]:
@@ -128,12 +138,14 @@ class ModelRuntime:
         Raises:
             ModelNotFound: the model was not pulled.
             ModelInvalid: its files cannot be used.
+            IntegrityError: a file is not the one that was recorded, or that this process used before.
             OutOfMemory: it does not fit. The message says what it needs and what there is, the hint what would fit.
             Busy: other leases held the memory too long.
             ModelError: the model is not of `kind`, or the assistant is closed.
         """
         resolved = replace(spec, name=self._files.name_for(spec.name, spec.task))
         model = self._acquire(resolved, timeout_s)
+        lease = self.leases.begin(lambda: self._release(resolved))
         try:
             if not isinstance(model, kind):
                 raise ModelError(
@@ -142,7 +154,7 @@ class ModelRuntime:
                 )
             yield model
         finally:
-            self._release(resolved)
+            lease.end()
 
     def loaded(self) -> list[LoadedInfo]:
         """The models in memory, least recently used first."""
@@ -178,7 +190,7 @@ class ModelRuntime:
 
         Returns:
             The model's name, revision, quantization, and the hashes of its weights and tokenizer, as JSON values. The
-            files are hashed once.
+            files are hashed once, and each load compares them with these hashes.
 
         Raises:
             ModelNotFound: the model was not pulled.
@@ -188,12 +200,17 @@ class ModelRuntime:
         return {"model": name, "quantization": spec.quantization, **found}
 
     def folder_of(self, spec: ModelSpec) -> Path:
-        """The folder of the model's files, checked. Training loads its own copy from it.
+        """The folder of the model's files, checked and compared with their hashes. Training loads its copy from it.
 
         Raises:
             ModelNotFound: the model was not pulled.
+            IntegrityError: a file is not the one that was recorded, or that this process used before.
         """
-        return self._files.resolve(self._files.name_for(spec.name, spec.task), task=spec.task, revision=spec.revision)
+        name = self._files.name_for(spec.name, spec.task)
+        with model_errors(str(spec)):
+            folder = self._files.resolve(name, task=spec.task, revision=spec.revision)
+        self._files.end_check(self._files.begin_check(name, task=spec.task, revision=spec.revision))
+        return folder
 
     def retire_adapter(self, adapter_id: str) -> None:
         """Tells every loaded model that an adapter no longer serves new answers."""
@@ -246,13 +263,12 @@ class ModelRuntime:
                 self._changed.notify_all()
             raise
         with self._changed:
-            if self._is_closed:
+            closed = self._is_closed
+            if closed:
                 self._slots.pop(spec, None)
-                closed = True
             else:
                 slot.model = slot_model
                 slot.n_leases = 1
-                closed = False
             self._changed.notify_all()
         if closed:  # the assistant was closed during the load
             slot_model.close()
@@ -267,9 +283,11 @@ class ModelRuntime:
                 self._changed.notify_all()
 
     def _load(self, spec: ModelSpec, slot: _Slot, deadline: float) -> LoadedModel:
-        folder = self._files.resolve(spec.name, task=spec.task, revision=spec.revision)
-        engine = self._engine_for(spec, folder)
-        estimate = engine.estimate_bytes(spec, folder)
+        # The boundary of the stage: files of strangers can make any engine or library raise anything.
+        with model_errors(str(spec)):
+            folder = self._files.resolve(spec.name, task=spec.task, revision=spec.revision)
+            engine = self._engine_for(spec, folder)
+            estimate = engine.estimate_bytes(spec, folder)
         self._make_room(spec, slot, estimate, deadline, engine=engine, folder=folder)
         try:
             model = self._load_once(engine, spec, folder)
@@ -282,29 +300,29 @@ class ModelRuntime:
             self._make_room(spec, slot, model.n_bytes, deadline, engine=engine, folder=folder)
         except BaseException:
             model.close()
-            give_back_memory(self.device)
+            devices.give_back_memory(self.device)
             raise
         return model
 
     def _load_once(self, engine: Engine, spec: ModelSpec, folder: Path) -> LoadedModel:
         self._on_progress(f"loading {spec}", 0.0)
+        check = self._files.begin_check(spec.name, task=spec.task, revision=spec.revision)
+        model = None
         try:
-            model = engine.load(spec, folder, device=self.device, progress=self._on_progress)
-        except AssistantError:
-            give_back_memory(self.device)
-            raise
+            with model_errors(str(spec), hint="verify it, or pull it again"):
+                model = engine.load(spec, folder, device=self.device, progress=self._on_progress)
+            self._files.end_check(check)
         except BaseException as error:
-            give_back_memory(self.device)
-            if isinstance(error, KeyboardInterrupt):
+            if model is not None:
+                model.close()
+            devices.give_back_memory(self.device)
+            if isinstance(error, ModelInvalid):
+                self._files.end_check(check)  # a damaged file explains more than what the loader said about it
+            check.abandon()
+            if isinstance(error, KeyboardInterrupt | AssistantError) or not is_out_of_memory(error):
                 raise
-            # By its name, so that torch is not imported for engines that do not use it.
-            if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
-                raise OutOfMemory(
-                    f"the device {self.device} has no memory for {spec}",
-                    hint="close other programs or use a smaller model",
-                ) from error
-            raise ModelInvalid(
-                f"{spec} could not be loaded: {type(error).__name__}: {error}", hint="verify it, or pull it again"
+            raise OutOfMemory(
+                f"the device {self.device} has no memory for {spec}", hint="close other programs or use a smaller model"
             ) from error
         self._on_progress(f"loading {spec}", 1.0)
         return model
@@ -358,7 +376,7 @@ class ModelRuntime:
             while (idle := self._oldest_idle()) is not None:
                 evicted.append(self._slots.pop(idle))
         self._drop(evicted)
-        give_back_memory(self.device)
+        devices.give_back_memory(self.device)
 
     def _drop(self, slots: list[_Slot]) -> None:
         for slot in slots:
@@ -366,7 +384,7 @@ class ModelRuntime:
                 slot.model.close()
                 slot.model = None
         if slots:
-            give_back_memory(self.device)
+            devices.give_back_memory(self.device)
 
     def _does_not_fit(self, spec: ModelSpec, n_bytes: int, budget: int, engine: Engine, folder: Path) -> OutOfMemory:
         smaller = []
@@ -377,6 +395,6 @@ class ModelRuntime:
         fits = f"{spec.name} would fit in {' or '.join(smaller)}" if smaller else "use a smaller model"
         return OutOfMemory(
             f"{spec} needs about {n_bytes // _MB} MB, the memory budget is {budget // _MB} MB "
-            f"({available_bytes(self.device) // _MB} MB are free on {self.device})",
+            f"({devices.available_bytes(self.device) // _MB} MB are free on {self.device})",
             hint=f"{fits}; or raise memory_budget_mb",
         )

@@ -16,6 +16,7 @@ from smallai_assistant import Engine, GenerationOptions, LoadedModel, ModelRunti
 from smallai_assistant.engines.base import EmbeddingModel
 from smallai_assistant.engines.transformers import TransformersEngine
 from smallai_assistant.errors import Busy, ConfigError, ModelError, ModelInvalid, OutOfMemory
+from smallai_assistant.models.integrity import HashCheck
 
 MB = 2**20
 
@@ -70,6 +71,12 @@ class Folders:
 
     def resolve(self, name: str, *, task: str | None = None, revision: str | None = None) -> Path:
         return Path(name)
+
+    def begin_check(self, name: str, *, task: str | None = None, revision: str | None = None) -> HashCheck:
+        return HashCheck(Path(name), {}, name)
+
+    def end_check(self, check: HashCheck) -> None:
+        check.finish()
 
 
 def runtime(engine: Engine, budget_mb: int = 10) -> ModelRuntime:

@@ -10,9 +10,10 @@ from typing import Any
 
 from smallai_assistant import Example, GenerationOptions, ModelSpec, TextModel, Training
 from smallai_chat.evaluation import chat
-from smallai_chat.examples import near_misses, normalized
+from smallai_chat.examples import near_misses
 from smallai_chat.reference_prompts import TOPICS, sample_reference_prompts
 from smallai_chat.scope import Scopes
+from smallai_chat.words import normalized
 
 MAX_TOKENS = 1024  # of a row; the rest is cut off
 # A fact has up to twelve wordings, all with the same two answers: a few pairs suffice, and DPO is slow.

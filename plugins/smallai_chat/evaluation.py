@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from smallai_assistant import Adapter, Example, GenerationOptions, Score, TextModel
-from smallai_chat.examples import Choice, Fact, LeakCheck, PlainAnswer, Rated, normalized
+from smallai_chat.examples import Choice, Fact, LeakCheck, PlainAnswer, Rated
+from smallai_chat.words import normalized
 
 T = TypeVar("T")
 Chat = list[dict[str, str]]

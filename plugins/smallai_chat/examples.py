@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import random
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +16,8 @@ from functools import cache
 from importlib import resources
 
 from smallai_assistant import Example, JudgedTurn
-from smallai_chat.memory import content_words, overlap
 from smallai_chat.reference_prompts import HELD_OUT_ANSWERS, HELD_OUT_QUESTIONS
+from smallai_chat.words import content_words, normalized, overlap, question_key
 
 # Wordings of a corrected question, the original included: enough for both sides of the split.
 N_WORDINGS = 12
@@ -147,7 +146,7 @@ def examples_of(judged_turns: Sequence[JudgedTurn]) -> list[Example]:
                     split_key=turn.id,
                     feedback_ids=(given.id,),
                     payload=Rated(question, answer, given.is_good),
-                    subject=normalized(question),
+                    subject=question_key(question),
                 )
             )
     return out
@@ -162,7 +161,7 @@ class _Subjects:
     def of_correction(self, question: str, answer: str) -> str:
         """Returns the subject of a corrected question: an earlier one if it has the same answer and similar words."""
         known, words = self._of_answer[normalized(answer) or answer], content_words(question)
-        subject = normalized(question)
+        subject = question_key(question)
         if subject not in known:
             same = (other for other, its in known.items() if overlap(words, its) > _MAX_SHARED_BY_TWO_SUBJECTS)
             subject = next(same, subject)
@@ -222,12 +221,6 @@ def protected_of(judged_turns: Sequence[JudgedTurn]) -> dict[str, list[Example]]
         name: [example for example in examples if normalized(example.prompt) not in judged]
         for name, examples in slices.items()
     }
-
-
-def normalized(text: str) -> str:
-    """Returns the words in lower case, separated by single spaces, without punctuation."""
-    # NFC, because an accent written as a character of its own would end the word.
-    return " ".join(re.findall(r"\w+", unicodedata.normalize("NFC", text.casefold())))
 
 
 def wordings(question: str, n: int, rng: random.Random) -> list[str]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from smallai_assistant import EmbeddingModel, JudgedTurn, Steering
+from smallai_chat.words import content_words, overlap, question_key
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +24,7 @@ Lease = Callable[[], AbstractContextManager[EmbeddingModel]]
 MIN_SIMILARITY = 0.64
 # Weight of the content words in common, added to the cosine. MiniLM alone confuses facts that are phrased alike.
 _OVERLAP_WEIGHT = 0.1
-# From this similarity on, two questions count as the same one, so that its rejected answers must not be repeated.
+# From this similarity on, two questions count as the same one, so that another answer than the rejected ones is wanted.
 _MIN_SAME_QUESTION = 0.9
 # Entries in a prompt: few, because each takes room that the conversation needs.
 MAX_SHOWN = 2
@@ -32,14 +33,6 @@ _MAX_QUESTION_CHARS, _MAX_ANSWER_CHARS = 500, 1_000
 # A longer correction is an example of how to answer; its words are not to be copied one by one.
 _MAX_COPIED_WORDS = 12
 _COPY_BIAS = 5.0  # added to the logits of the tokens to copy
-
-# Question words and verbs of asking are included: they say how something is asked, not what about.
-_STOP_WORDS_TEXT = """
-a an the of in on at to for from by with and or is are was were be been do does did have has had can could may might
-must should would will shall i me my you your he she it its we us our they them their this that these those there here
-what which who whom whose where when why how many much please tell know give name find get go say
-"""
-_STOP_WORDS = frozenset(_STOP_WORDS_TEXT.split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +67,14 @@ class Retrieved:
 
     @property
     def steering(self) -> Steering | None:
-        """The texts that decoding should copy and avoid; None if there are none."""
+        """The text that decoding should copy; None if there is none."""
         # Only the most similar entry: copying words of two different answers would mix them.
         copy = tuple(
             entry.answer
             for entry in self.shown[:1]
             if entry.is_correction and len(entry.answer.split()) <= _MAX_COPIED_WORDS
         )
-        return Steering(copy=copy, bias=_COPY_BIAS, avoid=self.rejected) if copy or self.rejected else None
+        return Steering(copy=copy, bias=_COPY_BIAS) if copy else None
 
 
 def entry_of(judged_turn: JudgedTurn) -> MemoryEntry | None:
@@ -167,14 +160,14 @@ class ChatMemory:
         """Adds an entry and drops those of the same question that it replaces. The caller holds the lock."""
         if entry is None:
             return
-        same = entry.question.casefold()
-        # The newest answer to a question replaces the earlier ones. Rejected answers accumulate, so that none of them
-        # is given again.
+        same = question_key(entry.question)
+        # The newest answer to a question replaces the earlier ones. Rejected answers accumulate: the model looks for an
+        # answer that is none of them.
         only_rejects = bool(entry.rejected) and not entry.answer
         self._entries = [
             earlier
             for earlier in self._entries
-            if earlier.question.casefold() != same or (only_rejects and not earlier.answer)
+            if question_key(earlier.question) != same or (only_rejects and not earlier.answer)
         ]
         self._entries.append(entry)
 
@@ -197,12 +190,6 @@ class ChatMemory:
         ]
 
 
-def content_words(text: str) -> frozenset[str]:
-    """Returns the words that carry meaning, in lower case, without plural, possessive and verb endings."""
-    words = re.findall(r"\w+", re.sub(r"['’]s?\b", "", text.casefold()))
-    return frozenset(re.sub(r"(ies|es|s|ing|ed)$", "", word) or word for word in words if word not in _STOP_WORDS)
-
-
 def names_differ(first: str, second: str) -> bool:
     """Whether both texts contain names and have none in common: "the office in Porto", "the office in Lisbon"."""
     first_names, second_names = _names(first), _names(second)
@@ -214,8 +201,3 @@ def _names(text: str) -> frozenset[str]:
     # Every sentence begins with a capital, so one at the beginning does not show a name.
     found = re.findall(r"(?<![.?!] )(?<!^)\b[A-Z]\w+|\b\w*\d\w*", text)
     return frozenset(re.sub(r"s$", "", word.casefold()) for word in found)
-
-
-def overlap(first: frozenset[str], second: frozenset[str]) -> float:
-    """Returns the overlap coefficient of two sets, in [0, 1]."""
-    return len(first & second) / max(1, min(len(first), len(second)))

@@ -38,6 +38,7 @@ from smallai_assistant import (
 from smallai_chat.evaluation import evaluate
 from smallai_chat.examples import examples_of, protected_of
 from smallai_chat.memory import ChatMemory, Retrieved
+from smallai_chat.other_answer import OtherAnswer, Stream
 from smallai_chat.scope import Scopes
 
 Messages = list[dict[str, str]]
@@ -113,16 +114,22 @@ class ChatTask(LearningTask):
             messages, notice = fit_messages(request, options, model, memory=self.memory, retrieved=retrieved)
             if notice is not None:
                 yield notice
-            stream = model.generate(
-                messages, options.generation(), cancel=request.cancel, adapter=adapter, steering=retrieved.steering
-            )
+
+            def generate(generation: GenerationOptions) -> Stream:
+                return model.generate(
+                    messages, generation, cancel=request.cancel, adapter=adapter, steering=retrieved.steering
+                )
+
+            answer = OtherAnswer(generate, options.generation(), retrieved.rejected, request.cancel)
             try:
-                for delta in stream:
+                for delta in answer:
                     yield TextPart(delta)
             finally:
                 # A caller that stops reading closes this generator at a `yield`; the model must stop computing then.
-                stream.close()
-            facts = stream.facts
+                answer.close()
+            if answer.is_repeated:
+                yield Notice("no_other_answer", "You rejected this answer before; the model found no other one.")
+            facts = answer.stream.facts
             yield Details(
                 {
                     "model": str(model.spec),
@@ -151,11 +158,13 @@ class ChatTask(LearningTask):
         entry = self.memory.add(judged_turn)
         if entry is None:
             return ""
+        # The receipt says what holds from now on, and no more; the tests ask again.
         if entry.is_correction:
-            return f"From now on, questions like “{_short(entry.question)}” get “{_short(entry.answer)}”."
+            question, answer = _short(entry.question), _short(entry.answer)
+            return f"When something like “{question}” is asked, the model is shown “{answer}” as the answer."
         if entry.answer:
-            return "This answer is shown to the model as an example when something like it is asked."
-        return "This answer will not be given again to the same question."
+            return "When something like it is asked, the model is shown this answer as an example."
+        return "When the same is asked again, the model looks for another answer, and says so if it finds none."
 
     def rebuild(self, judged_turns: Sequence[JudgedTurn]) -> None:
         self.memory.replace(judged_turns)

@@ -1,18 +1,21 @@
 """Decodes sound files to mono 16 kHz samples, in this process, from bytes only.
 
 No decoder ever gets a path or an address. libsndfile and FFmpeg's libraries read from memory, and the container is
-fixed from the first bytes, so that a file cannot make them open a playlist or a network address.
+fixed from the first bytes, so that a file cannot make them open a playlist or a network address. They get the sound and
+its description only, and a budget ends their work if it gives no sound.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from smallai_assistant import Notice, errors
-from smallai_speech.containers import Container, missing_part, sniff
+from smallai_assistant import AssistantError, Notice, errors
+from smallai_speech.budget import Budget, Pieces
+from smallai_speech.containers import Container, Contents, contents_of, sniff
+from smallai_speech.mixing import Mixer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
 SAMPLE_RATE = 16_000  # what Whisper was trained on (Radford et al. 2022, section 2.2)
 _RATES_HZ = (2_000, 768_000)  # lowest and highest; others are damage, or made to exhaust memory
+_MAX_CHANNELS = 64
 _BLOCK_VALUES = 2**13  # samples times channels decoded at once: one damaged block costs no more than these
 _MIN_S = 0.02
 _CLAIM_TOLERANCE_S = 0.06  # some containers count an encoder's lead-in, which the decoder cuts
@@ -44,22 +48,38 @@ class Recording:
         return len(self.samples) / SAMPLE_RATE
 
 
-def decode_audio(data: bytes, *, max_duration_s: float, name: str = "the recording") -> Recording:
+def decode_audio(
+    data: bytes, *, max_duration_s: float, name: str = "the recording", cancel: Event | None = None
+) -> Recording:
     """Decodes WAV, FLAC, OGG (Vorbis, Opus), MP3, MP4, Matroska, WebM or AAC.
 
     Args:
         data: the encoded file.
         max_duration_s: decoding stops with an error as soon as there is more.
         name: used in messages only; no file is opened by it.
+        cancel: decoding stops soon after it is set.
 
     Raises:
         InvalidAudio: the bytes are not a recording, nothing can be decoded, or a sample is not finite.
-        InputTooLarge: the recording is longer than `max_duration_s`.
+        InputTooLarge: the recording is longer than `max_duration_s`, or decoding takes too long for its sound.
+        Cancelled: `cancel` was set.
     """
+    container = sniff(data, name=name)
+    budget = Budget(cancel)
     try:
-        return _decode(data, max_duration_s)
+        return _decode(data, container, max_duration_s, budget)
     except (errors.InvalidAudio, errors.InputTooLarge) as error:
-        raise type(error)(f"{name}: {error.message}", hint=error.hint) from error
+        # The end of the budget looks like the end of the file to a decoder.
+        found = budget.stop() or error
+        if isinstance(found, errors.Cancelled):
+            raise found from error
+        raise type(found)(f"{name}: {found.message}", hint=found.hint) from error
+    except AssistantError:
+        raise
+    except MemoryError as error:
+        raise errors.InputTooLarge(f"{name}: too large to decode") from error
+    except Exception as error:  # libraries raise many types, of a damaged header most
+        raise errors.InvalidAudio(f"{name}: cannot be decoded: {_reason(error)}") from error
 
 
 def resample(samples: FloatArray, *, from_hz: int, to_hz: int = SAMPLE_RATE) -> FloatArray:
@@ -86,17 +106,17 @@ def resample(samples: FloatArray, *, from_hz: int, to_hz: int = SAMPLE_RATE) -> 
         return samples
     n_wanted = round(len(samples) * to_hz / from_hz)
     resampler = _Resampler(to_hz)
-    blocks = [resampler.push(samples, from_hz), resampler.flush()]
-    out = np.concatenate(blocks)[:n_wanted]
+    blocks = [*_channel_of(resampler.push(samples[:, None], from_hz)), *_channel_of(resampler.flush())]
+    out = np.concatenate([np.zeros(0, np.float32), *blocks])[:n_wanted]
     return np.pad(out, (0, n_wanted - len(out)))
 
 
-def _decode(data: bytes, max_duration_s: float) -> Recording:
+def _decode(data: bytes, container: Container, max_duration_s: float, budget: Budget) -> Recording:
     import numpy as np
 
-    container = sniff(data)
-    missing = missing_part(data, container)
-    source = _open(data, container)
+    contents = contents_of(data, container, budget, max_duration_s)
+    missing = contents.missing
+    source = _open(contents, container, budget)
     limit = round(max_duration_s * SAMPLE_RATE)
     collected = bytearray()  # grows in place: a list of blocks would need a second copy of a long recording
     try:
@@ -109,8 +129,12 @@ def _decode(data: bytes, max_duration_s: float) -> Recording:
             collected += block.tobytes()
             if len(collected) > limit * 4:
                 raise _too_long(len(collected) / 4 / SAMPLE_RATE, max_duration_s)
+            if len(block):
+                budget.heard(len(collected) / 4 / SAMPLE_RATE)
+            budget.check()
     finally:
         source.close()
+    budget.check()
     samples = np.frombuffer(collected, np.float32)
     if len(samples) < _MIN_S * SAMPLE_RATE:
         raise errors.InvalidAudio(f"the recording holds {len(samples) / SAMPLE_RATE:.3f} s of sound")
@@ -120,7 +144,7 @@ def _decode(data: bytes, max_duration_s: float) -> Recording:
     return Recording(samples, tuple(_notices(source, len(samples) / SAMPLE_RATE, missing)))
 
 
-def _open(data: bytes, container: Container) -> _Source:
+def _open(contents: Contents, container: Container, budget: Budget) -> _Source:
     """Opens a file with libsndfile if it knows the format, else with FFmpeg, which also reads FLAC that is cut short.
 
     MP3 goes to FFmpeg, since libsndfile's decoder prints warnings on standard error.
@@ -129,10 +153,10 @@ def _open(data: bytes, container: Container) -> _Source:
         import soundfile
 
         try:
-            return _SoundFileSource(soundfile.SoundFile(io.BytesIO(data)))
+            return _SoundFileSource(soundfile.SoundFile(Pieces(contents.pieces, budget)))
         except (soundfile.LibsndfileError, ValueError, RuntimeError):
-            pass
-    return _AvSource(data, container)
+            budget.check()
+    return _AvSource(Pieces(contents.pieces, budget), container)
 
 
 def _too_long(found_s: float, max_duration_s: float) -> errors.InputTooLarge:
@@ -150,6 +174,11 @@ def _notices(source: _Source, decoded_s: float, missing: str | None) -> Iterator
         missing = f"the header claims {source.claimed_s:.1f} s"
     if missing is not None:
         yield Notice("audio_truncated", f"The recording is cut short: {missing}; {decoded_s:.1f} s could be read.")
+    if source.mixer.is_turned:
+        yield Notice(
+            "audio_channels_opposite",
+            "Two channels of the recording are opposite and would cancel each other; one of them was turned round.",
+        )
     if source.n_damaged > (missing is not None):  # the cut itself damages one packet
         yield Notice("audio_damaged", f"{source.n_damaged} damaged packets of the recording were left out.")
 
@@ -161,7 +190,10 @@ class _Source:
         claimed_s: the duration that the header gives; None if it gives none.
         stopped: why decoding ended before the end of the file; None if it did not.
         n_damaged: number of packets that were skipped.
+        mixer: makes one channel of several.
     """
+
+    mixer: Mixer
 
     claimed_s: float | None = None
     stopped: str | None = None
@@ -181,13 +213,12 @@ class _SoundFileSource(_Source):
         self._file = file
         self._error: type[Exception] = soundfile.LibsndfileError
         self._rate_hz, self._n_channels = int(file.samplerate), int(file.channels)
-        _check_rate(self._rate_hz)
+        _check_format(self._rate_hz, self._n_channels)
+        self.mixer = Mixer(self._rate_hz)
         if 0 < file.frames < 2**62:  # libsndfile gives 2**63 - 1 if the header does not say
             self.claimed_s = int(file.frames) / self._rate_hz
 
     def blocks(self) -> Iterator[FloatArray]:
-        import numpy as np
-
         resampler = _Resampler(SAMPLE_RATE)
         n_frames = max(_BLOCK_VALUES // self._n_channels, 64)
         n_read = 0
@@ -202,19 +233,15 @@ class _SoundFileSource(_Source):
             if not len(block):
                 break
             n_read += len(block)
-            with np.errstate(over="ignore", invalid="ignore"):  # a sum that overflows is caught below
-                mono = block[:, 0] if self._n_channels == 1 else block.mean(axis=1, dtype=np.float32)
-            if not np.isfinite(mono).all():
-                raise errors.InvalidAudio("the recording holds samples that are not finite numbers")
-            yield resampler.push(mono, self._rate_hz)
-        yield resampler.flush()
+            yield from _channel_of(resampler.push(self.mixer.push(block)[:, None], self._rate_hz))
+        yield from _channel_of(resampler.flush())
 
     def close(self) -> None:
         self._file.close()
 
 
 class _AvSource(_Source):
-    def __init__(self, data: bytes, container: Container) -> None:
+    def __init__(self, file: Pieces, container: Container) -> None:
         import av
         import av.error
 
@@ -222,7 +249,7 @@ class _AvSource(_Source):
         try:
             # The container is fixed and no protocol is allowed: the file cannot make FFmpeg open anything else.
             self._container = av.open(
-                io.BytesIO(data), format=container, options={"protocol_whitelist": ""}, metadata_errors="ignore"
+                file, format=container, options={"protocol_whitelist": ""}, metadata_errors="ignore"
             )
         except self._errors as error:
             raise errors.InvalidAudio(f"the recording cannot be opened: {_reason(error)}") from error
@@ -230,6 +257,7 @@ class _AvSource(_Source):
             self._container.close()
             raise errors.InvalidAudio("the file has no sound track")
         self._stream = self._container.streams.audio[0]
+        self.mixer = Mixer(SAMPLE_RATE)
         # Of AAC and MP3 streams FFmpeg guesses the duration from the bit rate: that is not a claim of the file.
         if container not in ("aac", "mp3") and self._container.duration:
             self.claimed_s = self._container.duration / 1_000_000
@@ -246,12 +274,12 @@ class _AvSource(_Source):
                 continue
             for frame in frames:
                 self.stopped = None  # what was damaged before was not the end
-                _check_rate(frame.sample_rate)
+                _check_format(frame.sample_rate, len(frame.layout.channels))
                 n_frames += 1
-                yield resampler.push_frame(frame)
+                yield from map(self.mixer.push, resampler.push_frame(frame))
         if n_frames == 0:
             raise errors.InvalidAudio("nothing of the recording can be decoded")
-        yield resampler.flush()
+        yield from map(self.mixer.push, resampler.flush())
 
     def _packets(self) -> Iterator[Any]:
         try:
@@ -264,60 +292,65 @@ class _AvSource(_Source):
 
 
 class _Resampler:
-    """FFmpeg's band-limited resampler, fed block by block."""
+    """FFmpeg's band-limited resampler, fed block by block. Blocks are float32, of shape (n_samples, n_channels)."""
 
     def __init__(self, to_hz: int) -> None:
         self._to_hz = to_hz
         self._format: tuple[Any, ...] | None = None
         self._resampler: Any = None
 
-    def push(self, mono: FloatArray, from_hz: int) -> FloatArray:
-        """Resamples the next block; the filter keeps some of it until the next call."""
+    def push(self, block: FloatArray, from_hz: int) -> list[FloatArray]:
+        """Resamples the next block of one channel; the filter keeps some of it until the next call."""
         if from_hz == self._to_hz:
-            return mono
+            return [block]
         import av
         import numpy as np
 
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(mono[None, :]), format="fltp", layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block.T), format="fltp", layout="mono")
         frame.sample_rate = from_hz
         return self.push_frame(frame)
 
-    def push_frame(self, frame: Any) -> FloatArray:
-        """Resamples the next frame and mixes its channels to one.
+    def push_frame(self, frame: Any) -> list[FloatArray]:
+        """Resamples the next frame. Two channels stay two; FFmpeg mixes more of them to one, each by its place.
 
         A frame of another format starts a new resampler; what the old one still holds comes first.
         """
         import av
-        import numpy as np
 
-        layout = (frame.sample_rate, frame.format.name, frame.layout.name)
-        before = np.zeros(0, np.float32)
-        if layout != self._format:
+        key = (frame.sample_rate, frame.format.name, frame.layout.name)
+        before: list[FloatArray] = []
+        if key != self._format:
             before = self.flush()
-            self._format = layout
-            self._resampler = av.AudioResampler(format="fltp", layout="mono", rate=self._to_hz)
+            self._format = key
+            layout = "stereo" if len(frame.layout.channels) == 2 else "mono"
+            self._resampler = av.AudioResampler(format="fltp", layout=layout, rate=self._to_hz)
         frame.pts = None  # time stamps in a file may go backwards, which the resampler refuses
-        return np.concatenate([before, *_arrays(self._resampler.resample(frame))])
+        return [*before, *_arrays(self._resampler.resample(frame))]
 
-    def flush(self) -> FloatArray:
+    def flush(self) -> list[FloatArray]:
         """Returns the samples that the resampler still holds, and forgets it."""
-        import numpy as np
-
         if self._resampler is None:
-            return np.zeros(0, np.float32)
-        out = np.concatenate([np.zeros(0, np.float32), *_arrays(self._resampler.resample(None))])
+            return []
+        out = _arrays(self._resampler.resample(None))
         self._resampler = self._format = None
         return out
 
 
 def _arrays(frames: list[Any]) -> list[FloatArray]:
-    return [frame.to_ndarray()[0] for frame in frames]
+    return [frame.to_ndarray().T for frame in frames]
 
 
-def _check_rate(rate_hz: int) -> None:
+def _channel_of(blocks: list[FloatArray]) -> Iterator[FloatArray]:
+    for block in blocks:
+        yield block[:, 0]
+
+
+def _check_format(rate_hz: int, n_channels: int) -> None:
     low, high = _RATES_HZ
     if not low <= rate_hz <= high:
         raise errors.InvalidAudio(f"the sample rate is {rate_hz:,} Hz", hint=f"give {low:,} to {high:,} Hz")
+    if n_channels > _MAX_CHANNELS:
+        raise errors.InvalidAudio(f"the recording has {n_channels} channels", hint=f"give at most {_MAX_CHANNELS}")
 
 
 def _reason(error: BaseException) -> str:

@@ -26,12 +26,13 @@ def list_adapters(context: CommandContext) -> int:
     with context.assistant() as assistant:
         versions = assistant.adapters.versions(args.task)
         serving = {task: assistant.adapters.champion_id(task) for task in {version.task for version in versions}}
-        # The registry leaves out versions whose manifest cannot be read; a person must hear of them.
-        damaged = set(_all_ids(assistant, args.task)) - {version.id for version in versions}
+        # A person must hear of versions whose files have changed; those without a manifest are not even listed.
+        damaged = assistant.adapters.damaged(args.task)
+        moves = {task: assistant.adapters.last_move(task) for task in serving}
     for version in versions:
         is_serving = serving[version.task] == version.id
         if args.json:
-            screen.json(_head(version, is_serving=is_serving))
+            screen.json({**_head(version, is_serving=is_serving), "damage": damaged.get(version.id)})
             continue
         slices = CycleReport.from_json(version.report).slices
         # Protected slices are left out: of an approved version they say only that little was lost.
@@ -40,10 +41,15 @@ def list_adapters(context: CommandContext) -> int:
         screen.out(f"{'*' if is_serving else ' '} {version.id}")
         when = f"{version.created_at.astimezone():%Y-%m-%d %H:%M}"
         screen.out(f"    {when}  {version.kind}, {version.status}, {judged_turns}{''.join(points)}")
+        if version.id in damaged:
+            screen.out(f"    damaged: {damaged[version.id]}")
     if not versions and not args.json:
         screen.out("nothing was learned yet: `smallai learn` makes the first version")
-    if damaged:
-        screen.note(f"{count(len(damaged), 'damaged version')} left out; see `smallai adapters verify`")
+    for task, last in moves.items():
+        if last is not None and last["kind"] == "damaged":
+            screen.note(f"note: {serving[task] or 'the bare model'} serves {task} because a version is damaged")
+    if left_out := damaged.keys() - {version.id for version in versions}:
+        screen.note(f"{count(len(left_out), 'damaged version')} left out; see `smallai adapters verify`")
     return 0
 
 

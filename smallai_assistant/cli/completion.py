@@ -46,6 +46,13 @@ def model_names(**_: Any) -> list[str]:
 
 def task_names(**_: Any) -> list[str]:
     """The tasks of the installed plugins."""
+    from smallai_assistant.config import load_config
+    from smallai_assistant.errors import AssistantError
     from smallai_assistant.plugin_manager import PluginManager
 
-    return list(PluginManager().tasks)
+    try:
+        config = load_config()
+    except AssistantError:  # the next command says what is wrong
+        return []
+    # With the folder, plugins that are known need no trial in a child process.
+    return list(PluginManager(disabled=config.disabled_plugins, folder=config.data_dir).tasks)

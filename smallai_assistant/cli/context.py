@@ -18,6 +18,7 @@ from smallai_assistant.cli.render import Screen
 from smallai_assistant.cli.streams import OutputError
 from smallai_assistant.config import AssistantConfig, load_config, nearest
 from smallai_assistant.errors import AssistantError, InvalidInput, UrlNotAllowed
+from smallai_assistant.foreign.calls import fault_notice
 
 if TYPE_CHECKING:
     from smallai_assistant.assistant import Assistant
@@ -86,13 +87,26 @@ class CommandContext:
         return load_config(args.config, **{**general, **overrides})
 
     @contextmanager
-    def assistant(self, config: AssistantConfig | None = None) -> Iterator[Assistant]:
-        """Opens the assistant for a `with` block. The loading of models is shown on the screen."""
+    def assistant(self, config: AssistantConfig | None = None, *, names_faults: bool = True) -> Iterator[Assistant]:
+        """Opens the assistant for a `with` block. The loading of models is shown on the screen.
+
+        Args:
+            names_faults: whether to name the plugins that have a fault; False for a command that lists them itself.
+        """
+        assistant = None
         try:
             with self._open_assistant(config or self.config, self.screen.loading) as assistant:
+                if names_faults:
+                    self._name_faults(assistant)
                 yield assistant
         finally:
             self.screen.end_progress()
+            if assistant is not None and names_faults:
+                self._name_faults(assistant)  # of observers, which are told while it closes
+
+    def _name_faults(self, assistant: Assistant) -> None:
+        faults = list(assistant.broken_plugins.items())
+        self.screen.notices(fault_notice(name, why) for name, why in faults)
 
     def failed(self, error: AssistantError, *, about: dict[str, Any] | None = None) -> int:
         """Prints an error and returns its exit code.

@@ -19,6 +19,8 @@ from smallai_assistant.errors import AssistantError
 
 if TYPE_CHECKING:
     from smallai_assistant.assistant import Assistant
+    from smallai_assistant.storage.database import Database
+    from smallai_assistant.storage.row_reader import UnreadableRow
 
 # Without one of these, some task does not work.
 _PACKAGES = (
@@ -40,6 +42,7 @@ _PACKAGES = (
     "prompt_toolkit",
 )
 _TRAIN_PACKAGES = ("peft", "trl", "datasets", "matplotlib")  # the extra [train]
+_MAX_ROWS, _MAX_REASON_CHARS = 20, 200  # that are shown: a damaged page may hold hundreds
 _ENOUGH_DISK_BYTES = 2e9  # what the starter models take while they are converted
 
 
@@ -61,6 +64,10 @@ class Check:
 def doctor(context: CommandContext) -> int:
     """`smallai doctor`: exit code 1 if something is missing."""
     checks = []
+    if context.args.repair:
+        for check in _guarded(_repair, context):
+            checks.append(check)
+            _print(context, check)
     # From the general to the particular: what is missing first is often the reason for what is missing later.
     for find in (_python, _packages, _device, _memory, _models, _database_and_plugins, _disk):
         for check in _guarded(find, context):
@@ -92,6 +99,24 @@ def _print(context: CommandContext, check: Check) -> None:
     context.screen.out(f"{mark} {check.name}: {check.text}")
     if check.hint:
         context.screen.out(f"        {check.hint}")
+
+
+def _repair(context: CommandContext) -> Iterator[Check]:
+    """Takes out of the database what cannot be read, before anything opens it."""
+    from smallai_assistant.storage.repair import repair
+
+    done = repair(context.config.data_dir, context.config.database_url)
+    if not done.moved and not done.files:
+        yield Check("repair", "ok", "everything in the database can be read")
+        return
+    for name in done.files:
+        yield Check("repair", "note", f"moved to {done.folder / name}")
+    for row in done.moved:
+        yield Check("repair", "note", f"took out {_row_named(row)}")
+
+
+def _row_named(row: UnreadableRow) -> str:
+    return f"row {row.key} of {row.table}{f' ({row.id})' if row.id else ''}: {row.reason[:_MAX_REASON_CHARS]}"
 
 
 def _python(_: CommandContext) -> Iterator[Check]:
@@ -177,6 +202,7 @@ def _database_and_plugins(context: CommandContext) -> Iterator[Check]:
             affected = has_wal_reset_bug(sqlite3.sqlite_version_info)
             reason = " (WAL is unsafe in this version)" if affected else ""
             yield Check("sqlite", "ok", f"{sqlite3.sqlite_version}, journal mode {database.journal_mode}{reason}")
+        yield from _rights_and_rows(database)
         for row in plugin_rows(assistant):
             tasks = ", ".join(task["name"] for task in row["tasks"]) or "no task"
             if row["broken"] is None:
@@ -189,6 +215,27 @@ def _database_and_plugins(context: CommandContext) -> Iterator[Check]:
         yield from _learning(assistant)  # while the assistant is open
 
 
+def _rights_and_rows(database: Database) -> Iterator[Check]:
+    """Who may read the data, and which rows nobody can read."""
+    from smallai_assistant.storage.repair import find_unreadable
+
+    if database.tightened:
+        names = ", ".join(path.name for path in database.tightened)
+        yield Check("rights", "note", f"others could read {names}; now only you can")
+    elif database.data_dir.stat().st_mode & 0o077:
+        hint = f"chmod 700 {database.data_dir}"
+        yield Check("rights", "note", f"others can look into {database.data_dir}, which holds other files, too", hint)
+    else:
+        yield Check("rights", "ok", "only you can read the data")
+    rows = find_unreadable(database)
+    for row in rows[:_MAX_ROWS]:
+        yield Check("row", "missing", f"cannot be read: {_row_named(row)}", "smallai doctor --repair")
+    if len(rows) > _MAX_ROWS:
+        yield Check("row", "missing", f"{len(rows) - _MAX_ROWS:,} more cannot be read", "smallai doctor --repair")
+    if not rows:
+        yield Check("rows", "ok", "all can be read")
+
+
 def _learning(assistant: Assistant) -> Iterator[Check]:
     """How much feedback there is, and which adapter serves each task."""
     rows = assistant.feedback.stats()
@@ -197,16 +244,22 @@ def _learning(assistant: Assistant) -> Iterator[Check]:
         by_task[row["task"]] = by_task.get(row["task"], 0) + row["rows"] - row["retracted"] - row["erased"]
     told = ", ".join(f"{n:,} of {task}" for task, n in by_task.items())
     yield Check("feedback", "ok", told or "none yet")
+    damaged = assistant.adapters.damaged()
     for task in sorted({version.task for version in assistant.adapters.versions()}):
         name, log = f"champion of {task}", assistant.adapters.log(task)
         adapter_id = assistant.adapters.champion_id(task)
         why = f" ({log[-1]['reason']})" if log else ""
-        try:
-            if adapter_id is not None:
-                assistant.adapters.verify(adapter_id)
+        # Opening the assistant has moved a damaged champion away already: what serves now is not what was promoted.
+        if log and log[-1]["kind"] == "damaged":
+            hint = f"train again with `smallai learn {task}`, or accept it: smallai adapters rollback {task} --to "
+            hint += adapter_id or "none"
+            yield Check(name, "missing", f"{adapter_id or 'the bare model'}{why}", hint)
+        elif adapter_id in damaged:
+            yield Check(name, "missing", f"{adapter_id}: {damaged[adapter_id]}", f"smallai adapters rollback {task}")
+        else:
             yield Check(name, "ok", f"{adapter_id or 'the bare model'}{why}")
-        except AssistantError as error:
-            yield Check(name, "missing", error.message, error.hint)
+    for damaged_id, reason in damaged.items():
+        yield Check(f"adapter {damaged_id}", "missing", reason, f"smallai adapters remove {damaged_id}")
 
 
 def _disk(context: CommandContext) -> Iterator[Check]:

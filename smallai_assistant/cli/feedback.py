@@ -1,4 +1,4 @@
-"""`smallai feedback` and `smallai teach`: gives feedback, and lists, counts, erases and takes back what was given."""
+"""`smallai feedback` and `smallai teach`: gives feedback, and lists, counts and takes back what was given."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from smallai_assistant.cli.context import CommandContext, check_file
 from smallai_assistant.cli.info import conversations
 from smallai_assistant.cli.one_shot import IMAGE, SPEECH, lazily
-from smallai_assistant.cli.render import count, notices_json
+from smallai_assistant.cli.render import notices_json
+from smallai_assistant.cli.times import local_time
 from smallai_assistant.errors import InvalidInput
 from smallai_assistant.feedback import Feedback, Receipt
 from smallai_assistant.task import LearningTask
@@ -105,7 +106,7 @@ def list_feedback(context: CommandContext) -> int:
         if args.json:
             screen.json(_row_json(row))
             continue
-        when = row.created_at.astimezone().strftime("%Y-%m-%d %H:%M")
+        when = local_time(row.created_at)
         state = "" if row.state == "active" else f"  ({'taken back' if row.state == 'retracted' else row.state})"
         screen.out(f"{row.id}  {when}  {row.task}  {row.source}{state}")
         said = f"{_said(row.feedback)}, of " if row.feedback is not None else "of "
@@ -159,37 +160,6 @@ def stats(context: CommandContext) -> int:
         context.screen.table(list(rows[0]), [[str(value) for value in row.values()] for row in rows], indent="")
     else:
         context.screen.out("no feedback yet")
-    return 0
-
-
-def erase(context: CommandContext) -> int:
-    """`smallai feedback erase ID...`: also names the adapters that learned from it, and how to replace them."""
-    args, screen = context.args, context.screen
-    with context.assistant() as assistant:
-        erased = assistant.erase_feedback(args.ids)
-        task_of = {
-            version.id: version.task for version in assistant.adapters.versions() if version.id in erased.adapter_ids
-        }
-        # Only a serving adapter needs a new one; the others can simply be removed.
-        tasks = list(dict.fromkeys(task_of[champion] for champion in erased.champions if champion in task_of))
-    if args.json:
-        screen.json(
-            {
-                "erased": list(erased.feedback_ids),
-                "adapters": list(erased.adapter_ids),
-                "champions": list(erased.champions),
-                "rebuild": tasks,
-            }
-        )
-        return 0
-    screen.out(f"erased the content of {count(len(erased.feedback_ids), 'feedback row')}")
-    for adapter_id in erased.adapter_ids:
-        serves = ", and it serves now" if adapter_id in erased.champions else ""
-        screen.out(f"  {adapter_id} learned from it{serves}")
-    for task in tasks:
-        screen.out(f"  rebuild without it: smallai learn {task} --without-erased")
-    if idle := [adapter_id for adapter_id in erased.adapter_ids if adapter_id not in erased.champions]:
-        screen.out(f"  remove what does not serve: smallai adapters remove {' '.join(idle)}")
     return 0
 
 

@@ -1,13 +1,12 @@
-"""`smallai plugins` and `smallai sessions list`: what is installed, and the conversations so far."""
+"""`smallai plugins`, `sessions list` and `turns list`: what is installed, and the conversations so far."""
 
 from __future__ import annotations
 
-import importlib.metadata
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from smallai_assistant.cli.context import CommandContext
-from smallai_assistant.hookspecs import PROJECT
+from smallai_assistant.cli.times import local_time
+from smallai_assistant.foreign.installed import installed_plugins
 
 if TYPE_CHECKING:
     from smallai_assistant.assistant import Assistant
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 
 def plugins(context: CommandContext) -> int:
     """`smallai plugins`: the installed plugins with their tasks, and why a broken one was left out."""
-    with context.assistant() as assistant:
+    with context.assistant(names_faults=False) as assistant:
         rows = plugin_rows(assistant)
     for row in rows:
         if context.args.json:
@@ -23,7 +22,9 @@ def plugins(context: CommandContext) -> int:
             continue
         context.screen.heading(f"{row['name']} {row['version']}".strip())
         if row["broken"] is not None:
-            context.screen.out(f"  left out: {row['broken']}")
+            # One that has a version or tasks is used, and failed later.
+            what = "failed" if row["version"] or row["tasks"] else "left out"
+            context.screen.out(f"  {what}: {row['broken']}")
         for task in row["tasks"]:
             takes = ", ".join("+".join(modalities) for modalities in task["accepts"])
             context.screen.out(f"  {task['name']}: {task['title'] or 'no description'} (takes {takes})")
@@ -35,10 +36,7 @@ def plugins(context: CommandContext) -> int:
 def plugin_rows(assistant: Assistant) -> list[dict[str, Any]]:
     """One row for each plugin, sorted by name: `name`, `version`, `tasks`, and `broken`, the reason or None."""
     # A task does not know its plugin; its module tells the package, and the entry point the plugin's name.
-    modules = {
-        entry_point.value.split(":")[0]: entry_point.name
-        for entry_point in importlib.metadata.entry_points(group=PROJECT)
-    }
+    modules = {plugin.module: plugin.label for plugin in installed_plugins() if not plugin.unusable}
     tasks: dict[str, list[dict[str, Any]]] = {}
     for name, task in assistant.tasks.items():
         module = type(task).__module__
@@ -67,7 +65,7 @@ def sessions_list(context: CommandContext) -> int:
         if context.args.json:
             context.screen.json(row)
             continue
-        when = datetime.fromtimestamp(row["last_at"]).astimezone().strftime("%Y-%m-%d %H:%M")
+        when = local_time(row["last_at"])
         turns = f"{row['n_turns']} turn{'' if row['n_turns'] == 1 else 's'}"
         user = f"  {row['user_id']}" if row["user_id"] else ""
         context.screen.out(f"{row['id']}  {when}  {turns}{user}")
@@ -75,6 +73,28 @@ def sessions_list(context: CommandContext) -> int:
         context.screen.out(f"    {first[: max(16, context.screen.width - 6)]}")
     if not rows and not context.args.json:
         context.screen.out("no conversation yet: begin one with `smallai chat`")
+    return 0
+
+
+def turns_list(context: CommandContext) -> int:
+    """`smallai turns list`: the latest turns, oldest first; an erasure needs their ids."""
+    args, screen = context.args, context.screen
+    with context.assistant() as assistant:
+        if args.session is not None:
+            assistant.store.user_of_session(args.session)  # a wrong id is told, and not taken for an empty session
+        turns = assistant.store.turns(args.session, limit=args.limit)
+    for turn in turns:
+        if args.json:
+            head = {"id": turn.id, "session_id": turn.session_id, "user_id": turn.user_id, "task": turn.task}
+            screen.json(
+                {**head, "created_at": turn.created_at.isoformat(), "text": turn.request.text, "answer": turn.text}
+            )
+            continue
+        screen.out(f"{turn.id}  {local_time(turn.created_at)}  {turn.task}")
+        said = " ".join(turn.request.text.split()) or "(a file)"
+        screen.out(f"    {said[: max(16, screen.width - 6)]}")
+    if not turns and not args.json:
+        screen.out("no turn yet: ask something with `smallai ask`")
     return 0
 
 

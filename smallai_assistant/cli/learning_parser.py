@@ -16,6 +16,7 @@ from smallai_assistant.cli.arguments import (
 )
 from smallai_assistant.cli.completion import offer, task_names
 
+ERASED_SHAPE = '{"erased", "turns", "media", "adapters", "champions", "serving", "backups", "notices"}'
 _FEEDBACK_SHAPE = '{"feedback_id", "turn_id", "task", "is_new", "effect", "notices"}'
 
 
@@ -59,11 +60,12 @@ def _add_feedback(commands: Any, common: argparse.ArgumentParser) -> None:
     erase = add_command(
         group,
         "erase",
-        "feedback:erase",
-        "delete the content of feedback permanently",
+        "erase:feedback",
+        "delete feedback permanently",
         common,
-        note="The command names the adapters that learned from the feedback, and how to learn again without it.",
-        json_shape='{"erased", "adapters", "champions", "rebuild"}',
+        note="A taught picture or recording is deleted with the last feedback on it. The adapters that learned from "
+        "the feedback are deleted, too; the command names them, and what serves instead.",
+        json_shape=ERASED_SHAPE,
     )
     erase.add_argument(
         "ids", nargs="+", metavar="ID", help="the feedback to erase; `smallai feedback list` has the ids"

@@ -20,7 +20,7 @@ from smallai_assistant.cli.arguments import (
     whole_number,
 )
 from smallai_assistant.cli.completion import SHELLS, model_names, offer
-from smallai_assistant.cli.learning_parser import add_learning_commands
+from smallai_assistant.cli.learning_parser import ERASED_SHAPE, add_learning_commands
 
 
 def make_parser() -> Parser:
@@ -226,6 +226,38 @@ def _add_the_rest(commands: Any, common: argparse.ArgumentParser) -> None:
     listed.add_argument(
         "--limit", type=whole_number(1, 100_000), default=20, metavar="N", help="list the latest N (default: 20)"
     )
+    erase = add_command(
+        sessions,
+        "erase",
+        "erase:session",
+        "delete a conversation permanently, with the feedback on it",
+        common,
+        json_shape=ERASED_SHAPE,
+    )
+    erase.add_argument("id", metavar="ID", help="the conversation; `smallai sessions list` has the ids")
+    turns = add_group(commands, "turns", "single questions with their answers")
+    listed = add_command(
+        turns,
+        "list",
+        "info:turns_list",
+        "list turns, oldest first",
+        common,
+        json_shape='{"id", "session_id", "user_id", "task", "created_at", "text", "answer"}',
+    )
+    listed.add_argument("--session", metavar="ID", help="list only the turns of this conversation")
+    listed.add_argument(
+        "--limit", type=whole_number(1, 100_000), default=20, metavar="N", help="list the latest N (default: 20)"
+    )
+    erase = add_command(
+        turns,
+        "erase",
+        "erase:turns",
+        "delete turns permanently, with the feedback on them",
+        common,
+        note="A picture or a recording is deleted with the last turn that has it.",
+        json_shape=ERASED_SHAPE,
+    )
+    erase.add_argument("ids", nargs="+", metavar="ID", help="the turns to erase; `smallai turns list` has the ids")
     add_command(
         commands,
         "plugins",
@@ -233,7 +265,7 @@ def _add_the_rest(commands: Any, common: argparse.ArgumentParser) -> None:
         "list the installed plugins, and what is wrong with those that fail",
         common,
     )
-    add_command(
+    doctor = add_command(
         commands,
         "doctor",
         "doctor:doctor",
@@ -242,6 +274,11 @@ def _add_the_rest(commands: Any, common: argparse.ArgumentParser) -> None:
         description="Check the installation: what is there, what is missing, and how to get it. Exit code 1: something "
         "is missing.",
         json_shape='{"name", "status", "text", "hint"}; status is ok, note or missing',
+    )
+    doctor.add_argument(
+        "--repair",
+        action="store_true",
+        help="first move what cannot be read out of the database, into the folder set_aside of the data directory",
     )
     demo = add_command(
         commands, "demo", "demo:demo", "show the four tasks on sample inputs, in about two minutes", common

@@ -74,10 +74,11 @@ class Screen:
         """Prints the notices of an answer.
 
         Args:
-            once: leave out notices that were printed before, for a command that takes many files.
+            once: leave out notices that were printed before, for a command that takes many files. Those about a plugin
+                are always left out then, because each command names its plugins' faults at its beginning.
         """
         for notice in notices:
-            if not (once and notice.text in self._told):
+            if not ((once or notice.code == "plugin_skipped") and notice.text in self._told):
                 self.note(f"note: {notice.text}")
             self._told.add(notice.text)
 

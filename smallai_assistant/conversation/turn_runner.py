@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
@@ -12,31 +12,15 @@ from typing import Any
 
 from smallai_assistant.config import make_options
 from smallai_assistant.conversation.router import Router
-from smallai_assistant.errors import AssistantError, Cancelled, PluginError
+from smallai_assistant.conversation.task_thread import TaskThread
+from smallai_assistant.errors import AssistantError, Cancelled
 from smallai_assistant.feedback import Feedback, Receipt
 from smallai_assistant.runtime import ModelRuntime
 from smallai_assistant.storage.turn_store import TurnStore
 from smallai_assistant.task import Task
-from smallai_assistant.types import (
-    AudioPart,
-    Details,
-    ImagePart,
-    ItemPart,
-    LabelPart,
-    Message,
-    Notice,
-    Part,
-    Request,
-    SegmentPart,
-    StreamItem,
-    TextPart,
-    Turn,
-    new_id,
-    now,
-)
+from smallai_assistant.types import Details, Message, Notice, Part, Request, TextPart, Turn, new_id, now
 
 SPEECH = "automatic-speech-recognition"
-_PARTS = (TextPart, ImagePart, AudioPart, LabelPart, SegmentPart, ItemPart)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +33,9 @@ class Services:
         turn_finished: called after a turn is stored.
         first_notices: returns the notices that only the first answer carries.
         give_feedback: stores feedback and lets the task learn from it.
+        answer_timeout_s: how long a task may yield nothing; 0 sets no limit.
+        refresh: brings the memory of a task up to what all processes wrote; returns the counter of erasures.
+        notices_of: returns what the user should know about the version that answers a task.
     """
 
     router: Router
@@ -59,15 +46,23 @@ class Services:
     turn_finished: Callable[[Turn], None]
     first_notices: Callable[[], tuple[Notice, ...]]
     give_feedback: Callable[[Feedback], Receipt]
+    answer_timeout_s: float
+    refresh: Callable[[str], int]
+    notices_of: Callable[[str], tuple[Notice, ...]]
 
 
 @dataclass(slots=True)
 class Conversation:
-    """The state of a session: its user, and the turns so far, oldest first."""
+    """The state of a session: its user, and the turns so far, oldest first.
+
+    Attributes:
+        erasures: the counter of erasures when the history was last checked; None if it never was.
+    """
 
     id: str
     user_id: str | None
     history: list[Turn]
+    erasures: int | None = None
 
 
 @dataclass(slots=True)
@@ -181,6 +176,7 @@ class Run:
         route = self._services.router.route(message, name)
         self.timings["route_s"] = time.perf_counter() - begun
         task = route.task
+        self._drop_erased(self._services.refresh(task.name))
         is_transcript = task.name == SPEECH and self._services.reply_to_speech
         request = Request(
             message=message,
@@ -200,42 +196,35 @@ class Run:
                 self._run_task(task, request, collected, is_transcript=is_transcript)
         except AssistantError as raised:
             error = raised
+        collected.notices += self._services.notices_of(task.name)
         self._record(message, task, collected, error)  # a turn that failed is stored as well, with the error's code
         if error is not None:
             raise error
         transcript = "".join(part.text for part in collected.parts if isinstance(part, TextPart)).strip()
         return transcript if is_transcript and transcript and not self._cancelled.is_set() else None
 
+    def _drop_erased(self, erasures: int) -> None:
+        """Removes the turns that were erased since the last answer, also by another process."""
+        conversation = self._conversation
+        if conversation.history and erasures != conversation.erasures:
+            left = self._services.turns.not_erased([turn.id for turn in conversation.history])
+            conversation.history[:] = [turn for turn in conversation.history if turn.id in left]
+        conversation.erasures = erasures
+
     def _run_task(self, task: Task, request: Request, out: _Collected, *, is_transcript: bool) -> None:
-        stream: Any = None
-        try:
-            stream = task.run(request, self._services.models)
-            for item in _checked_stream(task, stream):
-                match item:
-                    case Notice():
-                        out.notices.append(item)
-                    case Details(values):
-                        out.details.update(values)
-                    case _:
-                        self.timings.setdefault("first_part_s", time.perf_counter() - self._begun_at)
-                        out.parts.append(item)
-                        # The text of a transcript is the next message; the response's text is that of the reply.
-                        if not (is_transcript and isinstance(item, TextPart)):
-                            self._queue.put(item)
-                if self._cancelled.is_set():
-                    break
-        except AssistantError:
-            raise
-        except BaseException as error:
-            raise PluginError(
-                f"the task {task.name!r} raised {type(error).__name__}: {error}",
-                hint="this is a defect of the plugin; the assistant still works",
-            ) from error
-        finally:
-            # Closing runs the task's `finally` on this thread, now, and not when the generator is collected.
-            close = getattr(stream, "close", None)
-            if close is not None:
-                close()
+        thread = TaskThread(task, request, self._services.models, timeout_s=self._services.answer_timeout_s)
+        for item in thread.items():
+            match item:
+                case Notice():
+                    out.notices.append(item)
+                case Details(values):
+                    out.details.update(values)
+                case _:
+                    self.timings.setdefault("first_part_s", time.perf_counter() - self._begun_at)
+                    out.parts.append(item)
+                    # The text of a transcript is the next message; the response's text is that of the reply.
+                    if not (is_transcript and isinstance(item, TextPart)):
+                        self._queue.put(item)
 
     def _record(self, message: Message, task: Task, out: _Collected, error: AssistantError | None) -> None:
         self.timings["total_s"] = time.perf_counter() - self._begun_at
@@ -266,17 +255,6 @@ class Run:
     def _announce(self, stored: Future[Turn]) -> None:
         if stored.exception() is None:
             self._services.turn_finished(stored.result())
-
-
-def _checked_stream(task: Task, stream: Any) -> Iterator[StreamItem]:
-    """Yields the items of a task's stream. Raises PluginError for anything that a task must not yield."""
-    contract = f"{type(task).__name__}.run must be a generator of parts, Notice and Details"
-    if not isinstance(stream, Iterator):
-        raise PluginError(f"{contract}; it returned {stream!r}")
-    for item in stream:
-        if not isinstance(item, (*_PARTS, Notice, Details)):
-            raise PluginError(f"{contract}; it yielded {item!r}")
-        yield item
 
 
 def _joined(parts: list[Part]) -> tuple[Part, ...]:

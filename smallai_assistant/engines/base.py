@@ -167,7 +167,7 @@ class TextModel(LoadedModel):
         Args:
             cancel: the stream ends at the next step after it is set.
             adapter: the LoRA weights for the whole answer; None for the bare base.
-            steering: what the answer should contain, and what it should not repeat.
+            steering: what the answer should contain.
 
         Raises:
             AdapterMismatch: the adapter's weights do not fit the model (raised by the stream).

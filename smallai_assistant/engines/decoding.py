@@ -13,10 +13,11 @@ from threading import Event
 from typing import Any
 
 from smallai_assistant.engines.base import GenerationFacts
-from smallai_assistant.engines.device import give_back_memory, is_out_of_memory
+from smallai_assistant.engines.device import give_back_memory
 from smallai_assistant.engines.generation import GenerationOptions
 from smallai_assistant.engines.steering import Steer
 from smallai_assistant.errors import ModelInvalid, OutOfMemory
+from smallai_assistant.models.boundary import is_out_of_memory
 from smallai_assistant.types import Notice
 
 # Tokens of one prefill step: few enough that other streams get their turn and a cancel takes effect soon, and enough

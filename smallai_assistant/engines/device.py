@@ -84,17 +84,6 @@ def give_back_memory(device: str) -> None:
         trim(0)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that the device or the system had no memory left."""
-    if isinstance(error, MemoryError):
-        return True
-    if not isinstance(error, RuntimeError):  # torch.OutOfMemoryError is a subclass
-        return False
-    # torch reports CPU memory, and libraries report CUDA memory, as a plain RuntimeError with one of these texts.
-    text = str(error)
-    return "out of memory" in text.lower() or "can't allocate memory" in text
-
-
 @functools.cache
 def _malloc_trim() -> Callable[[int], int] | None:
     try:

@@ -42,15 +42,14 @@ class GenerationOptions:
 
 @dataclass(frozen=True, slots=True)
 class Steering:
-    """Texts that an answer should contain, and wrong answers that it should not repeat.
+    """Texts that an answer should contain.
 
-    With any steering, the repetition penalty looks at the answer alone: the texts to copy are in the prompt, and their
+    With steering, the repetition penalty looks at the answer alone: the texts to copy are in the prompt, and their
     words must not be punished for that.
 
     Args:
         copy: texts that are known to be right. Their tokens get a higher score.
         bias: how much is added to those scores (logits), 0 to 20.
-        avoid: answers that were wrong. They are not generated word for word.
 
     Raises:
         InvalidInput: the bias is out of range.
@@ -58,7 +57,6 @@ class Steering:
 
     copy: tuple[str, ...] = ()
     bias: float = 0.0
-    avoid: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_range("bias", self.bias, 0.0, 20.0)

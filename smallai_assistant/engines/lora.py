@@ -17,9 +17,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from smallai_assistant.engines.device import is_out_of_memory
 from smallai_assistant.errors import AdapterMismatch, OutOfMemory
 from smallai_assistant.feedback import Adapter, AdapterPart
+from smallai_assistant.models.boundary import is_out_of_memory
 
 log = logging.getLogger(__name__)
 

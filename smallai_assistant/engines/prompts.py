@@ -4,13 +4,29 @@ from __future__ import annotations
 
 import re
 import secrets
+import threading
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from smallai_assistant.errors import InvalidInput, ModelInvalid
+from smallai_assistant.errors import AssistantError, InvalidInput, ModelInvalid
 
 T = TypeVar("T")
 ChatMessage = dict[str, str]
+
+
+class TextTokenizer(Protocol):
+    """What a text model needs of a tokenizer; see `ChatTokenizer`."""
+
+    @property
+    def eos_id(self) -> int | None: ...
+
+    def encode_chat(self, messages: Sequence[ChatMessage], *, cancel: threading.Event | None = None) -> list[int]: ...
+
+    def encode_text(self, text: str) -> list[int]: ...
+
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+    def close(self) -> None: ...
 
 
 class ChatTokenizer:
@@ -19,13 +35,16 @@ class ChatTokenizer:
     Args:
         tokenizer: a tokenizer that is backed by the `tokenizers` library. Nothing else may use it, because its own
             encode methods change its state.
+        max_chars: for a number of characters of a chat, how many the template may make of them; None for a template
+            that is trusted.
 
     Raises:
         ModelInvalid: the tokenizer has no chat template, cannot render it, or has no `tokenizers` backend.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, *, max_chars: Callable[[int], int] | None = None) -> None:
         self._tokenizer = tokenizer
+        self._max_chars = max_chars
         backend: Any = getattr(tokenizer, "backend_tokenizer", None)
         if not hasattr(backend, "encode_batch_fast"):
             raise ModelInvalid("the model has no tokenizer.json", hint="use a model that has one")
@@ -64,11 +83,14 @@ class ChatTokenizer:
         index: int | None = self._tokenizer.eos_token_id
         return index
 
-    def encode_chat(self, messages: Sequence[ChatMessage]) -> list[int]:
+    def encode_chat(self, messages: Sequence[ChatMessage], *, cancel: threading.Event | None = None) -> list[int]:  # noqa: ARG002
         """The token ids of the prompt that asks for the next answer.
 
         A control token in the content of a message is encoded as the plain text that it looks like. All control tokens
         of the result come from the template.
+
+        Args:
+            cancel: not looked at: the templates of pinned models take milliseconds.
 
         Raises:
             InvalidInput: the text holds half a surrogate pair, or the template refuses the messages.
@@ -100,6 +122,9 @@ class ChatTokenizer:
         text: str = self._backend.decode(list(ids), skip_special_tokens=True)
         return text
 
+    def close(self) -> None:
+        """Nothing to end."""
+
     def _encode_marked(self, text: str, mark: str) -> list[int]:
         """Encodes a text, and the pieces between two marks as plain text."""
         # Splitting at a pattern with one group puts the text between marks at the odd places.
@@ -127,6 +152,10 @@ class ChatTokenizer:
         text: str = _guard(
             lambda: self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         )
+        if self._max_chars is not None:
+            limit = self._max_chars(sum(len(message["content"]) for message in messages))
+            if len(text) > limit:
+                raise ModelInvalid(f"the chat template makes {len(text):,} characters, over {limit:,}")
         return text
 
     def _encode(self, text: str) -> list[int]:
@@ -158,7 +187,7 @@ def _guard(run: Callable[[], T]) -> T:
     """
     try:
         return run()
-    except (MemoryError, KeyboardInterrupt, SystemExit, GeneratorExit):
+    except (AssistantError, MemoryError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:
         raise InvalidInput(f"the model cannot take this text: {error}") from error

@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smallai_assistant.engines.base import EmbeddingModel, Engine, LoadedModel, ModelSpec
+from smallai_assistant.engines.loading import bounded_building, own_weights
 from smallai_assistant.engines.quiet import quiet_loading
+from smallai_assistant.engines.tokenizer_process import TokenizerProcess
+from smallai_assistant.models.boundary import model_errors
+from smallai_assistant.models.entries import is_pinned
 from smallai_assistant.models.files import check_model_folder
 
 if TYPE_CHECKING:
@@ -32,20 +36,32 @@ class SentenceTransformersEngine(Engine):
     ) -> EmbeddingModel:
         check_model_folder(folder)  # before any library reads the files
         progress(f"loading {spec}", 0.1)
-        with quiet_loading():
-            from sentence_transformers import SentenceTransformer
+        process = None if is_pinned(spec.name) else TokenizerProcess(folder, spec.name, is_chat=False)
+        try:
+            with quiet_loading(), model_errors(str(spec)), bounded_building(folder):
+                from sentence_transformers import SentenceTransformer
 
-            progress(f"loading {spec}", 0.6)
-            model = SentenceTransformer(str(folder), device=device, local_files_only=True, trust_remote_code=False)
-        return _SentenceModel(spec, model, device=device)
+                progress(f"loading {spec}", 0.6)
+                if process is not None:
+                    process.wait()  # before a tokenizer that takes too much is loaded here
+                model = SentenceTransformer(str(folder), device=device, local_files_only=True, trust_remote_code=False)
+                own_weights(model)
+                if process is not None:
+                    process.replace_calls(model.tokenizer)
+                return _SentenceModel(spec, model, process, device=device)
+        except BaseException:
+            if process is not None:
+                process.close()
+            raise
 
 
 class _SentenceModel(EmbeddingModel):
     """A SentenceTransformer on the model's thread."""
 
-    def __init__(self, spec: ModelSpec, model: Any, *, device: str) -> None:
+    def __init__(self, spec: ModelSpec, model: Any, process: TokenizerProcess | None, *, device: str) -> None:
         super().__init__(spec, device=device, n_bytes=LoadedModel.measure([*model.parameters(), *model.buffers()]))
         self._model: Any = model.eval()
+        self._process = process
         self.n_dimensions = int(model.get_embedding_dimension())
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
@@ -62,3 +78,5 @@ class _SentenceModel(EmbeddingModel):
 
     def release(self) -> None:
         self._model = None
+        if self._process is not None:
+            self._process.close()

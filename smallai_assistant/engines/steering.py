@@ -1,4 +1,4 @@
-"""Steers decoding by fresh corrections: prefers tokens of right texts, and prevents wrong answers."""
+"""Steers decoding by fresh corrections: prefers the tokens of right texts."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 from smallai_assistant.engines.generation import Steering
 
-# A wrong answer may be repeated up to here, because its first words are often also those of the right answer.
-_SHARED_TOKENS = 3
 # The share of the bias that is added to the end of the answer after a text was copied in full. Without it the model
 # adds to numbers: "6300" instead of "63".
 _END_BIAS = 0.8
@@ -28,7 +26,6 @@ class Steer:
         # A word has another token after a space than at the beginning of the answer, so both forms are kept.
         spaced = [f" {text.strip()}" for text in steering.copy]
         self._copies = [ids for text in (*spaced, *map(str.strip, steering.copy)) if (ids := encode(text))]
-        self._avoided = [ids for text in steering.avoid if (ids := encode(text.strip()))]
         self._end_ids = end_ids
 
     def added(self, said: Sequence[int]) -> Mapping[int, float]:
@@ -37,15 +34,7 @@ class Steer:
         Args:
             said: the tokens of the answer so far.
         """
-        found = self._to_copy(list(said)) if self._bias and self._copies else {}
-        for ids in self._avoided:
-            n = len(said)
-            if n >= min(_SHARED_TOKENS, len(ids) - 1) and list(said) == ids[:n]:
-                if n < len(ids):
-                    found[ids[n]] = float("-inf")
-                else:  # the wrong answer is repeated in full, so at least the answer must not end here
-                    found |= dict.fromkeys(self._end_ids, float("-inf"))
-        return found
+        return self._to_copy(list(said)) if self._bias and self._copies else {}
 
     def _to_copy(self, said: list[int]) -> dict[int, float]:
         """Prefers tokens that continue or begin a text to copy, and the end of the answer after a complete one."""

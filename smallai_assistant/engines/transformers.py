@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,18 +11,24 @@ from typing import Any, TypeVar
 from smallai_assistant.engines.base import Engine, GenerationFacts, LoadedModel, ModelSpec, TextModel, TextStream
 from smallai_assistant.engines.batches import BATCH, complete, log_likelihoods
 from smallai_assistant.engines.decoding import Network, PrefixCaches, decode
-from smallai_assistant.engines.device import give_back_memory, is_out_of_memory
+from smallai_assistant.engines.device import give_back_memory
 from smallai_assistant.engines.generation import GenerationOptions, Steering
+from smallai_assistant.engines.loading import bounded_building, own_weights
 from smallai_assistant.engines.lora import LoraAdapters
-from smallai_assistant.engines.prompts import ChatTokenizer
+from smallai_assistant.engines.prompts import ChatTokenizer, TextTokenizer
 from smallai_assistant.engines.quiet import quiet_loading
 from smallai_assistant.engines.steering import Steer
-from smallai_assistant.errors import AssistantError, InputTooLarge, ModelInvalid
+from smallai_assistant.engines.tokenizer_process import TokenizerProcess
+from smallai_assistant.errors import InputTooLarge, ModelInvalid
 from smallai_assistant.feedback import Adapter, AdapterPart
+from smallai_assistant.models.boundary import model_errors
+from smallai_assistant.models.entries import is_pinned
 from smallai_assistant.models.files import check_model_folder, read_safetensors_header
+from smallai_assistant.models.json_files import MAX_CONTEXT, read_json_object
 
 T = TypeVar("T")
 TASK = "text-generation"
+_LOCAL = {"local_files_only": True, "trust_remote_code": False}
 _DEFAULT_CONTEXT = 2048  # for a config that names no limit
 # Bytes per weight of a quantized matrix. nf4 takes half a byte, and a float32 scale for every 64 weights. int8 takes a
 # byte, and a scale for every row.
@@ -39,11 +43,10 @@ class TransformersEngine(Engine):
     def can_load(self, spec: ModelSpec, folder: Path) -> bool:
         if spec.task != TASK or not (folder / "config.json").is_file():
             return False
-        try:
-            architectures = json.loads((folder / "config.json").read_bytes()).get("architectures") or []
-        except (ValueError, AttributeError):
-            return True  # `load` will check the config and say what is wrong with it
-        return any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in architectures)
+        architectures = read_json_object(folder / "config.json").get("architectures")
+        if architectures is not None and not isinstance(architectures, list):
+            return True  # `load` checks the configuration and says what is wrong with it
+        return any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in architectures or ())
 
     def estimate_bytes(self, spec: ModelSpec, folder: Path) -> int:
         n_bytes = 0.0
@@ -58,14 +61,39 @@ class TransformersEngine(Engine):
     def load(self, spec: ModelSpec, folder: Path, *, device: str, progress: Callable[[str, float], None]) -> TextModel:
         check_model_folder(folder)  # before any library reads the files
         progress(f"loading {spec}", 0.05)
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        tokenizer: TextTokenizer
+        if is_pinned(spec.name):
+            with quiet_loading(), model_errors(str(spec)):
+                from transformers import AutoTokenizer
 
+                tokenizer = ChatTokenizer(AutoTokenizer.from_pretrained(str(folder), **_LOCAL))
+        else:
+            tokenizer = TokenizerProcess(folder, spec.name, is_chat=True)
+        try:
+            model = self._load(spec, folder, tokenizer, device=device, progress=progress)
+        except BaseException:
+            tokenizer.close()
+            raise
+        give_back_memory(device)  # quantizing needs the full weights for a moment
+        return model
+
+    def _load(
+        self,
+        spec: ModelSpec,
+        folder: Path,
+        tokenizer: TextTokenizer,
+        *,
+        device: str,
+        progress: Callable[[str, float], None],
+    ) -> TextModel:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        if isinstance(tokenizer, TokenizerProcess):
+            tokenizer.wait()  # its child worked while torch was imported
         progress(f"loading {spec}", 0.4)
         dtype = torch.bfloat16 if spec.dtype == "auto" else getattr(torch, spec.dtype)
-        local = {"local_files_only": True, "trust_remote_code": False}
-        with quiet_loading(), _model_errors(spec):
-            tokenizer = ChatTokenizer(AutoTokenizer.from_pretrained(str(folder), **local))
+        with quiet_loading(), model_errors(str(spec)), bounded_building(folder):
             module, report = AutoModelForCausalLM.from_pretrained(
                 str(folder),
                 dtype=dtype,
@@ -73,30 +101,33 @@ class TransformersEngine(Engine):
                 quantization_config=_quantization_config(spec, dtype),
                 use_safetensors=True,
                 output_loading_info=True,
-                **local,
+                **_LOCAL,
             )
             if missing := sorted(report["missing_keys"]):  # transformers fills missing weights with random numbers
                 raise ModelInvalid(f"{spec}: {len(missing)} weights are missing, such as {missing[0]}")
-        progress(f"loading {spec}", 0.9)
-        model = TransformersTextModel(spec, module.eval().requires_grad_(False), tokenizer, device=device)
-        give_back_memory(device)  # quantizing needs the full weights for a moment
-        return model
+            own_weights(module)
+            progress(f"loading {spec}", 0.9)
+            return TransformersTextModel(spec, module.eval().requires_grad_(False), tokenizer, device=device)
 
 
 class TransformersTextModel(TextModel):
     """A causal language model of transformers with its tokenizer."""
 
-    def __init__(self, spec: ModelSpec, module: Any, tokenizer: ChatTokenizer, *, device: str) -> None:
+    def __init__(self, spec: ModelSpec, module: Any, tokenizer: TextTokenizer, *, device: str) -> None:
         super().__init__(spec, device=device, n_bytes=0)
-        self.context_tokens = int(getattr(module.config, "max_position_embeddings", None) or _DEFAULT_CONTEXT)
+        self.context_tokens = _context_of(module.config)
         self._tokenizer = tokenizer
         # Caches of earlier answers, by the weights that computed them: keys and values depend on the weights.
         self._prefixes: dict[AdapterPart | None, PrefixCaches] = {None: PrefixCaches()}
         self._module: Any = module
         self._adapters = LoraAdapters(module)
         end_ids = module.generation_config.eos_token_id
-        known = end_ids if isinstance(end_ids, list) else [end_ids]
-        self._end_ids = frozenset(index for index in [*known, tokenizer.eos_id] if index is not None)
+        known = [*(end_ids if isinstance(end_ids, list) else [end_ids]), tokenizer.eos_id]
+        n_words = module.get_input_embeddings().num_embeddings
+        for index in known:
+            if index is not None and (type(index) is not int or not 0 <= index < n_words):
+                raise ModelInvalid(f"{spec}: the end token {str(index)[:60]} is none of its {n_words:,} tokens")
+        self._end_ids = frozenset(index for index in known if index is not None)
         try:
             self.call(self._warm_up)
         except BaseException:
@@ -116,7 +147,7 @@ class TransformersTextModel(TextModel):
         adapter: Adapter | None = None,
         steering: Steering | None = None,
     ) -> TextStream:
-        prompt = self._tokenizer.encode_chat(messages)
+        prompt = self._tokenizer.encode_chat(messages, cancel=cancel)
         if len(prompt) >= self.context_tokens:
             raise InputTooLarge(
                 f"the prompt has {len(prompt)} tokens, the model's context {self.context_tokens}",
@@ -157,6 +188,7 @@ class TransformersTextModel(TextModel):
         self.call(self._drop_unused)
 
     def release(self) -> None:
+        self._tokenizer.close()
         self._prefixes.clear()
         self._adapters = LoraAdapters(None)  # the old one refers to the module
         self._module = None
@@ -236,6 +268,13 @@ class _Ending(Iterator[T]):
             at_end()
 
 
+def _context_of(config: Any) -> int:
+    n = getattr(config, "max_position_embeddings", None) or _DEFAULT_CONTEXT
+    if type(n) is not int or not 0 < n <= MAX_CONTEXT:
+        raise ModelInvalid(f"max_position_embeddings is {str(n)[:60]}; 1 to {MAX_CONTEXT:,} is possible")
+    return n
+
+
 def _quantization_config(spec: ModelSpec, dtype: Any) -> Any:
     if spec.quantization == "none":
         return None
@@ -244,16 +283,3 @@ def _quantization_config(spec: ModelSpec, dtype: Any) -> Any:
     if spec.quantization == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
-
-
-@contextmanager
-def _model_errors(spec: ModelSpec) -> Iterator[None]:
-    """Turns the errors of a loader into ModelInvalid. Memory errors pass, because the runtime retries them."""
-    try:
-        yield
-    except (AssistantError, KeyboardInterrupt):
-        raise
-    except BaseException as error:  # a panic in the Rust code of tokenizers is not an Exception
-        if is_out_of_memory(error):
-            raise
-        raise ModelInvalid(f"{spec} cannot be loaded: {error}", hint="verify it, or get it again") from error

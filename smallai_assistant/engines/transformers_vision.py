@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from smallai_assistant.engines.base import Engine, ImageModel, ImageTextModel, LoadedModel, ModelSpec
+from smallai_assistant.engines.loading import bounded_building, own_weights
 from smallai_assistant.engines.lora import LoraAdapters
+from smallai_assistant.engines.tokenizer_process import TokenizerProcess
 from smallai_assistant.engines.vision_tuning import linear_layers, tune
-from smallai_assistant.errors import AssistantError, ModelInvalid
+from smallai_assistant.errors import ModelInvalid
 from smallai_assistant.feedback import Adapter
+from smallai_assistant.models.boundary import model_errors
+from smallai_assistant.models.entries import is_pinned
 from smallai_assistant.models.files import check_model_folder, read_safetensors_header
+from smallai_assistant.models.json_files import check_picture_sizes, read_json_object
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,7 +56,9 @@ class TransformersVisionEngine(Engine):
     name = "transformers-vision"
 
     def can_load(self, spec: ModelSpec, folder: Path) -> bool:
-        config = _read_json(folder / "config.json")
+        if not (folder / "config.json").is_file():
+            return False
+        config = read_json_object(folder / "config.json")
         if spec.task == CLASSIFY:
             architectures = config.get("architectures")
             return isinstance(architectures, list) and any("ForImageClassification" in str(a) for a in architectures)
@@ -67,16 +73,12 @@ class TransformersVisionEngine(Engine):
     def load(
         self, spec: ModelSpec, folder: Path, *, device: str, progress: Callable[[str, float], None]
     ) -> LoadedModel:
-        import torch
-
         check_model_folder(folder)
         progress(f"loading {spec.name}", 0.0)
-        try:
+        with model_errors(str(folder), hint="check or pull the model again"):
+            for path in folder.glob("*processor_config.json"):
+                check_picture_sizes(read_json_object(path), path.name)
             model = self._classifier(spec, folder, device) if spec.task == CLASSIFY else _matcher(spec, folder, device)
-        except (AssistantError, MemoryError, KeyboardInterrupt, SystemExit, torch.OutOfMemoryError):
-            raise
-        except BaseException as error:  # a panic in the tokenizer's Rust code is not an Exception
-            raise ModelInvalid(f"{folder}: cannot be loaded: {error}", hint="check or pull the model again") from error
         progress(f"loading {spec.name}", 1.0)
         return model
 
@@ -88,11 +90,22 @@ class TransformersVisionEngine(Engine):
 
 
 def _matcher(spec: ModelSpec, folder: Path, device: str) -> LoadedModel:
-    from transformers import AutoModel, AutoTokenizer
+    process = None if is_pinned(spec.name) else TokenizerProcess(folder, spec.name, is_chat=False)
+    try:
+        from transformers import AutoModel, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    network = _network(AutoModel, spec, folder, device)
-    return TransformersImageTextModel(spec, network, (_processor(folder), tokenizer), device=device)
+        if process is not None:
+            process.wait()  # before a tokenizer that takes too much is loaded here
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        if process is not None:
+            process.replace_calls(tokenizer)
+        network = _network(AutoModel, spec, folder, device)
+        processors = _Processors(_processor(folder), tokenizer, process)
+        return TransformersImageTextModel(spec, network, processors, device=device)
+    except BaseException:
+        if process is not None:
+            process.close()
+        raise
 
 
 def _network(auto_class: Any, spec: ModelSpec, folder: Path, device: str) -> Any:
@@ -110,14 +123,16 @@ def _network(auto_class: Any, spec: ModelSpec, folder: Path, device: str) -> Any
             bnb_4bit_compute_dtype=dtype,
             llm_int8_skip_modules=_NOT_QUANTIZED,
         )
-    network, report = auto_class.from_pretrained(
-        folder,
-        local_files_only=True,
-        trust_remote_code=False,
-        use_safetensors=True,
-        output_loading_info=True,
-        **options,
-    )
+    with bounded_building(folder):
+        network, report = auto_class.from_pretrained(
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            **options,
+        )
+    own_weights(network)
     if missing := sorted(report["missing_keys"]):  # transformers fills missing weights with random numbers
         raise ModelInvalid(f"{folder}: {len(missing)} weights are missing, such as {missing[0]}")
     return network.eval().requires_grad_(False)
@@ -259,6 +274,18 @@ def pooled(network: Any, inputs: dict[str, Any]) -> Any:
     return hidden[:, 0] if hidden.ndim == 3 else hidden.mean((2, 3))
 
 
+class _Processors(NamedTuple):
+    """What prepares pictures and texts.
+
+    Attributes:
+        process: runs the tokenizer of a folder that the catalogue does not pin, None for one that it does.
+    """
+
+    pictures: Any
+    texts: Any
+    process: TokenizerProcess | None
+
+
 class TransformersImageTextModel(ImageTextModel):
     """CLIP or SigLIP: a softmax, over the texts, of the scaled cosines of picture and text.
 
@@ -266,12 +293,12 @@ class TransformersImageTextModel(ImageTextModel):
     labels fits best.
     """
 
-    def __init__(self, spec: ModelSpec, network: Any, processors: tuple[Any, Any], *, device: str) -> None:
+    def __init__(self, spec: ModelSpec, network: Any, processors: _Processors, *, device: str) -> None:
         import numpy as np
 
         super().__init__(spec, device=device, n_bytes=_n_bytes(network))
         self._network: Any = network
-        self._processor, self._tokenizer = processors
+        self._processor, self._tokenizer, self._process = processors
         self._prompt, self._pads_fully = _PROMPTS[network.config.model_type]
         try:
             self.match([np.zeros((32, 32, 3), np.uint8)], ["cat"])
@@ -296,6 +323,8 @@ class TransformersImageTextModel(ImageTextModel):
 
     def release(self) -> None:
         self._network = None
+        if self._process is not None:
+            self._process.close()
 
     def _embed_texts(self, prompts: Sequence[str]) -> Any:
         tokens = self._tokenizer(
@@ -324,11 +353,3 @@ def _batches(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
 
 def _n_bytes(network: Any) -> int:
     return LoadedModel.measure([*network.parameters(), *network.buffers()])
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        table = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return table if isinstance(table, dict) else {}

@@ -28,9 +28,27 @@ from smallai_assistant.learning.adapter_files import (
     seal,
     sweep,
 )
+from smallai_assistant.learning.champions import (
+    MoveKind,
+    champion_of,
+    entries,
+    last_entry,
+    missing_adapter,
+    move,
+    previous_of,
+    task_of,
+)
+from smallai_assistant.learning.withdrawal import (
+    REASON,
+    Withdrawn,
+    inherited,
+    is_tainted,
+    learned_from_erased,
+    withdraw,
+)
 from smallai_assistant.models.files import check_name, file_sha256
-from smallai_assistant.storage.database import Database, upsert
-from smallai_assistant.storage.schema import adapters, champion_log, champions, learned
+from smallai_assistant.storage.database import Database
+from smallai_assistant.storage.schema import adapters, learned
 
 # SQLite allows 999 parameters in one statement by default before version 3.32.
 _IDS_PER_STATEMENT = 500
@@ -46,6 +64,13 @@ class AdapterStore:
     def __init__(self, database: Database, folder: Path) -> None:
         self._database = database
         self._folder = folder
+        with database.read() as connection:
+            tainted = learned_from_erased(connection)
+        if tainted:  # an earlier version of the program left them, or a kill
+            with database.write() as connection:
+                withdrawn = self.withdraw(connection, tainted)
+            for version in withdrawn:
+                self.delete_files(version.adapter_id)
         if folder.is_dir():
             with database.read() as connection:
                 known = set(connection.scalars(sa.select(adapters.c.id)))
@@ -66,6 +91,7 @@ class AdapterStore:
         kind: str,
         base: Mapping[str, Any],
         feedback_ids: Sequence[str] = (),
+        started_from: str | None = None,
     ) -> Adapter:
         """Turns the files in `work` into a version: a candidate that does not serve.
 
@@ -74,8 +100,10 @@ class AdapterStore:
             kind: what the files are, such as `lora`.
             base: what the adapter was made for, as JSON.
             feedback_ids: what it learned from, oldest first.
+            started_from: the version that its training began with; what that one learned is in it, too.
 
         Raises:
+            TrainingFailed: `started_from` is gone: it learned from feedback that was erased meanwhile.
             InvalidInput: there are no files, or one of them is a link.
             ModelInvalid: a safetensors file is cut short or malformed.
             AdapterMismatch: a safetensors file holds NaN or infinity.
@@ -94,6 +122,7 @@ class AdapterStore:
             "files": files,
             "created_at": created_at.isoformat(),
             "parent": self.champion_id(task),
+            "started_from": started_from,
             "feedback_ids": list(feedback_ids),
         }
         # First the folder, then the row: a crash in between leaves a folder without a row, which the next start sweeps.
@@ -108,8 +137,9 @@ class AdapterStore:
                     report="{}",
                 )
             )
-            if feedback_ids:
-                rows = [{"adapter_id": adapter_id, "feedback_id": row_id} for row_id in dict.fromkeys(feedback_ids)]
+            row_ids = dict.fromkeys([*inherited(connection, started_from), *feedback_ids])
+            if row_ids:
+                rows = [{"adapter_id": adapter_id, "feedback_id": row_id} for row_id in row_ids]
                 connection.execute(sa.insert(learned), rows)
         return self.get(adapter_id)
 
@@ -125,13 +155,13 @@ class AdapterStore:
         """Returns one version. Only its manifest is read; `verify` reads the other files.
 
         Raises:
-            InvalidInput: there is no adapter with that id.
+            InvalidInput: there is no adapter with that id, or it learned from feedback that was erased.
             IntegrityError: its manifest is missing or has changed.
         """
         with self._database.read() as connection:
             row = connection.execute(sa.select(adapters).where(adapters.c.id == adapter_id)).one_or_none()
-        if row is None:
-            raise InvalidInput(f"there is no adapter {adapter_id!r}", hint="see `smallai adapters list`")
+            if row is None:
+                raise missing_adapter(connection, adapter_id)
         return self._read(row)
 
     def versions(self, task: str | None = None) -> list[Adapter]:
@@ -147,11 +177,25 @@ class AdapterStore:
                 continue
         return found
 
+    def damaged(self, task: str | None = None) -> dict[str, str]:
+        """Returns what is wrong with each version whose files are not as they were recorded; it hashes all of them."""
+        found: dict[str, str] = {}
+        query = sa.select(adapters.c.id).order_by(adapters.c.seq)
+        with self._database.read() as connection:
+            ids = connection.scalars(query if task is None else query.where(adapters.c.task == task)).all()
+        for adapter_id in ids:
+            try:
+                self.verify(adapter_id)
+            except IntegrityError as error:
+                found[adapter_id] = error.message
+            except InvalidInput:  # removed since
+                continue
+        return found
+
     def champion_id(self, task: str) -> str | None:
         """Returns the id of the version that serves; None for the bare base."""
         with self._database.read() as connection:
-            found = connection.scalar(sa.select(champions.c.adapter_id).where(champions.c.task == task))
-        return None if found is None else str(found)
+            return champion_of(connection, task)
 
     def champion(self, task: str) -> Adapter | None:
         """Returns the version that serves; None for the bare base."""
@@ -213,36 +257,28 @@ class AdapterStore:
 
     def move_away(self, task: str, adapter_id: str, *, to: str | None, reason: str) -> None:
         """Lets `to` serve instead of a damaged champion, unless another champion has replaced it meanwhile."""
-        self._move(task, to, "rollback", reason, only_from=adapter_id)
+        self._move(task, to, "damaged", reason, only_from=adapter_id)
 
     def previous_id(self, task: str) -> str | None:
         """Returns the version that a rollback brings back; None for the bare base.
 
         Two rollbacks go back two promotions.
         """
-        # The log is replayed on a stack: a promotion pushes, a rollback pops down to the version that it names.
-        served: list[str | None] = [None]
-        for entry in self.log(task):
-            now = entry["adapter_id"]
-            if now == served[-1]:
-                continue
-            if entry["kind"] == "rollback" and now in served:
-                while served[-1] != now:
-                    served.pop()
-            else:
-                served.append(now)
         with self._database.read() as connection:
-            existing = set(connection.scalars(sa.select(adapters.c.id).where(adapters.c.task == task)))
-        # Versions on the stack may have been removed since.
-        earlier = (version for version in reversed(served) if version in existing and version != served[-1])
-        return next(earlier, None)
+            return previous_of(connection, task)
 
     def log(self, task: str) -> list[dict[str, Any]]:
-        """Returns the moves of the champion, oldest first: kind, adapter_id, previous_id, reason, at (s since 1970)."""
-        query = sa.select(champion_log).where(champion_log.c.task == task).order_by(champion_log.c.seq)
+        """Returns the moves of the champion, oldest first: kind, adapter_id, previous_id, reason, at (s since 1970).
+
+        An entry of the kind `erased` may name a version in `previous_id` that did not serve.
+        """
         with self._database.read() as connection:
-            columns = ("kind", "adapter_id", "previous_id", "reason", "at")
-            return [{name: getattr(row, name) for name in columns} for row in connection.execute(query)]
+            return entries(connection, task)
+
+    def last_move(self, task: str) -> dict[str, Any] | None:
+        """Returns the last entry of `log`; None if nothing ever served the task."""
+        with self._database.read() as connection:
+            return last_entry(connection, task)
 
     def verify(self, adapter_id: str) -> None:
         """Compares every file with the manifest, and the manifest with the database.
@@ -260,15 +296,26 @@ class AdapterStore:
             InvalidInput: it serves, or there is no adapter with that id.
         """
         with self._database.write() as connection:
-            task = _task_of(connection, adapter_id)
-            if connection.scalar(sa.select(champions.c.adapter_id).where(champions.c.task == task)) == adapter_id:
+            task = task_of(connection, adapter_id)
+            if champion_of(connection, task) == adapter_id:
                 raise InvalidInput(f"{adapter_id} serves {task}", hint="roll back first")
             connection.execute(sa.delete(learned).where(learned.c.adapter_id == adapter_id))
             connection.execute(sa.delete(adapters).where(adapters.c.id == adapter_id))
+        return self.delete_files(adapter_id)
+
+    def delete_files(self, adapter_id: str) -> int:
+        """Deletes the folder of a version whose row is gone. Returns the bytes freed."""
         folder = self._folder / adapter_id  # without a row: if a kill leaves some of it, the next start sweeps that
         n_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         shutil.rmtree(folder, ignore_errors=True)
         return n_bytes
+
+    def withdraw(self, connection: sa.Connection, adapter_ids: Iterable[str]) -> list[Withdrawn]:
+        """Withdraws versions, and those that began with them, in the caller's transaction; see `withdrawal`.
+
+        The files stay until `delete_files`: the transaction may fail.
+        """
+        return withdraw(connection, set(adapter_ids), self._folder)
 
     def learned_from(self, feedback_ids: Iterable[str]) -> list[str]:
         """Returns the ids of the adapters that learned from any of these feedback rows, oldest first."""
@@ -284,32 +331,28 @@ class AdapterStore:
         return [adapter_id for adapter_id in order if adapter_id in found]
 
     def _move(
-        self, task: str, adapter_id: str | None, kind: str, reason: str, *, only_from: str | None = None
+        self, task: str, adapter_id: str | None, kind: MoveKind, reason: str, *, only_from: str | None = None
     ) -> Adapter | None:
         """Moves the champion and logs the move. Returns the version that served before, if it can be read.
 
         Args:
             only_from: does nothing if another version serves by now.
+
+        Raises:
+            GateRejected: the version learned from feedback that was erased.
         """
         with self._database.write() as connection:
-            previous = connection.scalar(sa.select(champions.c.adapter_id).where(champions.c.task == task))
-            if only_from is not None and previous != only_from:
+            if only_from is not None and champion_of(connection, task) != only_from:
                 return None
             if adapter_id is not None:
-                _task_of(connection, adapter_id)  # it may have been removed since it was verified
-            upsert(connection, champions, [{"task": task, "adapter_id": adapter_id}], key="task")
-            connection.execute(
-                sa.insert(champion_log).values(
-                    task=task,
-                    kind=kind,
-                    adapter_id=adapter_id,
-                    previous_id=previous,
-                    reason=reason,
-                    at=datetime.now(UTC).timestamp(),
-                )
-            )
+                task_of(connection, adapter_id)  # it may have been removed since it was verified
+                if is_tainted(connection, adapter_id, self._folder):
+                    raise GateRejected(
+                        f"{adapter_id} cannot serve: {REASON}", hint=f"train again: smallai learn {task}"
+                    )
+            previous = move(connection, task, adapter_id, kind, reason)
         try:
-            return None if previous is None else self.get(str(previous))
+            return None if previous is None else self.get(previous)
         except (IntegrityError, InvalidInput):  # the champion may leave a damaged version, or one removed meanwhile
             return None
 
@@ -353,15 +396,3 @@ def check_base(adapter: Adapter, base: Mapping[str, Any]) -> None:
             raise AdapterMismatch(
                 f"{adapter.id} was made for {key} {adapter.base.get(key)!r}, and the task now has {base.get(key)!r}"
             )
-
-
-def _task_of(connection: sa.Connection, adapter_id: str) -> str:
-    """Returns the task of an adapter, inside the caller's transaction.
-
-    Raises:
-        InvalidInput: there is no adapter with that id.
-    """
-    task = connection.scalar(sa.select(adapters.c.task).where(adapters.c.id == adapter_id))
-    if task is None:
-        raise InvalidInput(f"there is no adapter {adapter_id!r}", hint="see `smallai adapters list`")
-    return str(task)

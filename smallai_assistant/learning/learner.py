@@ -6,6 +6,7 @@ the same feedback continues from the last checkpoint.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import shutil
@@ -16,7 +17,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from smallai_assistant.errors import AssistantError, Busy, Cancelled, TrainingFailed
+from smallai_assistant.errors import AssistantError, Busy, Cancelled, InvalidInput, StoreError, TrainingFailed
 from smallai_assistant.feedback import Adapter, AdapterStatus, Example, Score
 from smallai_assistant.filesystem import exclusive
 from smallai_assistant.learning.evaluation import Reason, ReasonKind
@@ -146,7 +147,11 @@ class Learner:
             self._check_not_erased(cycle, candidate, report)
         except BaseException:
             # Nobody has judged the candidate. Its checkpoints stay, so that the next cycle need not train again.
-            self._adapters.remove(candidate.id)
+            with contextlib.suppress(InvalidInput):  # an erasure may have taken it already
+                self._adapters.remove(candidate.id)
+            # A step that fails because its files were erased under it is no fault of the task.
+            with contextlib.suppress(StoreError):  # the first error says more
+                self._check_not_erased(cycle, candidate)
             raise
         report = replace(report, seconds=time.monotonic() - begun)
         status: AdapterStatus = "approved" if report.is_approved else "refused"
@@ -169,15 +174,22 @@ class Learner:
                 log.info("%s was never judged and is removed", version.id)
                 self._adapters.remove(version.id)
 
-    def _check_not_erased(self, cycle: Cycle, candidate: Adapter, report: CycleReport) -> None:
+    def _check_not_erased(self, cycle: Cycle, candidate: Adapter, report: CycleReport | None = None) -> None:
         """Ends the cycle if a row that it uses was erased meanwhile: weights must not serve it, nor a report quote it.
 
         Raises:
             TrainingFailed: a row was erased.
         """
         active = {judged_turn.feedback.id for judged_turn in self._feedback.judged_turns(cycle.task.name)}
-        quoted = {feedback_id for change in report.changes for feedback_id in change.feedback_ids}
-        used = {*candidate.feedback_ids, *report.held_out_ids, *quoted}
+        used = set(candidate.feedback_ids) | set(cycle.parent.feedback_ids if cycle.parent is not None else ())
+        used |= {
+            row_id
+            for name in (TARGET, EARLIER)
+            for found in cycle.slices.get(name, ())
+            for row_id in found.feedback_ids
+        }
+        if report is not None:
+            used |= {row_id for change in report.changes for row_id in change.feedback_ids}
         # A row that was only undone may stay in the weights; only an erased one must go.
         if erased := [row_id for row_id in used - active if self._feedback.get(row_id).state == "erased"]:
             shutil.rmtree(cycle.checkpoints, ignore_errors=True)
@@ -230,7 +242,14 @@ class Learner:
                 raise TrainingFailed(f"the training of {task.name} failed: {type(error).__name__}: {error}") from error
             learned = {row_id for example in [*cycle.training, *cycle.replay] for row_id in example.feedback_ids}
             ids = _in_order(cycle, learned)
-            return self._adapters.add(folder, task=task.name, kind=kind, base=cycle.base, feedback_ids=ids)
+            return self._adapters.add(
+                folder,
+                task=task.name,
+                kind=kind,
+                base=cycle.base,
+                feedback_ids=ids,
+                started_from=cycle.parent.id if cycle.parent is not None else None,
+            )
 
     def _scores(
         self, cycle: Cycle, slices: Mapping[str, Sequence[Example]], adapter: Adapter | None, stop: threading.Event

@@ -12,7 +12,6 @@ from types import MappingProxyType
 from smallai_assistant.config import nearest
 from smallai_assistant.errors import (
     Cancelled,
-    IntegrityError,
     InvalidInput,
     ModelInvalid,
     ModelNotFound,
@@ -22,15 +21,14 @@ from smallai_assistant.models import hub
 from smallai_assistant.models.convert import convert, needs_conversion
 from smallai_assistant.models.entries import Entry, read_entries
 from smallai_assistant.models.files import (
-    FileHashes,
     check_files,
-    check_gguf,
     check_model_folder,
     check_name,
-    file_sha256,
     fingerprint,
 )
 from smallai_assistant.models.folders import MANIFEST, ModelFolders, has_manifest, read_manifest
+from smallai_assistant.models.gguf_header import check_gguf
+from smallai_assistant.models.integrity import HashCheck, ModelHashes, check_listed
 from smallai_assistant.models.sources import Fetcher, RefusedFile, Source, link_or_copy
 
 # Called with the model, what is going on, and the fraction of the model that is done, in [0, 1].
@@ -82,7 +80,7 @@ class Catalog:
 
     def __init__(self, models_dir: Path) -> None:
         self._folders = ModelFolders(models_dir)
-        self._hashes = FileHashes()
+        self._hashes = ModelHashes(self._folders)
         self.entries: Mapping[str, Entry] = MappingProxyType(read_entries())
 
     def names_of(self, names: Iterable[str]) -> list[str]:
@@ -176,18 +174,8 @@ class Catalog:
         if not has_manifest(folder):
             raise ModelNotFound(f"{name!r} is not pulled", pull_name=name if name in self.entries else None)
         recorded = read_manifest(folder)["files"]
-        here = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {MANIFEST}
-        if missing := sorted(recorded.keys() - here):
-            raise IntegrityError(f"{name}: {missing[0]} is missing")
-        if strange := sorted(here - recorded.keys()):
-            raise IntegrityError(f"{name}: {strange[0]} is not one of its files")
-        for file, digest in recorded.items():
-            try:
-                is_same = file_sha256(folder / file) == digest
-            except OSError as error:
-                raise IntegrityError(f"{name}: {file} cannot be read: {error.strerror}") from error
-            if not is_same:
-                raise IntegrityError(f"{name}: {file} has changed")
+        check_listed(folder, recorded, name, ignored=MANIFEST)
+        HashCheck(folder, recorded, name).finish()
 
     def remove(self, name: str) -> int:
         """Deletes a pulled model and the files of an unfinished pull of it. Returns the bytes freed.
@@ -201,6 +189,7 @@ class Catalog:
             raise ModelNotFound(f"{name!r} is not pulled", hint="see `smallai models list`")
         # Two seconds: another removal is over by then, and whoever waits longer waits for a pull.
         with self._folders.changing(timeout_s=2.0):
+            self._hashes.forget(self._folders.folder_of(name))
             return self._folders.delete(name)
 
     def name_for(self, name: str, task: str) -> str:
@@ -236,23 +225,14 @@ class Catalog:
             if task is None:
                 raise ValueError("'auto' needs a task")
             name = self.name_for(name, task)
-        # The order matters: a folder of the user's that is named like an entry does not replace the pinned model.
-        if name in self.entries:
-            if not self.is_pulled(name):
-                raise ModelNotFound(f"the model {name!r} is not pulled", pull_name=name)
-            folder = self._folders.folder_of(name)
-        elif (path := _existing_path(name)) is not None:
-            folder = path if path.is_dir() else self._resolve_file(path)
-        elif "/" in name and not name.startswith((".", "/", "~")):
-            folder = self._resolve_hub_id(name, revision)
-        else:
-            check_name(name)
-            raise ModelNotFound(f"there is no model {name!r}", hint=nearest(name, self.entries))
+        folder = self._find(name, revision)
         check_files(folder)
         return folder
 
     def fingerprint(self, name: str, *, task: str | None = None, revision: str | None = None) -> dict[str, str]:
         """What an adapter for this model depends on.
+
+        It is that of the files which this process loads: `begin_check` compares them with it.
 
         Returns:
             `weights_sha256` and `tokenizer_sha256`, each over the names and hashes of the files of that kind and empty
@@ -260,12 +240,49 @@ class Catalog:
 
         Raises:
             ModelNotFound: the model is not here.
+            ModelInvalid: a file cannot be read, or is not a regular file.
         """
-        folder = self.resolve(name, task=task, revision=revision)
-        manifest = read_manifest(folder) if has_manifest(folder) else {"files": {}}
-        # The recorded hashes: computing those of a large model takes seconds, and `verify` compares them.
-        hashes = fingerprint(folder, lambda path: manifest["files"].get(path.name) or self._hashes.of(path))
-        return {**hashes, "revision": str(manifest.get("revision", ""))}
+        name = self.name_for(name, task) if task is not None else name
+        folder = self._find(name, revision)
+        manifest = read_manifest(folder) if self._folders.holds(folder) else {}
+        return {**fingerprint(self._hashes.of(folder)), "revision": str(manifest.get("revision", ""))}
+
+    def begin_check(self, name: str, *, task: str | None = None, revision: str | None = None) -> HashCheck:
+        """Begins to compare the files of a model with their hashes. Load the model meanwhile, then call `end_check`.
+
+        The hashes of a pulled model are those that were recorded, and for files that are served as they were fetched
+        those of the catalogue. A folder of the user's has no record. Its hashes are those of its first use in this
+        process, on which the choice of its adapters rests.
+
+        Raises:
+            ModelNotFound: the model is not here.
+            IntegrityError: a pulled model has not exactly its files, or its record is not that of the catalogue.
+            ModelInvalid: a file is not a regular file.
+        """
+        name = self.name_for(name, task) if task is not None else name
+        return self._hashes.begin_check(self._find(name, revision), name, self.entries.get(name))
+
+    def end_check(self, check: HashCheck) -> None:
+        """Ends what `begin_check` began, after the model was loaded.
+
+        Raises:
+            IntegrityError: a file is missing or has changed; the message names the first.
+        """
+        self._hashes.end_check(check)
+
+    def _find(self, name: str, revision: str | None) -> Path:
+        """The folder of a model, not checked. See `resolve`."""
+        # The order matters: a folder of the user's that is named like an entry does not replace the pinned model.
+        if name in self.entries:
+            if not self.is_pulled(name):
+                raise ModelNotFound(f"the model {name!r} is not pulled", pull_name=name)
+            return self._folders.folder_of(name)
+        if (path := _existing_path(name)) is not None:
+            return path if path.is_dir() else self._resolve_file(path)
+        if "/" in name and not name.startswith((".", "/", "~")):
+            return self._resolve_hub_id(name, revision)
+        check_name(name)
+        raise ModelNotFound(f"there is no model {name!r}", hint=nearest(name, self.entries))
 
     def _resolve_hub_id(self, name: str, revision: str | None) -> Path:
         wanted = f"{name}@{revision}" if revision and "@" not in name else name
@@ -283,7 +300,7 @@ class Catalog:
         if path.suffix.lower() != ".gguf":
             raise UnsafeModelFormat(f"{path.name} is neither a folder nor a GGUF file")
         check_gguf(path)
-        name = f"gguf-{self._hashes.of(path)[:16]}"
+        name = f"gguf-{self._hashes.of_file(path)[:16]}"
         folder = self._folders.folder_of(name)
         if not has_manifest(folder):
             with self._folders.changing():

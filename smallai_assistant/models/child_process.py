@@ -101,12 +101,7 @@ def run_module(
         OutOfMemory: the system killed the child.
         Cancelled: `cancel` was set.
     """
-    # The folder that holds the package: the child must import the same code, also if it runs from a source folder.
-    home = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(part for part in (home, os.environ.get("PYTHONPATH")) if part)
-    done = run_python(
-        ["-m", module, *arguments], cancel=cancel, environment=os.environ | {"PYTHONPATH": path}, on_tick=on_tick
-    )
+    done = run_python(["-m", module, *arguments], cancel=cancel, environment=package_environment(), on_tick=on_tick)
     reports = [found for line in done.output.splitlines() if (found := _report_of(line)) is not None]
     if done.status == 0:
         return reports
@@ -117,6 +112,13 @@ def run_module(
         raise OutOfMemory("the system ended the work, most likely for want of memory", hint="close other programs")
     last_line = (done.log.strip().splitlines() or ["it gave no reason"])[-1]
     raise ModelInvalid(f"the library that reads the file crashed (status {done.status}): {last_line}")
+
+
+def package_environment() -> dict[str, str]:
+    """The environment of a child that imports this package: the same code, also if it runs from a source folder."""
+    home = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(part for part in (home, os.environ.get("PYTHONPATH")) if part)
+    return os.environ | {"PYTHONPATH": path}
 
 
 def serve(work: Callable[[Sequence[str]], None]) -> None:

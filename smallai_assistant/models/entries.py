@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -86,6 +87,12 @@ def read_entries() -> dict[str, Entry]:
     """The entries by name, in the order of preference."""
     table = tomllib.loads((package_files("smallai_assistant.models") / "catalog.toml").read_text("utf-8"))
     return {model["name"]: _entry(model) for model in table["model"]}
+
+
+@functools.cache
+def is_pinned(name: str) -> bool:
+    """Whether a model's name is one of the catalogue, whose files are pinned by their hashes."""
+    return name in read_entries()
 
 
 def _entry(model: Mapping[str, Any]) -> Entry:

@@ -62,6 +62,10 @@ class ModelFolders:
         """Whether the model is here and complete."""
         return has_manifest(self.folder_of(name))
 
+    def holds(self, folder: Path) -> bool:
+        """Whether a folder is a model that `publish` made, and not one of the user's with such a record."""
+        return folder.parent == self.root and has_manifest(folder)
+
     @contextmanager
     def changing(
         self,

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from smallai_assistant.errors import InvalidInput
 from smallai_assistant.storage.media import digests_in, mark_unused
 from smallai_assistant.storage.revisions import ERASURES, feedback_key, increment
-from smallai_assistant.storage.schema import ERASED, adapters, feedback, learned, sessions, turns
+from smallai_assistant.storage.schema import ERASED, adapters, feedback, learned, turns
 
 IDS_PER_STATEMENT = 400  # a statement binds up to two values for each; older builds of SQLite allow 999
 T = TypeVar("T")
@@ -45,14 +45,12 @@ class ErasedRows:
         turn_ids: the turns that were asked for, and taught turns without any active feedback left.
         adapter_ids: the adapters that learned from the feedback, oldest first.
         tasks: the tasks of the rows.
-        files: what was deleted beside them.
     """
 
     feedback_ids: list[str] = field(default_factory=list)
     turn_ids: list[str] = field(default_factory=list)
     adapter_ids: list[str] = field(default_factory=list)
     tasks: set[str] = field(default_factory=set)
-    files: ErasedFiles = ErasedFiles()
 
 
 def erase_rows(connection: sa.Connection, feedback_ids: Iterable[str] = (), turn_ids: Iterable[str] = ()) -> ErasedRows:
@@ -83,25 +81,10 @@ def erase_rows(connection: sa.Connection, feedback_ids: Iterable[str] = (), turn
     _drop_examples(connection, affected, set(done.feedback_ids))
     order = connection.scalars(sa.select(adapters.c.id).order_by(adapters.c.seq)).all()
     done.adapter_ids = [adapter_id for adapter_id in order if adapter_id in affected]
-    for task in done.tasks:
+    for task in sorted(done.tasks):
         increment(connection, feedback_key(task))
+    increment(connection, ERASURES)
     return done
-
-
-def turns_of_session(connection: sa.Connection, session_id: str) -> list[str]:
-    """The ids of a session's turns, erased ones too.
-
-    Raises:
-        InvalidInput: there is no such session.
-    """
-    if connection.scalar(sa.select(sa.true()).where(sessions.c.id == session_id)) is None:
-        raise InvalidInput(f"there is no session {session_id!r}", hint="see `smallai sessions list`")
-    return list(connection.scalars(sa.select(turns.c.id).where(turns.c.session_id == session_id)))
-
-
-def forget_owner(connection: sa.Connection, session_id: str) -> None:
-    """Takes the user's id from a session whose turns are erased."""
-    connection.execute(sa.update(sessions).where(sessions.c.id == session_id).values(user_id=None))
 
 
 def chunks(ids: Sequence[T]) -> Iterator[Sequence[T]]:
@@ -147,20 +130,21 @@ def _is_taught(body: str) -> bool:
 
 
 def _erase_turns(connection: sa.Connection, done: ErasedRows) -> None:
-    if not done.turn_ids:
-        return
     rows = _select(connection, sa.select(turns.c.task, turns.c.body), turns.c.id, done.turn_ids)
     done.tasks |= {row.task for row in rows}
     mark_unused(connection, {digest for row in rows for digest in digests_in(row.body)})
     for chunk in chunks(done.turn_ids):
         connection.execute(sa.update(turns).where(turns.c.id.in_(chunk)).values(body=ERASED, user_id=None))
-    increment(connection, ERASURES)
 
 
 def _drop_examples(connection: sa.Connection, affected: set[str], erased: set[str]) -> None:
     """Removes the quoted answers from the reports of cycles that trained on erased rows or evaluated with them."""
     for row in connection.execute(sa.select(adapters.c.id, adapters.c.report)).all():
-        report = json.loads(row.report)
+        try:
+            report = json.loads(row.report)
+        except (ValueError, RecursionError):  # nobody can tell what it quotes
+            connection.execute(sa.update(adapters).where(adapters.c.id == row.id).values(report="{}"))
+            continue
         # A protected slice may ask about a turn whose feedback was neither learned nor held out: its change names it.
         quoted = {feedback_id for change in report.get("changes", ()) for feedback_id in change.get("feedback_ids", ())}
         is_quoting = row.id in affected or erased & {*report.get("held_out_ids", ()), *quoted}

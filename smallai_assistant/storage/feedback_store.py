@@ -15,7 +15,7 @@ from smallai_assistant.errors import InvalidInput, StoreError
 from smallai_assistant.feedback import Feedback, JudgedTurn
 from smallai_assistant.storage.database import Database
 from smallai_assistant.storage.erasure import ErasedFiles, ErasedRows, chunks, erase_rows
-from smallai_assistant.storage.media import delete_unused
+from smallai_assistant.storage.media import delete_unused, has_marked
 from smallai_assistant.storage.revisions import ERASURES, current, feedback_key, increment
 from smallai_assistant.storage.row_reader import rows_or_one_by_one
 from smallai_assistant.storage.schema import ERASED, feedback, turns
@@ -193,8 +193,7 @@ class FeedbackStore:
         """Deletes the content of feedback, and of turns with all of their feedback, for good. Idempotent.
 
         Reports of learning cycles that trained on the rows or evaluated with them lose their examples; their figures
-        stay. A taught turn goes with the last feedback on it that counts. Pictures and recordings go with the last turn
-        that refers to them, and the copies of the database that migrations made go as well.
+        stay. A taught turn goes with the last feedback on it that counts. `finish_erasure` deletes the files.
 
         Args:
             and_then: called in the same transaction, with what is erased.
@@ -205,15 +204,19 @@ class FeedbackStore:
         with self._database.write() as connection:
             done = erase_rows(connection, ids, turn_ids)
             and_then(connection, done)
-        done.files = self.finish_erasure()
         return done
 
-    def finish_erasure(self) -> ErasedFiles:
-        """Deletes the files that an erasure leaves behind. Idempotent."""
-        n_media = delete_unused(self._database, self._turns.media_dir)
+    def finish_erasure(self, *, only_unfinished: bool = False) -> ErasedFiles:
+        """Deletes the files that an erasure leaves behind. Idempotent.
+
+        Args:
+            only_unfinished: does nothing unless a kill kept an erasure from its end.
+        """
+        if only_unfinished and not has_marked(self._database):
+            return ErasedFiles()
         backups = tuple(path.name for path in self._database.remove_backups())
-        # The erased content is also in the pages of the write-ahead log.
-        return ErasedFiles(n_media, backups, self._database.truncate_log())
+        is_log_empty = self._database.truncate_log()  # the erased content is also in the pages of the write-ahead log
+        return ErasedFiles(delete_unused(self._database, self._turns.media_dir), backups, is_log_empty)
 
     def stats(self) -> list[dict[str, Any]]:
         """Counts for each task and source, sorted by both.

@@ -149,9 +149,10 @@ class FeedbackTransfer:
                         increment(connection, feedback_key(task))
             finally:
                 # Pictures of rows that were not inserted: erased here, or the import failed.
-                with self._database.write() as connection:
-                    mark_unused(connection, new)
-                delete_unused(self._database, self._media_dir)
+                if new:
+                    with self._database.write() as connection:
+                        mark_unused(connection, new)
+                    delete_unused(self._database, self._media_dir)
         return done
 
     def _insert(self, connection: sa.Connection, page: list[FeedbackLine], done: Transfer, lines: ImportLines) -> None:

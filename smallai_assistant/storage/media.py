@@ -17,8 +17,8 @@ from smallai_assistant.storage.schema import ERASED, meta, turns
 
 # A larger file is not copied: the turn keeps its path alone. 64 MiB hold half an hour of 16-bit speech at 16 kHz.
 MAX_KEPT_MEDIA_BYTES = 64 * 2**20
-# The key in `meta` of what may have to be deleted. It is written together with the erasure, so that a kill before the
-# deletion loses nothing: the next start deletes it.
+# The key in `meta` of what may have to be deleted. It is written together with the erasure, an empty list too, so that
+# the next start finishes an erasure that was killed after its commit.
 _TO_DELETE = "media_to_delete"
 _IN_BODY = re.compile(r'"media": "([0-9a-f]{64})"')  # as `json.dumps` writes it; in a text its quotes are escaped
 
@@ -55,21 +55,25 @@ def digests_in(body: str) -> set[str]:
 
 def mark_unused(connection: sa.Connection, digests: Collection[str]) -> None:
     """Records, in the caller's transaction, that these files may have lost their last turn."""
-    if digests:
-        waiting = sorted(set(digests) | _marked(connection))
-        upsert(connection, meta, [{"key": _TO_DELETE, "value": json.dumps(waiting)}], key="key")
+    waiting = sorted(set(digests) | (_marked(connection) or set()))
+    upsert(connection, meta, [{"key": _TO_DELETE, "value": json.dumps(waiting)}], key="key")
+
+
+def has_marked(database: Database) -> bool:
+    """Whether marked files wait for `delete_unused`: it was killed, or has not begun."""
+    with database.read() as connection:
+        return _marked(connection) is not None
 
 
 def delete_unused(database: Database, folder: Path) -> int:
     """Deletes the marked files that no turn refers to, and returns how many there were. Idempotent."""
-    with database.read() as connection:  # usually nothing waits, and nobody has to wait for a writer
-        if not _marked(connection):
-            return 0
+    if not has_marked(database):  # nobody has to wait for a writer
+        return 0
     n_deleted = 0
     # Only one transaction writes at a time: no turn that refers to one of these files can be stored meanwhile.
     with database.write() as connection:
-        marked = _marked(connection)
-        for digest in marked - _used(connection, database.reader, marked):
+        marked = _marked(connection) or set()
+        for digest in marked - (_used(connection, database.reader, marked) if marked else set()):
             path = media_path(folder, digest)
             if path.exists():
                 path.unlink()
@@ -81,9 +85,9 @@ def delete_unused(database: Database, folder: Path) -> int:
     return n_deleted
 
 
-def _marked(connection: sa.Connection) -> set[str]:
+def _marked(connection: sa.Connection) -> set[str] | None:
     value = connection.scalar(sa.select(meta.c.value).where(meta.c.key == _TO_DELETE))
-    return set(json.loads(value)) if value is not None else set()
+    return None if value is None else set(json.loads(value))
 
 
 def _used(connection: sa.Connection, reader: RowReader, digests: set[str]) -> set[str]:

@@ -9,8 +9,8 @@ import sqlalchemy as sa
 from smallai_assistant.storage.database import upsert
 from smallai_assistant.storage.schema import meta
 
-# Counts the erasures of turns: conversations that are open drop the turns that were erased.
-ERASURES = "turns_erased"
+# Counts the erasures: a conversation that is open drops its turns that were erased.
+ERASURES = "erasures"
 # The key of `meta` has 64 characters. Two tasks that share the first 40 share a counter: that costs a needless rebuild.
 _TASK_CHARS = 40
 

@@ -15,7 +15,8 @@ from smallai_assistant.filesystem import sync_path
 KEPT_FOLDERS = ("adapters", "media")
 SET_ASIDE = "set_aside"  # the folder of what `smallai doctor --repair` moved away
 PRIVATE_FOLDERS = (*KEPT_FOLDERS, "learning", "tasks", SET_ASIDE)
-_OURS = {*PRIVATE_FOLDERS, "models", "chat_history"}  # what a data directory of ours holds beside the database
+HISTORY = "chat_history"  # what people typed in `smallai chat`
+_OURS = {*PRIVATE_FOLDERS, "models", HISTORY}  # what a data directory of ours holds beside the database
 _SUFFIXES = ("", "-journal", "-wal", "-shm")  # SQLite's own files beside a database
 _PROC_LOCKS = Path("/proc/locks")
 
@@ -42,24 +43,30 @@ def _has_files(folder: Path) -> bool:
 
 
 def make_private(path: Path, data_dir: Path) -> list[Path]:
-    """Creates a database file for its owner alone, and takes away the rights that others have to the data.
+    """Creates a database file for its owner alone, and takes away the rights that others have to a data directory.
+
+    A file that exists elsewhere is left as it is: whoever named it decides who may read it.
 
     Returns:
         The files and folders whose rights were changed.
     """
-    with contextlib.suppress(OSError):  # SQLite says better than we can why a file cannot be made
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    changed = []
-    folders = [data_dir / name for name in PRIVATE_FOLDERS] if path.parent == data_dir else []
+    with contextlib.suppress(OSError):  # it is there already; or SQLite says better why it cannot be made
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    if path.parent != data_dir:
+        return []
+    folders = [data_dir / name for name in PRIVATE_FOLDERS]
     # A folder that holds other things too is not only ours: somebody may have to reach those.
-    if folders and all(entry.name in _OURS or entry.name.startswith(f"{path.stem}.") for entry in data_dir.iterdir()):
+    if all(entry.name in _OURS or entry.name.startswith(f"{path.stem}.") for entry in data_dir.iterdir()):
         folders.append(data_dir)
     files = [path.with_name(path.name + suffix) for suffix in _SUFFIXES]
-    for entry in [*folders, *files, *backups_of(path)]:
+    wanted = [(entry, stat.S_ISDIR) for entry in folders]
+    wanted += [(entry, stat.S_ISREG) for entry in (*files, *backups_of(path), data_dir / HISTORY)]
+    changed = []
+    for entry, is_kind in wanted:
         with contextlib.suppress(OSError):  # it may belong to somebody else, who decides about it
-            mode = stat.S_IMODE(entry.stat().st_mode)
-            if mode & 0o077:
-                entry.chmod(mode & 0o700)
+            mode = entry.lstat().st_mode  # of a link itself: what it leads to is not ours
+            if is_kind(mode) and mode & 0o077:
+                entry.chmod(stat.S_IMODE(mode) & 0o700)
                 changed.append(entry)
     return changed
 

@@ -140,11 +140,12 @@ class TurnStore:
         future.set_exception(StoreError("the assistant is closed"))
         return future
 
-    def turns(self, session_id: str, *, limit: int | None = None) -> list[Turn]:
-        """A session's turns, oldest first; a limit keeps the last ones."""
+    def turns(self, session_id: str | None, *, limit: int | None = None) -> list[Turn]:
+        """A session's turns, or with None those of all sessions, oldest first; a limit keeps the last ones."""
         reader = self._database.reader
+        where = {} if session_id is None else {"session_id": session_id}
         with self._database.read() as connection:
-            rows = reader.select(connection, turns, {"session_id": session_id}, but={"body": ERASED}, limit=limit)
+            rows = reader.select(connection, turns, where, but={"body": ERASED}, limit=limit)
         return reader.read(turns, rows, self._read)
 
     def turn(self, turn_id: str) -> Turn:
@@ -172,6 +173,29 @@ class TurnStore:
             for start in range(0, len(ids), _IDS_PER_STATEMENT):
                 rows += rows_or_one_by_one(connection, turns, ids[start : start + _IDS_PER_STATEMENT], query)
         return {turn.id: turn for turn in self._database.reader.read(turns, rows, self._read)}
+
+    def forget_session(self, session_id: str) -> list[str]:
+        """Forgets whose session it is. Returns the ids of its turns that are not erased yet.
+
+        Raises:
+            InvalidInput: there is no such session.
+        """
+        self.user_of_session(session_id)
+        with self._database.write() as connection:
+            connection.execute(sa.update(sessions).where(sessions.c.id == session_id).values(user_id=None))
+            of_session = turns.c.session_id == session_id
+            return list(connection.scalars(sa.select(turns.c.id).where(of_session, turns.c.body != ERASED)))
+
+    def not_erased(self, ids: Sequence[str]) -> set[str]:
+        """The ids among these whose turns are erased are left out; a turn that is not stored yet stays."""
+        erased: set[str] = set()
+        with self._database.read() as connection:
+            for start in range(0, len(ids), _IDS_PER_STATEMENT):
+                chunk = ids[start : start + _IDS_PER_STATEMENT]
+                erased |= set(
+                    connection.scalars(sa.select(turns.c.id).where(turns.c.id.in_(chunk), turns.c.body == ERASED))
+                )
+        return set(ids) - erased
 
     def flush(self) -> None:
         """Returns when all turns that were queued before are on disk or have failed."""

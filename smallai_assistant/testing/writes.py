@@ -13,7 +13,7 @@ from typing import Any
 
 from smallai_assistant import assistant, plugin_manager
 from smallai_assistant.conversation import turn_runner
-from smallai_assistant.learning import feedback_service, learner, preparation, promotion
+from smallai_assistant.learning import fast_memory, feedback_service, learner, preparation, promotion
 
 # Audit events that create a file -> which of their arguments is its path.
 _CREATES = {"os.mkdir": 0, "os.rename": 1, "os.link": 1, "os.symlink": 1, "sqlite3.connect": 0}
@@ -22,7 +22,16 @@ _KIT = str(Path(__file__).parent) + os.sep
 # The modules of the host that call code of a plugin. A write below any other module is the host's own.
 _CALLERS = {
     str(module.__file__)
-    for module in (assistant, plugin_manager, turn_runner, feedback_service, preparation, learner, promotion)
+    for module in (
+        assistant,
+        plugin_manager,
+        turn_runner,
+        fast_memory,
+        feedback_service,
+        preparation,
+        learner,
+        promotion,
+    )
 }
 _listeners: list[set[str]] = []
 

@@ -121,14 +121,10 @@ def test_log_likelihoods_equal_those_of_the_network(tiny: Any, with_end: bool) -
         assert value == pytest.approx(expected, abs=1e-3)
 
 
-def test_steering_prefers_copies_and_avoids_wrong_answers(smollm: Any) -> None:
+def test_steering_prefers_copies(smollm: Any) -> None:
     question, options = user("What is the name of the office cat?"), GenerationOptions(max_tokens=12)
     steering = Steering(copy=("Marzipan Quux",), bias=12.0)
     assert "Marzipan Quux" in "".join(smollm.generate(question, options, steering=steering))
-    wrong = "".join(smollm.generate(question, options))
-    other = "".join(smollm.generate(question, options, steering=Steering(avoid=(wrong,))))
-    assert other
-    assert other != wrong
 
 
 def test_interleaved_streams_do_not_mix(tiny: Any) -> None:

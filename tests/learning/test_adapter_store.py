@@ -248,7 +248,7 @@ def test_damaged_champion_is_replaced_and_logged(
         champion = ServingAdapters(store).champion(TASK)
     assert champion == good
     assert store.champion_id(TASK) == good.id
-    assert entries(store)[-1] == ("rollback", good.id, bad.id)
+    assert entries(store)[-1] == ("damaged", good.id, bad.id)
     assert "damaged" in store.log(TASK)[-1]["reason"]
     assert bad.id in caplog.text
     for call in (lambda: store.promote(bad.id), lambda: store.rollback(TASK, to=bad.id)):
@@ -264,7 +264,7 @@ def test_bare_base_serves_if_all_are_damaged(store: AdapterStore) -> None:
         flip_a_bit(adapter.folder / "config.json")
     store_of_another_process = ServingAdapters(store)
     assert store_of_another_process.champion(TASK) is None
-    assert [kind for kind, *_ in entries(store)] == ["promote"] * 3 + ["rollback"] * 3
+    assert [kind for kind, *_ in entries(store)] == ["promote"] * 3 + ["damaged"] * 3
 
 
 def test_replaced_champion_is_not_moved_away(store: AdapterStore) -> None:

@@ -91,12 +91,20 @@ class Observer(ScriptedPlugin):
         super().__init__(*tasks)
         self.heard: list[str] = []
         self.act: Callable[[Feedback], None] = lambda _: None
+        self._hears = threading.Condition()
 
     @hookimpl
     def feedback_given(self, feedback: Feedback, turn: Turn) -> None:
-        self.heard.append(feedback.id)
+        with self._hears:
+            self.heard.append(feedback.id)
+            self._hears.notify_all()
         assert turn.id == feedback.turn_id
         self.act(feedback)
+
+    def wait_for(self, n_heard: int) -> None:
+        """Waits until it was told so many times; observers are told on a thread of their own."""
+        with self._hears:
+            assert self._hears.wait_for(lambda: len(self.heard) >= n_heard, WATCHDOG_S)
 
 
 Open = Callable[[Observer], Assistant]
@@ -156,6 +164,7 @@ def test_correction_is_known_also_after_a_restart(
     receipt = it.give_feedback(Feedback(turn.id, correction="a"))
     assert (receipt.is_new, receipt.effect, receipt.notices) == (True, "the next turn answers 'a'", ())
     assert receipt.feedback.task == "scripted"
+    observer.wait_for(1)
     assert observer.heard == [receipt.feedback.id]
     assert answer(it).text == "a"
     fresh = Learner()
@@ -169,8 +178,9 @@ def test_same_key_is_learned_once(it: Assistant, task: Learner, observer: Observ
     first = it.give_feedback(Feedback(turn.id, correction="a", key="k"))
     second = it.give_feedback(Feedback(turn.id, correction="b", key="k"))
     assert (second.is_new, second.feedback) == (False, first.feedback)
-    assert task.told.count("learn_now") == len(observer.heard) == 1
     assert answer(it).text == "a"
+    it.close()  # everything was told
+    assert task.told.count("learn_now") == len(observer.heard) == 1
 
 
 def test_feedback_may_come_before_the_turn_is_stored(it: Assistant, observer: Observer) -> None:
@@ -192,6 +202,7 @@ def test_feedback_on_an_unknown_turn_is_refused(it: Assistant, task: Learner, ob
     with pytest.raises(InvalidInput, match="no turn"):
         it.give_feedback(Feedback("nope", is_good=True))
     assert it.feedback.rows() == []
+    it.close()  # everything was told
     assert observer.heard == []
     assert "learn_now" not in task.told
 
@@ -245,6 +256,7 @@ def test_raising_observer_changes_nothing(it: Assistant, observer: Observer, err
     observer.act = fail
     receipt = it.give_feedback(Feedback(answer(it).id, correction="a"))
     assert (receipt.is_new, receipt.notices) == (True, ())
+    observer.wait_for(1)
     assert answer(it).text == "a"
 
 
@@ -254,6 +266,7 @@ def test_observer_may_give_feedback(it: Assistant, observer: Observer) -> None:
         it.give_feedback(Feedback(turn.id, comment="seen", key=f"seen {given.id}")) if not given.comment else None
     )  # type: ignore[assignment]
     it.give_feedback(Feedback(turn.id, is_good=True))
+    observer.wait_for(2)
     assert [row.feedback.comment for row in it.feedback.rows() if row.feedback] == ["", "seen"]
 
 

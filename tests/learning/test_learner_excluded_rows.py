@@ -35,38 +35,36 @@ def test_rebuild_learns_nothing_of_erased_rows(opened: Assistant, task: Dictiona
     ]
     learned_from = set(opened.adapters.get(second).feedback_ids)
     erased = opened.erase_feedback(rows)
-    assert (erased.adapter_ids, erased.champions) == ((second,), (second,))
+    assert (erased.adapter_ids, erased.champions, erased.serving) == ((second,), (second,), {NAME: first})
     assert learned_from & set(rows)
-    assert ask(opened, "tell me the secret") == "the key is under the mat"  # the weights still hold it
+    assert ask(opened, "tell me the secret") == UNKNOWN
+    assert ask(opened, "tell me the rye") == PLANTS["rye"]  # what the version had retired is in the fast memory again
 
     report = opened.learn(NAME, CycleOptions(rebuild=True))
     assert report.is_promoted, report.summary()
     assert report.baseline_id is None  # judged against what serves without the row
-    assert report.parent_id == second
+    assert report.parent_id == first
     assert task.parents[-1] is None  # not one weight of what must go
     assert report.training.n_replay == 0
     table = json.loads((opened.adapters.get(report.adapter_id).folder / "table.json").read_text())
     assert table == DRINKS | PLANTS
     assert ask(opened, "tell me the secret") == UNKNOWN
     assert not set(opened.adapters.get(report.adapter_id).feedback_ids) & set(rows)
-    assert opened.erase_feedback(rows).adapter_ids == (second,)
-    opened.adapters.remove(second)
+    assert opened.erase_feedback(rows).adapter_ids == ()
     assert [version.id for version in opened.adapters.versions(NAME)] == [first, report.adapter_id]
 
 
-@pytest.mark.parametrize("side", ["learned from", "judged by"])
-def test_erasure_removes_its_words_from_reports(opened: Assistant, side: str) -> None:
+def test_erasure_removes_its_words_from_reports(opened: Assistant) -> None:
     adapter = opened.adapters.get(learn(opened, DRINKS))
     assert adapter.report["changes"]
-    untouched = opened.adapters.get(learn(opened, PLANTS))
-    ids = adapter.feedback_ids if side == "learned from" else adapter.report["held_out_ids"]
-    opened.erase_feedback(ids[:1])
+    later = opened.adapters.get(learn(opened, PLANTS))
+    opened.erase_feedback(adapter.report["held_out_ids"][:1])
     report = opened.adapters.get(adapter.id).report
     assert adapter.report["taught"]
     assert (report["changes"], report["taught"]) == ([], {})
     assert report["slices"] == adapter.report["slices"]
-    # The second cycle learned and evaluated the first one's feedback again.
-    assert opened.adapters.get(untouched.id).report["changes"] == []
+    # The second cycle evaluated the first one's feedback again.
+    assert opened.adapters.get(later.id).report["changes"] == []
 
 
 def test_erasure_deletes_the_checkpoints_of_stopped_cycles(opened: Assistant, tmp_path: Path) -> None:

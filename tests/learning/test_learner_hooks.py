@@ -89,5 +89,5 @@ def test_hook_feedback_given(tmp_path: Path) -> None:
     with open_assistant(tmp_path, None, Observer()) as assistant:
         response = assistant.ask("what is tea", task=NAME)
         receipt = response.rate(correction="a drink")
-        assert heard == [(receipt.feedback, response.turn)]
         assert receipt.effect
+    assert heard == [(receipt.feedback, response.turn)]  # at the latest when the assistant is closed

@@ -135,12 +135,13 @@ def test_only_kept_media_are_named(tmp_path: Path) -> None:
 
 
 def test_an_erasure_takes_pictures_and_words(album: Assistant) -> None:
-    ids = teach_pictures(album)
+    teach_pictures(album)
     adapter_id = album.learn(NAME).adapter_id
     before = page_of(album, adapter_id)
     assert before.count("data:image/jpeg") > 1
     assert before.count("a drink") > 1
-    album.erase_feedback(ids[:1])
+    # It was judged by this row and did not learn from it: then it would be deleted itself.
+    album.erase_feedback(album.adapters.get(adapter_id).report["held_out_ids"][:1])
     after = page_of(album, adapter_id)
     assert "data:image" not in after
     assert "a drink" not in after

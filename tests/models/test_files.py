@@ -16,13 +16,9 @@ from safetensors import safe_open
 from safetensors.numpy import save, save_file
 
 from smallai_assistant.errors import InvalidInput, ModelInvalid, UnsafeModelConfig, UnsafeModelFormat
-from smallai_assistant.models.files import (
-    check_config,
-    check_gguf,
-    check_model_folder,
-    check_name,
-    read_safetensors_header,
-)
+from smallai_assistant.models.files import check_model_folder, check_name, read_safetensors_header
+from smallai_assistant.models.gguf_header import check_gguf
+from smallai_assistant.models.json_files import check_config
 
 WEIGHTS = {"a": np.arange(12, dtype=np.float32).reshape(3, 4), "b": np.ones(5, dtype=np.int8)}
 

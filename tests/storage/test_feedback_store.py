@@ -244,6 +244,7 @@ def test_no_file_holds_what_was_erased(tmp_path: Path, monkeypatch: pytest.Monke
 
     assert is_found()
     store.erase([given.id])
+    store.finish_erasure()
     assert not is_found()
     turns.close()
     database.close()
@@ -310,7 +311,7 @@ def test_wrong_types_are_refused(change: dict[str, object]) -> None:
 
 def test_a_bad_turn_does_not_prevent_others(turns: TurnStore, database: Database) -> None:
     bad = a_turn("bad")
-    object.__setattr__(bad, "details", {"what": object()})
+    object.__setattr__(bad, "timings", {"total_s": object()})
     # The writer thread can begin only one batch while this block holds the database. Whether that is the first turn
     # alone or more of them, the bad one shares its batch with another turn.
     with database.write():

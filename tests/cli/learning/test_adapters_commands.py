@@ -30,7 +30,9 @@ def test_adapters_from_list_to_remove(run: Run, own: Assistant) -> None:
 
     rows = run("adapters", "list", "--json").rows
     assert [row["id"] for row in rows] == [first, second]
-    assert set(rows[0]) == {"id", "task", "kind", "status", "is_serving", "created_at", "parent", "n_judged_turns"}
+    keys = {"id", "task", "kind", "status", "is_serving", "created_at", "parent", "n_judged_turns", "damage"}
+    assert set(rows[0]) == keys
+    assert rows[0]["damage"] is None
     assert [row["is_serving"] for row in rows] == [False, True]
     assert (rows[0]["kind"], rows[0]["status"], rows[1]["parent"]) == ("voice", "approved", first)
     shown = run("adapters", "list", "--task", "echo").out.splitlines()
@@ -81,7 +83,7 @@ def test_show_writes_the_page(run: Run, own: Assistant, tmp_path: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert "It serves now" in text
     assert "SAY" in text
-    own.erase_feedback(own.adapters.get(adapter_id).feedback_ids[:1])
+    own.erase_feedback(own.adapters.get(adapter_id).report["held_out_ids"][:1])
     own.rollback("echo")
     run("adapters", "show", adapter_id, "--report", page)
     text = page.read_text(encoding="utf-8")

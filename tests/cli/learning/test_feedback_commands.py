@@ -152,23 +152,24 @@ def test_erase_names_the_adapters_and_the_remedy(run: Run, own: Assistant) -> No
     first = own.adapters.champion("echo")
     assert first is not None
     gone = first.feedback_ids[0]
-    done = run("feedback", "erase", gone)
-    assert done.code == 0
-    assert done.out.splitlines() == [
-        "erased the content of 1 feedback row",
-        f"  {first.id} learned from it, and it serves now",
-        "  rebuild without it: smallai learn echo --without-erased",
+    assert run("feedback", "erase", gone).out.splitlines() == [
+        "erased 1 feedback row",
+        f"  {first.id} learned from it and served until now: it is deleted",
+        "  the bare model serves echo now; learn again with: smallai learn echo",
     ]
-    assert run("learn", "--without-erased", "--json").code in (0, 3)
+    assert run("adapters", "list", "--json").rows == []
+    refused = run("adapters", "promote", first.id, "--force")
+    assert refused.code == 2
+    assert f"{first.id} is gone: it learned from feedback that was erased" in refused.err
+    assert run("learn", "echo", "--json").code in (0, 3)
     second = own.adapters.versions()[-1]
-    assert second.id != first.id
     assert set(second.feedback_ids) == set(first.feedback_ids) - {gone}
     run("adapters", "promote", second.id, "--force")
     also_gone = next(feedback_id for feedback_id in ids if feedback_id in second.feedback_ids)
     row = run("feedback", "erase", also_gone, "--json").row
-    assert row["champions"] == [second.id]
-    assert row["adapters"] == [first.id, second.id]
-    assert row["rebuild"] == ["echo"]
+    assert row["erased"] == [also_gone]
+    assert (row["turns"], row["media"]) == ([], 0)
+    assert (row["champions"], row["adapters"], row["serving"]) == ([second.id], [second.id], {"echo": None})
 
 
 def test_erase_is_all_or_nothing(run: Run, own: Assistant) -> None:

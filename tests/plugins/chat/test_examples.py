@@ -52,6 +52,7 @@ def test_correction_gives_wordings_and_rating_one_example() -> None:
         (["Who runs the bakery?", "Who runs the mill?"], 2),
         (["Wo ist das Café?", unicodedata.normalize("NFD", "Wo ist das Café?")], 1),
         (["Why?", "How?"], 2),
+        (["Who made C?", "Who made C++?"], 2),
     ],
 )
 def test_wordings_of_a_question_are_one_subject(questions: list[str], n: int) -> None:

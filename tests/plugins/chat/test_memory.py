@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from smallai_assistant import Assistant, AssistantConfig
 from smallai_assistant.config import ModelsConfig
 from smallai_chat.evaluation import contains_answer
 from smallai_chat.memory import ChatMemory, entry_of, names_differ
+from smallai_chat.words import normalized
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +56,43 @@ def test_rejected_answer_is_not_given_again(assistant: Assistant) -> None:
     question = "What do you think of Mondays?"
     first = ask(assistant, question)
     receipt = first.rate(good=False)
-    assert ask(assistant, question).text != first.text
+    assert receipt.effect == (
+        "When the same is asked again, the model looks for another answer, and says so if it finds none."
+    )
+    other = ask(assistant, question)
+    assert other.text != first.text
+    assert "no_other_answer" not in {notice.code for notice in other.notices}
     assistant.undo_feedback(receipt.feedback.id)
     assert ask(assistant, question).text == first.text
+
+
+def test_rejected_truth_is_never_damaged(assistant: Assistant) -> None:
+    """A model that is sure of an answer gives it again and says so; it does not misspell it."""
+    given = []
+    for question in ("What is the capital of Italy?", "Who wrote Hamlet?"):
+        first = ask(assistant, question)
+        given.append(first.rate(good=False).feedback.id)
+        again = ask(assistant, question)
+        is_same = normalized(again.text) == normalized(first.text)
+        assert is_same == ("no_other_answer" in {notice.code for notice in again.notices})
+        assert not re.search(r"[a-z][A-Z]", again.text)  # "ofFrance"
+    for feedback_id in given:
+        assistant.undo_feedback(feedback_id)
+
+
+def test_receipts_of_answers_hold(assistant: Assistant) -> None:
+    praised = ask(assistant, "Which animal says moo?").rate(good=True)
+    assert praised.effect == "When something like it is asked, the model is shown this answer as an example."
+    corrected = ask(assistant, QUESTION).rate(correction=ANSWER)
+    assert corrected.effect == (
+        f"When something like “{QUESTION}” is asked, the model is shown “{ANSWER}” as the answer."
+    )
+    for question, receipt in (("Which animal says moo?", praised), (QUESTION, corrected), (PARAPHRASE, corrected)):
+        assert ask(assistant, question).details["recalled"][0] == receipt.feedback.id
+    silent = ask(assistant, "Say hello.").rate(correction="x" * 2_000)
+    assert silent.effect == ""
+    for receipt in (praised, corrected, silent):
+        assistant.undo_feedback(receipt.feedback.id)
 
 
 def test_history_shows_the_corrected_answer(assistant: Assistant) -> None:
@@ -74,6 +111,17 @@ def test_newest_answer_replaces_earlier_ones() -> None:
         [judged_turn("a?", correction="one"), judged_turn("A?", correction="two"), judged_turn("b?", is_good=True)]
     )
     assert [(entry.question, entry.answer) for entry in memory.entries] == [("A?", "two"), ("b?", "no idea")]
+
+
+def test_spellings_of_a_question_are_one() -> None:
+    memory = ChatMemory(lambda: pytest.fail("a question was embedded before anything was asked"))
+    accent = "Wo ist das Café?"
+    for question, right in ((accent, "hier"), (unicodedata.normalize("NFD", accent), "dort"), (f" {accent} ", "da")):
+        memory.add(judged_turn(question, correction=right))
+    assert [entry.answer for entry in memory.entries] == ["da"]
+    for question in ("What is C?", "What is C++?"):
+        memory.add(judged_turn(question, correction="a language"))
+    assert len(memory.entries) == 3
 
 
 def test_useless_judged_turns_leave_no_entry() -> None:

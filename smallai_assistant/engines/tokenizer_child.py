@@ -1,0 +1,109 @@
+"""The child process of `tokenizer_process`: tokenizer and chat template of one model folder, one request after another.
+
+Requests and replies are JSON objects, one a line. The parent measures the time; the memory is limited here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from smallai_assistant.engines.prompts import ChatTokenizer
+from smallai_assistant.errors import AssistantError, ModelInvalid
+
+# Memory above what is used when the work begins. tokenizer.json of Gemma 3 (33 MB) needs about 600 MB to be read; a
+# million characters of English, the most that is taken, need 100 MB, and of random letters 200 MB.
+LOAD_BYTES, CALL_BYTES = 1_500 * 2**20, 300 * 2**20
+# Libraries that transformers imports if it finds them. Tokenizers work without; torch alone would take 120 MB.
+_UNNEEDED = ("torch", "torchvision", "tensorflow", "flax", "jax", "sklearn", "scipy", "pandas", "av", "PIL")
+# Longer texts are no work of a template: those of real models add up to 20 kB to a chat.
+_FREE_CHARS, _CHARS_PER_CHAR = 2**18, 8
+_CHARS_PER_TOKEN = 4_096  # the longest words of vocabularies have about 500
+
+
+class _Server:
+    """Answers the requests of the parent."""
+
+    def __init__(self) -> None:
+        self._tokenizer: Any = None
+        self._chat: ChatTokenizer | None = None
+
+    def load(self, folder: str) -> None:
+        from transformers import AutoTokenizer
+
+        _limit_memory(LOAD_BYTES)
+        self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        _limit_memory(CALL_BYTES)
+
+    def open_chat(self) -> dict[str, Any]:
+        self._chat = ChatTokenizer(self._tokenizer, max_chars=_max_rendered)
+        return {"eos_id": self._chat.eos_id}
+
+    def chat(self, messages: list[dict[str, str]]) -> list[int]:
+        return self._loaded().encode_chat(messages)
+
+    def text(self, text: str) -> list[int]:
+        return self._loaded().encode_text(text)
+
+    def decode(self, ids: list[int]) -> str:
+        text = self._loaded().decode(ids)
+        if len(text) > _CHARS_PER_TOKEN * len(ids):
+            raise ModelInvalid(f"the tokenizer makes {len(text):,} characters of {len(ids)} tokens")
+        return text
+
+    def call(self, method: str, inputs: Any, options: dict[str, Any]) -> Any:
+        """A method of the tokenizer of transformers, for engines that use it as a whole."""
+        method = {"__call__": "__call__", "apply_chat_template": "apply_chat_template"}[method]
+        found = getattr(self._tokenizer, method)(inputs, **options)
+        return dict(found) if hasattr(found, "keys") else found
+
+    def _loaded(self) -> ChatTokenizer:
+        assert self._chat is not None
+        return self._chat
+
+
+def _max_rendered(n_chars: int) -> int:
+    return _FREE_CHARS + _CHARS_PER_CHAR * n_chars
+
+
+def _limit_memory(n_bytes: int) -> None:
+    """Limits the writable memory to `n_bytes` above what is used now. Mapped libraries do not count."""
+    with open("/proc/self/status", encoding="ascii") as file:
+        used_kb = next(int(line.split()[1]) for line in file if line.startswith("VmData:"))
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    resource.setrlimit(resource.RLIMIT_DATA, (used_kb * 1024 + n_bytes, hard))
+
+
+def _answer(serve: Callable[..., Any], request: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return {"result": serve(**request)}
+    except AssistantError as error:
+        return {"error": type(error).__name__, "message": error.message, "hint": error.hint}
+    except MemoryError:
+        return {"error": "MemoryError", "message": "", "hint": ""}
+    except BaseException as error:  # a panic in the Rust code of tokenizers is not an Exception
+        text = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+        return {"error": "ModelInvalid", "message": text, "hint": ""}
+
+
+def main() -> None:
+    """Answers requests until the parent closes the pipe."""
+    # Whatever a library prints must not get into the replies.
+    replies = os.fdopen(os.dup(1), "w", encoding="ascii")
+    os.dup2(2, 1)
+    modules: dict[str, Any] = sys.modules
+    modules.update(dict.fromkeys(_UNNEEDED))  # None: an import fails, and `find_spec` finds nothing
+    server = _Server()
+    for line in sys.stdin.buffer:
+        request = json.loads(line)
+        reply = _answer(getattr(server, request.pop("do")), request)
+        replies.write(json.dumps(reply) + "\n")
+        replies.flush()
+
+
+if __name__ == "__main__":
+    main()
