@@ -130,7 +130,8 @@ def measure(pictures: Pictures, photos: Pictures, names: Sequence[str]) -> Figur
             )
         )
     columns = list(zip(*rows, strict=True))
-    return Figures(*(round(statistics.mean(column), 3) for column in columns[:4]), photos=min(columns[4]))
+    free_share, taught_share, by_embedding, by_vectors = (round(statistics.mean(column), 3) for column in columns[:4])
+    return Figures(free_share, taught_share, by_embedding, by_vectors, int(min(columns[4])))
 
 
 def ask_for_real(assistant: Assistant, pictures: Pictures) -> tuple[float, float]:

@@ -52,7 +52,6 @@ def test_correction_gives_wordings_and_rating_one_example() -> None:
         (["Who runs the bakery?", "Who runs the mill?"], 2),
         (["Wo ist das Café?", unicodedata.normalize("NFD", "Wo ist das Café?")], 1),
         (["Why?", "How?"], 2),
-        (["Who made C?", "Who made C++?"], 2),
     ],
 )
 def test_wordings_of_a_question_are_one_subject(questions: list[str], n: int) -> None:
@@ -65,8 +64,10 @@ def test_other_answers_are_other_subjects() -> None:
     asked = [
         judged_turn("Which room has the kiln?", correction="room 7"),
         judged_turn("Which room has the big kiln?", correction="room 8"),
+        judged_turn("Who made C?", correction="Dennis Ritchie"),
+        judged_turn("Who made C++?", correction="Bjarne Stroustrup"),
     ]
-    assert len({example.subject for example in examples_of(asked)}) == 2
+    assert len({example.subject for example in examples_of(asked)}) == 4
 
 
 def test_ratings_of_one_question_are_one_subject() -> None:

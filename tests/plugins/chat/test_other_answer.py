@@ -75,7 +75,7 @@ def test_same_answer_is_given_honestly_if_there_is_no_other() -> None:
     text, found = answer(scripts, ["The capital of France is Paris."])
     assert (text, found.is_repeated) == ("The capital of France is Paris.", True)
     assert found.stream is scripts.streams[0]
-    assert [options.temperature for options in scripts.options] == [0.0, 0.8, 0.8, 0.8]
+    assert [options.temperature for options in scripts.options] == [0.0, 0.7, 0.7, 0.7]
     assert len({options.seed for options in scripts.options}) == 4
 
 
