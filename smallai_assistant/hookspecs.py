@@ -36,28 +36,34 @@ def register_engines(register: Callable[[Engine], None]) -> None:
 def choose_task(message: Message, candidates: Sequence[Task]) -> str | None:
     """Called for a turn if the caller named no task and several tasks accept the message.
 
-    Return the name of one of `candidates`, or None to leave the choice to other plugins and to the router.
+    Return the name of one of `candidates`, or None to leave the choice to other plugins and to the router. It must
+    answer within 5 seconds.
     """
 
 
 @hookspec
 def turn_finished(turn: Turn) -> None:
-    """Called after a turn is stored. It only observes: an error is logged and has no other effect."""
+    """Called after a turn is stored. It only observes: nothing waits for it, and an error is only logged.
+
+    The three observing hooks run on one thread of the plugin, in the order of the events. A call that takes longer than
+    30 seconds is listed as a fault, and further events are dropped until it ends.
+    """
 
 
 @hookspec
 def feedback_given(feedback: Feedback, turn: Turn) -> None:
-    """Called after feedback is stored, before the task learns from it. It only observes."""
+    """Called after feedback is stored. It only observes, as `turn_finished`. The task may have learned from it before."""
 
 
 @hookspec(firstresult=True)
 def approve_adapter(candidate: Adapter, champion: Adapter | None) -> bool | None:
     """Called after the evaluation of a new adapter. The figures are in `candidate.report`.
 
-    True or False overrules the gate. None leaves the decision to other plugins and then to the gate.
+    True or False overrules the gate. None leaves the decision to other plugins and then to the gate. It must answer
+    within 10 minutes.
     """
 
 
 @hookspec
 def adapter_promoted(adapter: Adapter | None, previous: Adapter | None) -> None:
-    """Called after a promotion or a rollback; None is the bare base. It only observes."""
+    """Called after a promotion or a rollback; None is the bare base. It only observes, as `turn_finished`."""

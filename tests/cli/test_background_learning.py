@@ -51,7 +51,7 @@ def test_learn_goes_on_in_the_background(talk: Talk, tmp_path: Path) -> None:
 def test_a_failed_cycle_does_not_end_the_conversation(talk: Talk, learner: Assistant) -> None:
     done = talk(learner, "one", "/learn", "two", words=("--task", "echo"))
     assert done.out.splitlines() == ["one", "echo learns in the background; go on talking", "two"]
-    assert done.err.startswith("error: echo: 0 rows of feedback")
+    assert done.err.startswith("error: echo: the new feedback has 0 different subjects")
     done = talk(learner, "/learn echo", words=("--json",))
     assert json.loads(done.out)["error"]["code"] == "not_enough_data"
 
