@@ -20,7 +20,7 @@ from smallai_chat.words import normalized
 _MAX_COMPARED_WORDS = 12
 # Samples after the first attempt. Each costs the time of some words, or of a whole answer if that is short.
 _N_SAMPLES = 3
-# Tried on twelve everyday questions: at 0.8 and 0.9 the 0.5B model also said that the sky is yellow. The tail of unlikely
+# Tried on twelve everyday questions: at 0.8 and 0.9 the 0.5B model said that the sky is yellow. The tail of unlikely
 # tokens is cut off, so that a fact of which the model is sure is repeated instead.
 _TEMPERATURE, _TOP_P = 0.7, 0.8
 
