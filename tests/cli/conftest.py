@@ -17,6 +17,7 @@ from support.scripted import ScriptedPlugin, make_task
 
 from smallai_assistant import Assistant, AssistantConfig, InvalidInput, Notice, Request, TextPart
 from smallai_assistant.cli import main
+from smallai_assistant.config import ModelsConfig
 
 
 @pytest.fixture
@@ -29,6 +30,19 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
         return Ran(code, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture(scope="module")
+def shared(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Assistant]:
+    """The real models, the smallest for chat, loaded once for the module."""
+    config = AssistantConfig(
+        data_dir=tmp_path_factory.mktemp("cli"),
+        models_dir=models_dir,
+        device="cpu",
+        models=ModelsConfig(chat="smollm2-135m-instruct", chat_quantization="none"),
+    )
+    with Assistant(config) as assistant:
+        yield assistant
 
 
 @pytest.fixture

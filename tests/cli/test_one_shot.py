@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +13,7 @@ from support.command_line import Run, is_one_error_line
 from bench.data import imagenet_photos, librivox
 from smallai_assistant import (
     Assistant,
-    AssistantConfig,
 )
-from smallai_assistant.config import ModelsConfig
-
-
-@pytest.fixture(scope="module")
-def shared(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Assistant]:
-    """The real models, the smallest for chat, loaded once for the module."""
-    config = AssistantConfig(
-        data_dir=tmp_path_factory.mktemp("cli"),
-        models_dir=models_dir,
-        device="cpu",
-        models=ModelsConfig(chat="smollm2-135m-instruct", chat_quantization="none"),
-    )
-    with Assistant(config) as assistant:
-        yield assistant
 
 
 @pytest.mark.slow

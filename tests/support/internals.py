@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from smallai_assistant.engines.prompts import ChatTokenizer
 from smallai_assistant.feedback import AdapterPart
 
 
@@ -30,8 +31,13 @@ class Internals:
 
     @property
     def tokenizer(self) -> Any:
-        """The tokenizer of transformers."""
-        return self.model._tokenizer._tokenizer
+        """The tokenizer of transformers, or one like it if the model's own is in a child process."""
+        from transformers import AutoTokenizer
+
+        own = self.model._tokenizer
+        if isinstance(own, ChatTokenizer):
+            return own._tokenizer
+        return AutoTokenizer.from_pretrained(self.model.spec.name, local_files_only=True)
 
     @property
     def prefixes(self) -> Any:
