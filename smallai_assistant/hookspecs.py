@@ -52,7 +52,10 @@ def turn_finished(turn: Turn) -> None:
 
 @hookspec
 def feedback_given(feedback: Feedback, turn: Turn) -> None:
-    """Called after feedback is stored. It only observes, as `turn_finished`. The task may have learned from it before."""
+    """Called after feedback is stored. It only observes, as `turn_finished`.
+
+    The task may have learned from it before.
+    """
 
 
 @hookspec(firstresult=True)

@@ -35,7 +35,7 @@ class Ran(NamedTuple):
 
 def run_import(kind: str, file: Path, store: ItemStore, capsys: pytest.CaptureFixture[str], *words: str) -> Ran:
     """Runs `smallai KIND import FILE` on this store; the import needs only this part of an assistant."""
-    front = SimpleNamespace(items=store)
+    front = SimpleNamespace(items=store, broken_plugins={})
     opener: Any = lambda *_: contextlib.nullcontext(front)  # noqa: E731
     return Ran(main([kind, "import", str(file), *words], open_assistant=opener), *capsys.readouterr())
 
