@@ -13,6 +13,7 @@ from typing import Any
 
 from smallai_assistant import assistant, plugin_manager
 from smallai_assistant.conversation import turn_runner
+from smallai_assistant.foreign import calls, imports, observers
 from smallai_assistant.learning import fast_memory, feedback_service, learner, preparation, promotion
 
 # Audit events that create a file -> which of their arguments is its path.
@@ -26,6 +27,9 @@ _CALLERS = {
         assistant,
         plugin_manager,
         turn_runner,
+        calls,
+        imports,
+        observers,
         fast_memory,
         feedback_service,
         preparation,
