@@ -61,7 +61,8 @@ class Mixer:
             self._signs[correlation < -_OPPOSITE] = -1
             self._signs[correlation > _OPPOSITE] = 1
             if (self._signs > 0).all():
-                return block.mean(axis=1, dtype=np.float32)
+                mean: FloatArray = block.mean(axis=1, dtype=np.float32)
+                return mean
             self.turned_s += n_samples / self._rate_hz
             mixed: FloatArray = block @ (self._signs / np.float32(n_channels))
             return mixed
