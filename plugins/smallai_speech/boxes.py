@@ -1,7 +1,7 @@
 """Checks MP4 and Matroska files before FFmpeg reads them: their tables may claim more than any memory holds.
 
-FFmpeg makes an entry of 24 bytes for each sample of an MP4, and some hundred bytes for each track of a Matroska file,
-as many as the file claims. Here they are counted first.
+FFmpeg makes entries of 35 bytes for the samples of an MP4, and some hundred bytes for each track of a Matroska file, as
+many as the file claims. Here they are counted first.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 from smallai_assistant import errors
 
-# A day of AAC has 4 million samples, an hour of video 0.2 million. Eight million entries take 192 MB.
-MAX_SAMPLES = 8_000_000
+# A day of AAC has 4 million samples, an hour of video 0.2 million. Six million take 210 MB.
+MAX_SAMPLES = 6_000_000
 # The index of a day of sound has 35 MB. FFmpeg keeps at most two and a half times what it reads of it.
 MAX_INDEX_BYTES = 64 * 2**20
 MAX_BOXES = 1_000_000  # a day in fragments of a tenth of a second

@@ -12,7 +12,7 @@ from typing import Literal, cast
 from smallai_assistant import AudioPart, errors
 from smallai_speech.boxes import check_mp4, matroska_pieces
 from smallai_speech.budget import Budget
-from smallai_speech.mpeg_audio import after_id3, first_mpeg_frame, is_adts, missing_of_mp3
+from smallai_speech.mpeg_audio import after_id3, check_aac, first_mpeg_frame, is_adts, walk_mp3
 
 Container = Literal["wav", "flac", "ogg", "mp3", "mov", "matroska", "aac"]
 
@@ -20,6 +20,7 @@ MAX_CHUNKS = 10_000  # of a WAV or FLAC file before its sound; real ones have le
 _MAX_FORMAT_BYTES = 1024  # of the chunks that describe the sound; the longest known has 50
 _UNKNOWN_SIZE = 0x7FFF0000  # recorders that write to a pipe leave 0x7fff.... or 0xffffffff, or 0
 _MIN_SHARE = 0.1  # a file that holds less of the sound that its header claims is broken, not just cut short
+_CONVERT = "convert it to another format"
 _STREAM_INFO = 0  # the type of the one FLAC block that a decoder needs
 
 
@@ -83,11 +84,13 @@ def contents_of(data: bytes, container: Container, budget: Budget, max_duration_
             return Contents([data])
         case "ogg":
             return Contents([data], _ogg_missing(data))
-    start = after_id3(data)
+    start, end, missing = after_id3(data), len(data), None
     if container == "mp3":
         start = first_mpeg_frame(data, start) or start
-        return Contents([memoryview(data)[start:]], missing_of_mp3(data, start, budget, max_duration_s))
-    return Contents([memoryview(data)[start:]])
+        end, missing = walk_mp3(data, start, budget, max_duration_s)
+    else:
+        check_aac(data, start, budget, max_duration_s)
+    return Contents([memoryview(data)[start:end]], missing)
 
 
 def _wav(data: bytes) -> Contents:
@@ -108,8 +111,8 @@ def _wav(data: bytes) -> Contents:
         if name in (b"fmt ", b"fact") and size <= _MAX_FORMAT_BYTES and len(described) <= _MAX_FORMAT_BYTES:
             described += data[position : body + size + (size & 1)]
         if name == b"data":
-            # A recorder that did not come back to its header leaves a size of 0 in it, and in the file's own header.
-            if size == 0 and riff_size + 8 < len(data):
+            # A recorder that did not come back to its header leaves a size of 0 there, and a wrong one for the file.
+            if size == 0 and abs(riff_size + 8 - len(data)) > 1:
                 size = len(data) - body
             claimed = long_size if size == 0xFFFFFFFF and long_size is not None else size
             present = len(data) - body
@@ -120,7 +123,7 @@ def _wav(data: bytes) -> Contents:
             head = (b"RIFX" if order == ">" else b"RIFF") + sizes[0] + b"WAVE" + described + b"data" + sizes[1]
             return Contents([head, sound], missing)
         position = body + size + (size & 1)  # chunks begin at even positions
-    raise errors.InputTooLarge(f"the WAV file has more than {MAX_CHUNKS:,} chunks before its sound")
+    raise errors.InputTooLarge(f"the WAV file has more than {MAX_CHUNKS:,} chunks before its sound", hint=_CONVERT)
 
 
 def _check_wav_format(n_channels: int, rate_hz: int, bytes_per_second: int) -> None:
@@ -156,7 +159,7 @@ def _flac(data: bytes) -> Contents:
         if is_last:
             break
     else:
-        raise errors.InputTooLarge(f"the FLAC file has more than {MAX_CHUNKS:,} blocks before its sound")
+        raise errors.InputTooLarge(f"the FLAC file has more than {MAX_CHUNKS:,} blocks before its sound", hint=_CONVERT)
     if info is None:
         raise errors.InvalidAudio("the FLAC file does not say what it holds")
     return Contents([b"fLaC" + info, memoryview(data)[position:]])

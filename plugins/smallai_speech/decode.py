@@ -28,6 +28,7 @@ _RATES_HZ = (2_000, 768_000)  # lowest and highest; others are damage, or made t
 _MAX_CHANNELS = 64
 _BLOCK_VALUES = 2**13  # samples times channels decoded at once: one damaged block costs no more than these
 _MIN_S = 0.02
+_PROBED_BYTES = "262144"  # of streams without a header: FFmpeg looks at 5 MB, which is a million frames without sound
 _CLAIM_TOLERANCE_S = 0.06  # some containers count an encoder's lead-in, which the decoder cuts
 
 
@@ -145,11 +146,12 @@ def _decode(data: bytes, container: Container, max_duration_s: float, budget: Bu
 
 
 def _open(contents: Contents, container: Container, budget: Budget) -> _Source:
-    """Opens a file with libsndfile if it knows the format, else with FFmpeg, which also reads FLAC that is cut short.
+    """Opens WAV and FLAC with libsndfile, everything else with FFmpeg, which also reads FLAC that is cut short.
 
-    MP3 goes to FFmpeg, since libsndfile's decoder prints warnings on standard error.
+    Of MP3, libsndfile's decoder prints warnings on standard error; of OGG, its decoder makes tables of any size that
+    the file asks for.
     """
-    if container in ("wav", "flac", "ogg"):
+    if container in ("wav", "flac"):
         import soundfile
 
         try:
@@ -246,11 +248,12 @@ class _AvSource(_Source):
         import av.error
 
         self._errors: tuple[type[Exception], ...] = (av.error.FFmpegError, ValueError, EOFError)
+        # The container is fixed and no protocol is allowed: the file cannot make FFmpeg open anything else.
+        options = {"protocol_whitelist": ""}
+        if container in ("mp3", "aac"):
+            options["probesize"] = _PROBED_BYTES
         try:
-            # The container is fixed and no protocol is allowed: the file cannot make FFmpeg open anything else.
-            self._container = av.open(
-                file, format=container, options={"protocol_whitelist": ""}, metadata_errors="ignore"
-            )
+            self._container = av.open(file, format=container, options=options, metadata_errors="ignore")
         except self._errors as error:
             raise errors.InvalidAudio(f"the recording cannot be opened: {_reason(error)}") from error
         if not self._container.streams.audio:
@@ -354,5 +357,6 @@ def _check_format(rate_hz: int, n_channels: int) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """The last part of a library's message: the parts before it name files and codes."""
-    return str(error).split(": ")[-1].strip().rstrip(".").lower()[:120]
+    """What a library says, without the file names and codes around it."""
+    text = getattr(error, "strerror", None) or str(error).split(": ")[-1]
+    return text.strip().rstrip(".").lower()[:120]

@@ -19,6 +19,7 @@ _MPEG2 = {
     3: (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
 _MPEG_HZ = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
+_AAC_HZ = (96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000, 7_350)
 _TAGS = (b"TAG", b"APETAGEX", b"ID3", b"LYRICS")  # which may follow the last frame of an MP3 file
 _SEARCHED_BYTES = 65_536  # in which the first MPEG frame must lie
 _MAX_TAGS = 10  # at the beginning of a file; real ones have one or two
@@ -40,16 +41,22 @@ def after_id3(data: bytes) -> int:
 
 
 def is_adts(data: bytes, position: int) -> bool:
-    """Whether two AAC frames follow each other at `position` (ISO 13818-7, 6.2)."""
-    for _ in range(2):
-        head = data[position : position + 6]
-        if len(head) < 6 or head[0] != 0xFF or head[1] & 0xF6 != 0xF0:
-            return False
-        length = (head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5
-        if length < 7:
-            return False
-        position += length
-    return True
+    """Whether two AAC frames follow each other at `position`."""
+    first = _adts_frame(data, position)
+    return first is not None and _adts_frame(data, position + first[0]) is not None
+
+
+def _adts_frame(data: bytes, position: int) -> tuple[int, float] | None:
+    """Length in bytes and in seconds of the AAC frame at `position` (ISO 13818-7, 6.2); None if there is none."""
+    head = data[position : position + 7]
+    if len(head) < 6 or head[0] != 0xFF or head[1] & 0xF6 != 0xF0:
+        return None
+    length = (head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5
+    if length < 7:
+        return None
+    rate_hz = _AAC_HZ[min(head[2] >> 2 & 15, len(_AAC_HZ) - 1)]
+    n_blocks = 1 + (head[6] & 3 if len(head) == 7 else 0)
+    return length, 1024 * n_blocks / rate_hz
 
 
 def first_mpeg_frame(data: bytes, start: int) -> int | None:
@@ -69,11 +76,14 @@ def first_mpeg_frame(data: bytes, start: int) -> int | None:
     return None
 
 
-def missing_of_mp3(data: bytes, position: int, budget: Budget, max_duration_s: float) -> str | None:
-    """Says what the first frame promises and the file does not hold; None if nothing is missing.
+def walk_mp3(data: bytes, position: int, budget: Budget, max_duration_s: float) -> tuple[int, str | None]:
+    """Goes from frame to frame.
 
     Args:
         position: of the first frame.
+
+    Returns:
+        the end of the sound, and what the first frame promises and the file does not hold; None if nothing is missing.
 
     Raises:
         InputTooLarge: there are frames for more than `max_duration_s`.
@@ -84,21 +94,41 @@ def missing_of_mp3(data: bytes, position: int, budget: Budget, max_duration_s: f
         found += 1
         seconds += frame[1]
         if found % _CHECKED_FRAMES == 0:
-            budget.heard(seconds)
-            budget.check()
-            if seconds > max_duration_s:
-                raise errors.InputTooLarge(
-                    f"the recording lasts {seconds / 60:.1f} min or more, {max_duration_s / 60:.1f} min are allowed",
-                    hint="split it into parts, or raise max_duration_s",
-                )
+            _check(budget, seconds, max_duration_s)
     budget.restart()  # it is still to be decoded
+    rest = data[position : position + 16]
+    # After the tags nothing comes; after anything else there may be more sound.
+    end = position if rest.startswith(_TAGS) or not rest.strip(b"\0") else len(data)
     # The frame that holds the promise is among the found and not among the promised: one lost frame is not noticed.
     if promised is not None and found < promised:
-        return f"the header promises {promised:,} frames, the file holds {found:,}"
-    rest = data[position : position + 16]
-    if rest.startswith(_TAGS) or not rest.strip(b"\0"):
-        return None
-    return "the last frame is cut" if _frame(data, position) is not None else None
+        return end, f"the header promises {promised:,} frames, the file holds {found:,}"
+    return end, "the last frame is cut" if end > position and _frame(data, position) is not None else None
+
+
+def check_aac(data: bytes, position: int, budget: Budget, max_duration_s: float) -> None:
+    """Goes from frame to frame of an AAC stream.
+
+    Raises:
+        InputTooLarge: there are frames for more than `max_duration_s`. Empty frames of 7 bytes are among them.
+    """
+    found, seconds = 0, 0.0
+    while (frame := _adts_frame(data, position)) is not None:
+        position += frame[0]
+        found += 1
+        seconds += frame[1]
+        if found % _CHECKED_FRAMES == 0:
+            _check(budget, seconds, max_duration_s)
+    budget.restart()
+
+
+def _check(budget: Budget, seconds: float, max_duration_s: float) -> None:
+    budget.heard(seconds)
+    budget.check()
+    if seconds > max_duration_s:
+        raise errors.InputTooLarge(
+            f"the recording lasts {seconds / 60:.1f} min or more, {max_duration_s / 60:.1f} min are allowed",
+            hint="split it into parts, or raise max_duration_s",
+        )
 
 
 def _xing_frames(data: bytes, position: int) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from smallai_assistant import (
@@ -54,19 +55,20 @@ class Learned:
         return of_adapter.with_words_of(self.vocabulary)
 
 
-def recording_of(message: Message, options: SpeechOptions) -> Recording:
+def recording_of(message: Message, options: SpeechOptions, cancel: Event | None = None) -> Recording:
     """Decodes the one recording of the message.
 
     Raises:
         InvalidInput: there is not exactly one, or it cannot be read.
-        InvalidAudio, InputTooLarge: see `decode_audio`.
+        InvalidAudio, InputTooLarge, Cancelled: see `decode_audio`.
     """
     from smallai_speech.decode import decode_audio
 
     parts = [part for part in message.parts if isinstance(part, AudioPart)]
     if len(parts) != 1:
         raise InvalidInput(f"{len(parts)} recordings in one message", hint="send them one by one")
-    return decode_audio(parts[0].read(), max_duration_s=options.max_duration_s, name=parts[0].name)
+    part = parts[0]
+    return decode_audio(part.read(), max_duration_s=options.max_duration_s, name=part.name, cancel=cancel)
 
 
 def transcript_parts(recording: Recording, request: Request, lease: Lease, learned: Learned) -> Iterator[Item]:

@@ -49,7 +49,7 @@ class SpeechRecognition(LearningTask):
 
         adapter, notices = self.serving()
         yield from notices
-        recording = recording_of(request.message, request.options)
+        recording = recording_of(request.message, request.options, request.cancel)
         yield from recording.notices
         # Before the model is leased: a turn that is stopped or finds no speech has these details too.
         yield Details(
