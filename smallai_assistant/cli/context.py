@@ -32,6 +32,9 @@ _QUIET = {
     # Without it, prompt_toolkit warns if a terminal does not answer where the cursor is.
     "PROMPT_TOOLKIT_NO_CPR": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    # torch imports the installed backends of other devices, which no setting can choose here. One whose metadata is
+    # malformed would end the import of torch.
+    "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",
     "TRANSFORMERS_VERBOSITY": "error",
     "TQDM_DISABLE": "1",
 }

@@ -14,6 +14,7 @@ from smallai_assistant.foreign.calls import described
 from smallai_assistant.runtime import ModelRuntime
 from smallai_assistant.task import Task
 from smallai_assistant.types import Request, StreamItem
+from smallai_assistant.validation import shown
 
 # After a cancel, a task may finish its step, such as the load of a model. A second less than `Response.close` waits, so
 # that the session is free when it returns.
@@ -106,9 +107,10 @@ class TaskThread:
         self._queue.put(_End(error))
 
     def _forward(self, stream: Any) -> None:
-        contract = f"{type(self._task).__name__}.run must be a generator of parts, Notice and Details"
+        name = type(self._task).__name__
+        contract = f"the task {self._task.name!r}: {name}.run must be a generator of parts, Notice and Details"
         if not isinstance(stream, Iterator):
-            raise PluginError(f"{contract}; it returned {stream!r}")
+            raise PluginError(f"{contract}; it returned {shown(stream)}")
         for item in stream:
             try:
                 self._queue.put(checked_item(item))
