@@ -116,6 +116,9 @@ def check_claims(config: Any, name: str, *, n_tensors: int) -> None:
         raise ModelInvalid(f"{name}: architectures is {_shown(architectures)}, not a list of names", hint=AGAIN)
     if not isinstance(config.get("model_type", ""), str):
         raise ModelInvalid(f"{name}: model_type is {_shown(config['model_type'])}, not a name", hint=AGAIN)
+    for key in _CONTEXT_KEYS:
+        if type(config.get(key, 1)) not in (int, type(None)):
+            raise ModelInvalid(f"{name}: {key} is {_shown(config[key])}, not a whole number", hint=AGAIN)
     for key, number in _numbers(config):
         if key in _CONTEXT_KEYS and not 0 < number <= MAX_CONTEXT:
             raise ModelInvalid(f"{name}: {key} is {number:,}; 1 to {MAX_CONTEXT:,} is possible", hint=AGAIN)

@@ -11,7 +11,7 @@ from support.tiny_servers import FILES, files_below, tiny_entry, write_files
 
 from smallai_assistant.errors import Busy, Cancelled, IntegrityError, ModelNotFound
 from smallai_assistant.filesystem import exclusive
-from smallai_assistant.models import catalog as catalog_module
+from smallai_assistant.models import integrity
 from smallai_assistant.models.catalog import Catalog
 from smallai_assistant.models.folders import MANIFEST
 from smallai_assistant.models.hub import folder_bytes
@@ -54,10 +54,10 @@ def test_a_damaged_manifest_is_an_integrity_error(catalog: Catalog, pulled: Path
 def test_an_unreadable_file_is_an_integrity_error(
     catalog: Catalog, pulled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_: Path) -> str:
+    def fail(_: Path, **_options: object) -> str:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(catalog_module, "file_sha256", fail)
+    monkeypatch.setattr(integrity, "file_sha256", fail)
     with pytest.raises(IntegrityError, match="cannot be read: Input/output error"):
         catalog.verify("tiny")
 
