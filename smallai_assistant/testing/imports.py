@@ -17,6 +17,7 @@ import smallai_assistant as sdk
 from smallai_assistant.testing.report import Skip
 
 START_S = 300.0  # for a fresh interpreter on a slow disk with cold caches
+RESULT = "smallai kit: "  # begins the line of a fresh interpreter that has the result
 
 # Libraries that take a noticeable time to import. Every plugin is imported at every start.
 
@@ -33,15 +34,19 @@ def module_of(plugin: object) -> ModuleType:
 
 def heavy_imports(plugin: object) -> str:
     """Imports the plugin in a fresh interpreter and looks at what was loaded; this process has everything loaded."""
-    # The empty line separates the list of modules from what the plugin itself prints.
-    code = "import sys, importlib; importlib.import_module(sys.argv[1]); print(); print(*sys.modules)"
+    code = f"import sys, importlib; importlib.import_module(sys.argv[1]); print(); print({RESULT!r}, *sys.modules)"
     command = [sys.executable, "-c", code, module_of(plugin).__name__]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=START_S, check=False)
     if done.returncode:
         return f"a fresh interpreter cannot import it: {''.join(done.stderr.strip().splitlines()[-1:])}"
-    heavy = sorted(HEAVY & {name.partition(".")[0] for name in done.stdout.splitlines()[-1].split()})
+    heavy = sorted(HEAVY & {name.partition(".")[0] for name in result_in(done.stdout).split()})
     return f"every start would load {', '.join(heavy)}" if heavy else ""
+
+
+def result_in(output: str) -> str:
+    """The result among what the plugin itself prints, also at the end of its interpreter."""
+    return next(line.removeprefix(RESULT) for line in output.splitlines() if line.startswith(RESULT))
 
 
 def inner_imports(plugin: object) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import json
 import os
 import subprocess
@@ -12,17 +11,17 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from smallai_assistant import hookspecs
 from smallai_assistant.assistant import Assistant
 from smallai_assistant.config import AssistantConfig, load_config
-from smallai_assistant.testing.imports import HEAVY, START_S, module_of
+from smallai_assistant.foreign.installed import installed_plugins
+from smallai_assistant.testing.imports import HEAVY, RESULT, START_S, module_of, result_in
 
 _CODE = "from smallai_assistant.testing.start import main; main()"
 
 
 def installed() -> tuple[str, ...]:
     """The names of the installed plugins, which the kit leaves out."""
-    return tuple(entry_point.name for entry_point in importlib.metadata.entry_points(group=hookspecs.PROJECT))
+    return tuple(plugin.label for plugin in installed_plugins())
 
 
 def quiet_config(folder: Path, task_names: Iterable[str]) -> AssistantConfig:
@@ -44,7 +43,7 @@ def heavy_start(plugin: object, assistant: Assistant) -> str:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=START_S, check=False)
     if done.returncode:
         return f"a fresh interpreter cannot start with it: {''.join(done.stderr.strip().splitlines()[-1:])}"
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = json.loads(result_in(done.stdout))
     if found["broken"]:
         return "; ".join(found["broken"].values())
     return f"every start would load {', '.join(found['heavy'])}" if found["heavy"] else ""
@@ -57,4 +56,4 @@ def main() -> None:
     with Assistant(quiet_config(Path(folder), task_names), plugins=[plugin]) as assistant:
         heavy = sorted(HEAVY & {module.partition(".")[0] for module in sys.modules})
         print()  # the plugin may have printed an unfinished line
-        print(json.dumps({"heavy": heavy, "broken": dict(assistant.broken_plugins)}))
+        print(f"{RESULT}{json.dumps({'heavy': heavy, 'broken': dict(assistant.broken_plugins)})}")

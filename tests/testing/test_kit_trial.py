@@ -93,6 +93,9 @@ def respects_cancel(request: Request) -> Iterator[Any]:
         (lambda _: None, "answers", "it returned None"),
         (lambda _: iter([TextPart("a")]), "generator", "list_iterator"),
         (lambda _: (d for d in [Details({"x": object()})]), "answers", "not JSON serializable"),
+        (lambda _: (d for d in [Details({"x": (1, 2)})]), "details", "they change: {'x': (1, 2)}"),
+        (lambda _: (part for part in [TextPart(None)]), "answers", "TextPart whose text is None, which is not text"),  # type: ignore[arg-type]
+        (lambda _: (part for part in [LabelPart("a", 1, float("nan"))]), "answers", "score is nan"),
         (lambda _: (d for d in [Details({"x": float("nan")})]), "answers", "not JSON compliant"),
         (lambda _: (d for d in [Details({1: "x"})]), "answers", "not a mapping from text"),
         (lambda _: (p for p in [LabelPart("cat", 0, np.float32(0.5))]), "answers", "not a finite number"),
