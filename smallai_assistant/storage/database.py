@@ -98,7 +98,7 @@ class Database:
             f"journal_mode={mode}",
             "synchronous=FULL",  # in WAL mode the default, NORMAL, can lose acknowledged commits in a power cut
             "foreign_keys=ON",  # SQLite ignores foreign keys by default
-            f"busy_timeout={READ_WAIT_S * 1000}",
+            f"busy_timeout={READ_WAIT_S * 1000:.0f}",
             # In the rollback journal mode, a writer that runs out of cache keeps readers out until its end: 100 MB of
             # changed pages are more than an import of 10,000 rows.
             "cache_spill=25000",
@@ -120,7 +120,7 @@ class Database:
             wait_s = LOCK_WAIT_S if writes else READ_WAIT_S
             # The pool lends a connection to readers and writers; the pragma is sent only if the other kind had it.
             if connection.info.get("wait_s", READ_WAIT_S) != wait_s:
-                connection.exec_driver_sql(f"PRAGMA busy_timeout={wait_s * 1000}")
+                connection.exec_driver_sql(f"PRAGMA busy_timeout={wait_s * 1000:.0f}")
                 connection.info["wait_s"] = wait_s
             connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
@@ -251,11 +251,11 @@ class Database:
             raise kind(f"{target.name} could not be written, nothing was migrated: {error}") from error
 
     @contextmanager
-    def _as_store_errors(self, wait_s: float = READ_WAIT_S) -> Iterator[None]:
+    def _as_store_errors(self, wait_s: float | None = None) -> Iterator[None]:
         """Turns the errors of SQLAlchemy and of the drivers into StoreError, and a full disk into StoreFull.
 
         Args:
-            wait_s: how long a transaction has waited if the database is locked.
+            wait_s: how long a transaction has waited if the database is locked; None: as long as a reader.
         """
         try:
             yield
@@ -266,7 +266,7 @@ class Database:
                 raise StoreFull(f"the database could not be written: {reason}") from error
             if self.path is not None and _means_locked(error.orig):
                 raise StoreError(
-                    f"the database is locked: this process has waited {wait_s:g} s for {holders(self.path)}",
+                    f"the database is locked: this process has waited {wait_s or READ_WAIT_S:g} s for {holders(self.path)}",
                     hint="wait for it to end, or end it",
                 ) from error
             raise StoreError(f"the database failed: {reason}", hint="see `smallai doctor`") from error

@@ -15,6 +15,10 @@ ERASURES = "erasures"
 _TASK_CHARS = 40
 
 
+# Made once: every answer reads counters, and making the statement takes longer than the database takes to answer it.
+_READ = sa.select(meta.c.key, meta.c.value).where(meta.c.key.in_(sa.bindparam("keys", expanding=True)))
+
+
 def feedback_key(task: str) -> str:
     """The counter of a task: every write that changes what its fast memory must hold adds one."""
     return f"feedback_revision:{task[:_TASK_CHARS]}"
@@ -29,6 +33,6 @@ def increment(connection: sa.Connection, key: str) -> int:
 
 def current(connection: sa.Connection, keys: Sequence[str]) -> list[int]:
     """The values of counters; 0 for one that was never incremented."""
-    rows = connection.execute(sa.select(meta.c.key, meta.c.value).where(meta.c.key.in_(keys))).all()
+    rows = connection.execute(_READ, {"keys": list(keys)}).all()
     found = {row.key: int(row.value) for row in rows}
     return [found.get(key, 0) for key in keys]
