@@ -265,8 +265,9 @@ class Database:
             if _means_disk_full(error.orig):
                 raise StoreFull(f"the database could not be written: {reason}") from error
             if self.path is not None and _means_locked(error.orig):
+                waited = f"this process has waited {wait_s or READ_WAIT_S:g} s"
                 raise StoreError(
-                    f"the database is locked: this process has waited {wait_s or READ_WAIT_S:g} s for {holders(self.path)}",
+                    f"the database is locked: {waited} for {holders(self.path)}",
                     hint="wait for it to end, or end it",
                 ) from error
             raise StoreError(f"the database failed: {reason}", hint="see `smallai doctor`") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -94,6 +96,21 @@ def test_an_empty_import_is_an_error(run: Run, library: Assistant, tmp_path: Pat
         done = run("items", "import", tmp_path / "empty.csv", assistant=library)
         assert done.code == 1
         assert "nothing in it" in done.err
+
+
+def test_a_pipe_is_imported(run: Run, library: Assistant, tmp_path: Path) -> None:
+    # What a shell makes of `smallai items import <(zcat items.csv.gz)`. The name does not tell the format.
+    for name, text in (("some.jsonl", ITEM_FILES["some.jsonl"]), ("plain.csv", ITEM_FILES["plain.csv"])):
+        pipe = tmp_path / f"pipe-{name.split('.')[0]}"
+        os.mkfifo(pipe)
+        writer = threading.Thread(target=lambda pipe=pipe, text=text: pipe.write_text(text))
+        writer.start()
+        done = run("items", "import", pipe, assistant=library)
+        writer.join(30)
+        assert (done.code, done.out) == (0, "imported 2 items\n"), done.err
+    refused = run("items", "import", "/dev/zero", assistant=library)
+    assert (refused.code, refused.out) == (1, "")
+    assert "neither a file nor a pipe" in refused.err
 
 
 def test_interactions_import_reads_times_and_weights(
