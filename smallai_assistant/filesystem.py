@@ -68,6 +68,14 @@ def exclusive(
         lock.release()
 
 
+def expanded(text: str) -> Path:
+    """The path that a text names; `~` is the home folder.
+
+    The `~name` of an unknown user stays as it is, as in a shell, and is then not found. `Path.expanduser` raises.
+    """
+    return Path(os.path.expanduser(text))
+
+
 def sync_path(path: Path) -> None:
     """Flushes a file, or the list of names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)

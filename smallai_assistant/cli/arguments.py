@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from smallai_assistant.cli.completion import offer, task_names
 from smallai_assistant.cli.streams import write
+from smallai_assistant.filesystem import expanded
 
 _FALLBACK_WIDTH = 80
 _MIN_WIDTH, _MAX_WIDTH = 20, 110  # longer lines are hard to read
@@ -179,7 +180,7 @@ def path(text: str) -> Path:
     """A path; it need not exist."""
     if not text:
         raise argparse.ArgumentTypeError("an empty path")
-    return Path(text).expanduser()
+    return expanded(text)
 
 
 def existing_file(text: str) -> Path:

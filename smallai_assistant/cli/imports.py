@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 from smallai_assistant.cli.context import CommandContext, check_file
 from smallai_assistant.cli.rating_scale import RatingScale
 from smallai_assistant.errors import AssistantError, InvalidInput
+from smallai_assistant.filesystem import expanded
 from smallai_assistant.storage.import_lines import ImportLines, in_line, parse_object
 from smallai_assistant.types import Interaction, Item
 from smallai_assistant.validation import MAX_AHEAD, check_range
@@ -157,7 +158,7 @@ def _read(
     Raises:
         InvalidFile: a line is wrong; the message names the first one.
     """
-    path = check_file(Path(context.args.file).expanduser())
+    path = check_file(expanded(context.args.file))
     rows = []
     with _opened(path) as lines:
         ticker = _Ticker(context, lines)

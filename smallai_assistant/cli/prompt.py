@@ -16,6 +16,7 @@ from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.output import create_output
 
 from smallai_assistant.cli.streams import out
+from smallai_assistant.filesystem import expanded
 
 if TYPE_CHECKING:
     from smallai_assistant.cli.conversation import Command
@@ -124,7 +125,7 @@ def _files(typed: str) -> Iterable[Completion]:
     else:
         begun = typed.replace("\\ ", " ")
     folder, _, start = begun.rpartition("/")
-    base = Path(f"{folder}/" if folder or begun.startswith("/") else ".").expanduser()
+    base = expanded(f"{folder}/" if folder or begun.startswith("/") else ".")
     try:
         entries = sorted(os.scandir(base), key=lambda entry: entry.name)
     except OSError:

@@ -123,3 +123,24 @@ def test_a_defect_is_one_line(run: Run, bare: Path, monkeypatch: pytest.MonkeyPa
     done = run("--config", bare / "none.toml", "plugins")
     assert is_one_error_line(done.err.splitlines()[0] + "\n")
     assert "internal error: RuntimeError: boom boom" in done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["plugins", "--data-dir", "~nobody-of-that-name/x"], 1),
+        (["plugins", "--config", "~nobody-of-that-name.toml"], 2),
+        (["classify", "~nobody-of-that-name/x.png"], 2),
+        (["items", "import", "~nobody-of-that-name/x.csv"], 2),
+        (["feedback", "import", "~nobody-of-that-name/x.jsonl"], 2),
+    ],
+)
+def test_the_home_of_an_unknown_user_is_an_error_in_one_line(
+    run: Run, bare: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], code: int
+) -> None:
+    monkeypatch.chdir(bare)
+    done = run(*words)
+    assert done.code == code
+    assert is_one_error_line(done.err), done.err
+    assert "nobody-of-that-name" in done.err
+    assert not list(bare.glob("~*"))
