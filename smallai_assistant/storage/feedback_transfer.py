@@ -152,7 +152,7 @@ class FeedbackTransfer:
                 if new:
                     with self._database.write() as connection:
                         mark_unused(connection, new)
-                    delete_unused(self._database, self._media_dir)
+                    done.n_media -= delete_unused(self._database, self._media_dir)
         return done
 
     def _insert(self, connection: sa.Connection, page: list[FeedbackLine], done: Transfer, lines: ImportLines) -> None:

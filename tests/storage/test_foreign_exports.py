@@ -167,7 +167,8 @@ def test_a_picture_that_no_row_needs_does_not_stay(file: Path, there: Assistant)
     row = {"media": hashlib.sha256(data).hexdigest(), "data": base64.b64encode(data).decode()}
     with file.open("a") as out:
         out.write(json.dumps(row))
-    assert there.import_feedback(file).n_feedback == 3
+    done = there.import_feedback(file)
+    assert (done.n_feedback, done.n_media) == (3, 1)
     assert len([path for path in there.store.media_dir.rglob("*") if path.is_file()]) == 1
 
 
