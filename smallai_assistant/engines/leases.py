@@ -38,12 +38,13 @@ class Leases:
             Cancelled: the thread was given up meanwhile; `on_end` was called.
         """
         lease = Lease(self, on_end)
+        # A thread that was given up while it waited for a model must not get it: nobody would end that lease.
         with self._lock:
             is_given_up = lease.thread in self._given_up
             if not is_given_up:
                 self._running.add(lease)
         if is_given_up:
-            on_end()
+            on_end()  # outside of the lock, because it takes the lock of the runtime
             raise Cancelled("the answer took too long and was given up")
         return lease
 
