@@ -30,7 +30,7 @@ _CALL_S, _S_PER_CHAR = 2.0, 3e-6
 # A text over this length may be too much for a good tokenizer: a million CJK characters that are not in the vocabulary
 # make three million tokens and need over 300 MB. The text is blamed then, not the model.
 _LONG_CHARS = 100_000
-_LOAD_S = 20.0  # the imports take 1 to 2 s, tokenizer.json of Gemma 3 (33 MB) 3 s
+_LOAD_S = 20.0  # the imports take 1 s, a tokenizer.json made as large as that of Gemma 3 another 1.4 s
 _CLOCK_FACTOR = 5  # a child that does not get this share of a processor in time is given up as well
 _POLL_S = 0.05
 _MAX_REPLY_BYTES = 16 * 2**20  # two million token ids
@@ -114,6 +114,9 @@ class TokenizerProcess:
         child = self._child
         if child is not None:
             child.kill()
+            with self._lock:  # whoever waits for the child finds it ended, and lets go
+                child.dispose()
+                self._child = None
 
     def _start(self) -> None:
         """Starts a child and sends it to load the tokenizer, without waiting for it."""
@@ -147,10 +150,12 @@ class TokenizerProcess:
             if reply.get("error") == "MemoryError":
                 raise _Breach("takes too much memory")
         except (_Breach, Cancelled) as error:
-            child.kill()
+            child.dispose()
             self._start()  # now: the next text finds a child that is already loaded
             if isinstance(error, Cancelled):
                 raise
+            if self._closed:
+                raise Cancelled("the model was closed") from None
             what = "its tokenizer" if request is None else "its chat template or tokenizer"
             message = f"{self._name}: {what} {error}"
             raise ModelInvalid(message, hint=_ANOTHER) from None
@@ -201,12 +206,17 @@ class _Child:
         # The processor time of a load counts from the start of the process: it began before it was waited for.
         limit = seconds if request is None else begin + seconds
         received = bytearray()
+        poll = select.poll()  # not select.select, which knows the first 1,024 files of a process only
+        poll.register(self._out, select.POLLIN)
         while not received.endswith(b"\n"):
-            writing = [self._in] if self._unsent else []
-            readable, writable, _ = select.select([self._out], writing, [], _POLL_S)
-            if writable:
+            if self._unsent:
+                poll.register(self._in, select.POLLOUT)
+            ready = {file for file, _ in poll.poll(1000 * _POLL_S)}
+            if self._in in ready:
                 self._send()
-            if readable:
+                if not self._unsent:
+                    poll.unregister(self._in)
+            if self._out in ready:
                 chunk = os.read(self._out, 2**20)
                 if not chunk:
                     raise _Breach("takes too much memory, or crashes")
@@ -225,6 +235,11 @@ class _Child:
         return dict(reply)
 
     def kill(self) -> None:
+        """Ends the process. A thread that waits for its reply reads the end of the pipe."""
+        self._process.kill()
+
+    def dispose(self) -> None:
+        """Ends the process and closes its pipes, when no thread waits for its reply."""
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
@@ -249,11 +264,12 @@ class _Child:
 
 
 def _n_chars(value: Any) -> int:
-    """The characters of all texts in a request."""
+    """The characters of a caller's texts in a request."""
     if isinstance(value, str):
         return len(value)
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return sum(_n_chars(part) for part in inner)
+    if isinstance(value, dict):
+        return sum(_n_chars(inner) for key, inner in value.items() if key not in ("do", "method", "options", "role"))
+    return sum(map(_n_chars, value)) if isinstance(value, list) else 0
 
 
 def _line(request: dict[str, Any]) -> bytes:

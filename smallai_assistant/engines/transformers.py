@@ -43,9 +43,12 @@ class TransformersEngine(Engine):
     def can_load(self, spec: ModelSpec, folder: Path) -> bool:
         if spec.task != TASK or not (folder / "config.json").is_file():
             return False
-        architectures = read_json_object(folder / "config.json").get("architectures")
-        if architectures is not None and not isinstance(architectures, list):
+        try:
+            architectures = read_json_object(folder / "config.json").get("architectures")
+        except ModelInvalid:
             return True  # `load` checks the configuration and says what is wrong with it
+        if architectures is not None and not isinstance(architectures, list):
+            return True
         return any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in architectures or ())
 
     def estimate_bytes(self, spec: ModelSpec, folder: Path) -> int:

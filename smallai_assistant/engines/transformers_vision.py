@@ -56,9 +56,10 @@ class TransformersVisionEngine(Engine):
     name = "transformers-vision"
 
     def can_load(self, spec: ModelSpec, folder: Path) -> bool:
-        if not (folder / "config.json").is_file():
+        try:
+            config = read_json_object(folder / "config.json")
+        except ModelInvalid:  # also if there is none: another engine's, and `Catalog.resolve` says what is wrong
             return False
-        config = read_json_object(folder / "config.json")
         if spec.task == CLASSIFY:
             architectures = config.get("architectures")
             return isinstance(architectures, list) and any("ForImageClassification" in str(a) for a in architectures)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -27,6 +28,19 @@ _PATIENCE_S = 5.0  # between SIGTERM and SIGKILL; pip deletes its temporary file
 _FAILED = 3  # not 1 or 2, with which Python itself ends after an exception or a wrong option
 # A quota of the user's (EDQUOT) that is used up is the same to people as a full disk.
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a child that reads files of strangers may take before the system ends it.
+
+    Attributes:
+        cpu_s: seconds of processor time.
+        n_bytes: writable memory; mapped files and libraries do not count.
+    """
+
+    cpu_s: int
+    n_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +64,7 @@ def run_python(
     cancel: threading.Event,
     environment: Mapping[str, str] | None = None,
     on_tick: Callable[[], None] = lambda: None,
+    limits: Limits | None = None,
 ) -> Finished:
     """Runs this interpreter with `arguments` and waits for its end.
 
@@ -57,6 +72,7 @@ def run_python(
         cancel: set it to stop the process.
         environment: replaces the environment of this process; None passes it on.
         on_tick: called every 0.1 s.
+        limits: None for work on files that are trusted.
 
     Raises:
         Cancelled: `cancel` was set; the process has ended.
@@ -72,6 +88,9 @@ def run_python(
             start_new_session=True,  # Ctrl-C in the terminal reaches only this process, which stops the child in order
         )
         try:
+            if limits is not None:
+                resource.prlimit(process.pid, resource.RLIMIT_CPU, (limits.cpu_s, limits.cpu_s + 5))
+                resource.prlimit(process.pid, resource.RLIMIT_DATA, (limits.n_bytes, limits.n_bytes))
             while process.poll() is None:
                 if cancel.wait(_POLL_S):
                     raise Cancelled("stopped", hint="start it again: finished files are kept")
@@ -89,25 +108,33 @@ def run_module(
     *,
     cancel: threading.Event,
     on_tick: Callable[[], None] = lambda: None,
+    limits: Limits | None = None,
 ) -> list[dict[str, Any]]:
     """Runs a module of this package whose `__main__` part calls `serve`.
+
+    Args:
+        limits: None for work on files that are trusted.
 
     Returns:
         The objects that it reported, in order.
 
     Raises:
         AssistantError: the error that the child raised, with its class.
-        ModelInvalid: the child crashed.
+        ModelInvalid: the child crashed, or took more processor time than it may.
         OutOfMemory: the system killed the child.
         Cancelled: `cancel` was set.
     """
-    done = run_python(["-m", module, *arguments], cancel=cancel, environment=package_environment(), on_tick=on_tick)
+    done = run_python(
+        ["-m", module, *arguments], cancel=cancel, environment=package_environment(), on_tick=on_tick, limits=limits
+    )
     reports = [found for line in done.output.splitlines() if (found := _report_of(line)) is not None]
     if done.status == 0:
         return reports
     if done.status == _FAILED and reports and "error" in reports[-1]:
         last = reports[-1]
         raise getattr(errors, last["error"])(last["message"], hint=last["hint"])
+    if limits is not None and done.status == -signal.SIGXCPU:
+        raise ModelInvalid(f"reading the file takes over {limits.cpu_s} s", hint="get the file again: it is damaged")
     if done.status == -signal.SIGKILL:  # Linux ends a process this way when the memory runs out
         raise OutOfMemory("the system ended the work, most likely for want of memory", hint="close other programs")
     last_line = (done.log.strip().splitlines() or ["it gave no reason"])[-1]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from smallai_assistant.errors import Cancelled, ModelInvalid, OutOfMemory, StoreFull, UnsafeModelFormat
-from smallai_assistant.models.child_process import run_module, run_python
+from smallai_assistant.models.child_process import Limits, run_module, run_python
 
 MODULE = """
 import os, signal, sys, time
@@ -37,6 +37,11 @@ def work(arguments):
         os.abort()
     if kind == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
+    if kind == "spin":
+        while True:
+            pass
+    if kind == "grow":
+        held = [bytearray(10 * 2**20) for _ in range(100)]
     if kind == "wait":
         open(arguments[1], "w").write(str(os.getpid()))
         time.sleep(60)  # until it is ended
@@ -135,3 +140,11 @@ def _is_running(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return state != "Z" and os.path.exists(f"/proc/{pid}")
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("spin", ModelInvalid), ("grow", OutOfMemory)])
+def test_a_child_keeps_to_its_limits(kind: str, expected: type[Exception]) -> None:
+    limits = Limits(cpu_s=2, n_bytes=400 * 2**20)
+    with pytest.raises(expected):
+        run_module("child_under_test", [kind], cancel=threading.Event(), limits=limits)
+    assert run_module("child_under_test", ["none"], cancel=threading.Event(), limits=limits)[-1] == {"sum": 3}

@@ -8,10 +8,15 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from smallai_assistant.models.child_process import run_module
+from smallai_assistant.models.child_process import Limits, run_module
 
 # The format of the catalogue and the module for it. Each module has `convert(source, target)`, which fills a folder.
 _MODULES = {"gguf": "gguf", "ct2-whisper": "whisper_ct2", "efficientnet-lite": "efficientnet"}
+
+# What a conversion may take, by the size of its files. Imports take 5 s and 0.5 GB; 4-bit weights become 16 times as
+# large at 32 bits, and a gigabyte of them takes up to two minutes.
+_CPU_S, _CPU_S_PER_MB = 60, 0.5
+_MEMORY_BYTES, _MEMORY_PER_BYTE, _STACK_BYTES = 2 * 2**30, 20, 16 * 2**20  # torch starts a thread for each processor
 
 
 def needs_conversion(model_format: str) -> bool:
@@ -26,14 +31,21 @@ def convert(model_format: str, source: Path, target: Path, *, cancel: threading.
     returns to the system.
 
     Raises:
-        ModelInvalid: a file is cut short, malformed, or of another kind of model.
+        ModelInvalid: a file is cut short, malformed, of another kind of model, or takes too long.
         UnsafeModelFormat: a file is in a format that can run code, and not the pinned file.
         StoreFull: the disk is full.
         OutOfMemory: there is not enough memory.
         Cancelled: `cancel` was set.
     """
+    n_bytes = sum(path.stat().st_size for path in source.iterdir() if path.is_file())
+    n_threads = os.cpu_count() or 1
+    limits = Limits(
+        cpu_s=_CPU_S + int(_CPU_S_PER_MB * n_bytes / 2**20),
+        n_bytes=_MEMORY_BYTES + _STACK_BYTES * n_threads + _MEMORY_PER_BYTE * n_bytes,
+    )
     module = f"{__name__}.__main__"
-    run_module(module, [_MODULES[model_format], str(source), str(target)], cancel=cancel or threading.Event())
+    arguments = [_MODULES[model_format], str(source), str(target)]
+    run_module(module, arguments, cancel=cancel or threading.Event(), limits=limits)
 
 
 def convert_here(arguments: Sequence[str]) -> None:
