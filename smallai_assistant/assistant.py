@@ -28,7 +28,7 @@ from smallai_assistant.learning.learner import CycleOptions, Learner, LearningJo
 from smallai_assistant.learning.report import CycleReport
 from smallai_assistant.learning.serving_adapters import ServingAdapters
 from smallai_assistant.models.catalog import Catalog
-from smallai_assistant.plugin_manager import PluginManager
+from smallai_assistant.plugin_manager import CLOSE_TIMEOUT_S, PluginManager
 from smallai_assistant.runtime import ModelRuntime, ProgressCallback
 from smallai_assistant.storage.database import Database
 from smallai_assistant.storage.feedback_store import FeedbackStore
@@ -358,7 +358,7 @@ class Assistant:
         self._plugins.close()  # observers are told of the last turns while everything they may ask is open
         for name, task in self._plugins.tasks.items():
             with self._plugins.containing(name):
-                self._plugins.call_task(name, "close", task.close)
+                self._plugins.call_task(name, "close", task.close, timeout_s=CLOSE_TIMEOUT_S)
         self.models.close()
         self._database.close()
 

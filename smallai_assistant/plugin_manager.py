@@ -31,6 +31,8 @@ T = TypeVar("T")
 _MODALITIES = frozenset({"text", "image", "audio"})
 # A person waits for the answer, and choosing looks at one message.
 _CHOICE_TIMEOUT_S = 5.0
+# Setup runs at every start, and must load nothing heavy; close runs at the end of every command.
+SETUP_TIMEOUT_S, CLOSE_TIMEOUT_S = 20.0, 5.0
 # Whoever approves may ask a model or a service about every example. Nobody waits for it but the learning cycle.
 _APPROVAL_TIMEOUT_S = 600.0
 
@@ -143,7 +145,7 @@ class PluginManager:
             return plugin, decision
         return None
 
-    def call_task(self, name: str, method: str, work: Callable[[], T], *, timeout_s: float = IMPORT_TIMEOUT_S) -> T:
+    def call_task(self, name: str, method: str, work: Callable[[], T], *, timeout_s: float = SETUP_TIMEOUT_S) -> T:
         """Calls a method of a task: ours directly, a stranger's with a deadline.
 
         Raises:
@@ -168,9 +170,14 @@ class PluginManager:
             if is_ctrl_c(error) or (but is not None and isinstance(error, but)):
                 raise
             if drop_task:
-                self.tasks.pop(name, None)
+                self.drop_task(name)
             self._broken[name] = described(error)
             log.warning("plugin %r is left out: %s", name, self._broken[name])
+
+    def drop_task(self, name: str) -> None:
+        """Stops offering a task. Its plugin stays."""
+        # Replaced and not changed, because another thread may be looking through it.
+        self.tasks = {known: task for known, task in self.tasks.items() if known != name}
 
     def close(self) -> None:
         """Waits at most two seconds until the observers were told everything. Idempotent."""

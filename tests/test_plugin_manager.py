@@ -138,7 +138,7 @@ def test_task_with_failing_setup_is_left_out(tmp_path: Path) -> None:
 def test_setup_and_close_that_hang_hold_up_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
     real = PluginManager.call_task
-    monkeypatch.setattr(PluginManager, "call_task", lambda *args: real(*args, timeout_s=0.2))
+    monkeypatch.setattr(PluginManager, "call_task", lambda *args, **_: real(*args, timeout_s=0.2))
 
     def hang(_self: Task, *_: Any) -> None:
         release.wait(60)

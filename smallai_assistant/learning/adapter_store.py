@@ -6,6 +6,7 @@ says which version serves. It moves in one transaction, so that a crash leaves t
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -17,7 +18,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from smallai_assistant.errors import AdapterMismatch, GateRejected, IntegrityError, InvalidInput
+from smallai_assistant.errors import AdapterMismatch, GateRejected, IntegrityError, InvalidInput, StoreError
 from smallai_assistant.feedback import Adapter, AdapterStatus
 from smallai_assistant.learning.adapter_files import (
     MANIFEST,
@@ -64,7 +65,8 @@ class AdapterStore:
     def __init__(self, database: Database, folder: Path) -> None:
         self._database = database
         self._folder = folder
-        with database.read() as connection:
+        tainted: set[str] = set()
+        with contextlib.suppress(StoreError), database.read() as connection:  # a damaged page must not keep us out
             tainted = learned_from_erased(connection)
         if tainted:  # an earlier version of the program left them, or a kill
             with database.write() as connection:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from smallai_assistant.errors import PluginError, StoreError
 from smallai_assistant.feedback import JudgedTurn
+from smallai_assistant.foreign.calls import PluginHangsError, described, is_ctrl_c
 from smallai_assistant.learning.serving_adapters import ServingAdapters
 from smallai_assistant.plugin_manager import PluginManager
 from smallai_assistant.storage.feedback_store import FeedbackStore
@@ -21,6 +22,9 @@ from smallai_assistant.task import LearningTask
 from smallai_assistant.types import Notice
 
 log = logging.getLogger(__name__)
+
+# For a stranger's task. It must load and embed nothing while it rebuilds; the conformance kit allows 0.2 s for no rows.
+_REBUILD_TIMEOUT_S = 60.0
 
 
 @dataclass(slots=True)
@@ -141,13 +145,17 @@ class FastMemory:
                 self._serving.look_up(name)
                 retired = set(champion.retired_ids) if champion is not None else set()
                 rows = self._feedback.judged_turns(name)
-                task.rebuild([judged_turn for judged_turn in rows if judged_turn.feedback.id not in retired])
-            except (StoreError, KeyboardInterrupt):
-                self.outdate(name)
-                raise  # not the task's fault
+                left = [judged_turn for judged_turn in rows if judged_turn.feedback.id not in retired]
+                self._plugins.call_task(name, "rebuild", lambda: task.rebuild(left), timeout_s=_REBUILD_TIMEOUT_S)
             except BaseException as error:
+                if isinstance(error, StoreError) or is_ctrl_c(error):  # not the task's fault
+                    self.outdate(name)
+                    raise
+                if isinstance(error, PluginHangsError):
+                    # Its thread goes on, and may bring back rows that are erased meanwhile.
+                    self._plugins.drop_task(name)
                 log.exception("rebuild of %s", name)
-                self._plugins.broken[name] = f"it could not rebuild its feedback: {type(error).__name__}: {error}"
+                self._plugins.broken[name] = f"it could not rebuild its feedback: {described(error)}"
                 if self._frontiers[name].erasures in (None, erasures):
                     self._frontiers[name].rebuilt(revision, erasures)  # it answers with what it knows
                 else:
@@ -173,9 +181,9 @@ class FastMemory:
             if isinstance(task, LearningTask):
                 try:
                     task.forget(judged_turn.feedback, judged_turn.turn)
-                except KeyboardInterrupt:
-                    raise
-                except BaseException:  # the row is gone already: the other tasks must still forget
+                except BaseException as error:  # the row is gone already: the other tasks must still forget
+                    if is_ctrl_c(error):
+                        raise
                     log.exception("forget of %s", task.name)
                     failed.add(task.name)
         names = dict.fromkeys([*tasks, *(row.feedback.task for row in judged_turns)])

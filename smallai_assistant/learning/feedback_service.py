@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from smallai_assistant.config import nearest
 from smallai_assistant.errors import AssistantError, InputTooLarge, InvalidInput
 from smallai_assistant.feedback import MAX_CORRECTION_CHARS, Feedback, JudgedTurn, Receipt
+from smallai_assistant.foreign.calls import is_ctrl_c
 from smallai_assistant.learning.adapter_store import AdapterStore
 from smallai_assistant.learning.fast_memory import FastMemory
 from smallai_assistant.plugin_manager import PluginManager
@@ -77,10 +78,10 @@ class FeedbackService:
                 effect = effect if self._has_last_word(judged_turn) else SUPERSEDED
         except AssistantError as error:
             failure = str(error)
-        except KeyboardInterrupt:
-            self._memory.outdate(stored.task)
-            raise
         except BaseException as error:  # also SystemExit and the like: a plugin's fault must not end the program
+            if is_ctrl_c(error):
+                self._memory.outdate(stored.task)
+                raise
             log.exception("learn_now of %s", stored.task)
             failure = f"{stored.task} raised {error!r}."
         notice = Notice("not_learned_yet", f"It is stored, but the next turn does not know: {failure}")

@@ -20,6 +20,7 @@ from pathlib import Path
 from smallai_assistant.errors import AssistantError, Busy, Cancelled, InvalidInput, StoreError, TrainingFailed
 from smallai_assistant.feedback import Adapter, AdapterStatus, Example, Score
 from smallai_assistant.filesystem import exclusive
+from smallai_assistant.foreign.calls import described, is_ctrl_c
 from smallai_assistant.learning.evaluation import Reason, ReasonKind
 from smallai_assistant.learning.feedback_service import FeedbackService, LearningStores
 from smallai_assistant.learning.preparation import EARLIER, TARGET, Cycle, call_task, prepare
@@ -235,11 +236,11 @@ class Learner:
             except TrainingFailed:
                 shutil.rmtree(cycle.checkpoints, ignore_errors=True)  # they may hold NaN, too
                 raise
-            except AssistantError:
-                raise
-            except Exception as error:
+            except BaseException as error:
+                if isinstance(error, AssistantError) or is_ctrl_c(error):
+                    raise
                 log.exception("training of %s", task.name)
-                raise TrainingFailed(f"the training of {task.name} failed: {type(error).__name__}: {error}") from error
+                raise TrainingFailed(f"the training of {task.name} failed: {described(error)}") from error
             learned = {row_id for example in [*cycle.training, *cycle.replay] for row_id in example.feedback_ids}
             ids = _in_order(cycle, learned)
             return self._adapters.add(

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from smallai_assistant.errors import AssistantError, InvalidInput, NotEnoughData, PluginError
 from smallai_assistant.feedback import Adapter, Example, JudgedTurn, Score
+from smallai_assistant.foreign.calls import described, is_ctrl_c
 from smallai_assistant.learning.evaluation import HELD_OUT_ONE_IN, check_contamination, n_subjects, split
 from smallai_assistant.learning.quarantine import Labels
 from smallai_assistant.learning.screening import ScreenedFeedback, screen
@@ -138,12 +139,12 @@ def call_task(task: LearningTask, method: str, call: Callable[[], T]) -> T:
     """
     try:
         return call()
-    except AssistantError:
-        raise
-    except Exception as error:
+    except BaseException as error:  # a plugin's SystemExit must not end the program
+        if isinstance(error, AssistantError) or is_ctrl_c(error):
+            raise
         log.exception("%s of %s", method, task.name)
         raise PluginError(
-            f"the task {task.name!r}: {method} raised {type(error).__name__}: {error}",
+            f"the task {task.name!r}: {method} raised {described(error)}",
             hint="this is a defect of the plugin; nothing was changed",
         ) from error
 

@@ -136,6 +136,7 @@ class Promoter:
         thread.start()
         thread.join(_PROBE_PATIENCE_S)
         request.cancel.set()
+        self._models.leases.give_up(thread)
         if thread.is_alive():
             raise TrainingFailed(f"no answer within {_PROBE_PATIENCE_S:.0f} seconds")
         for error in errors:

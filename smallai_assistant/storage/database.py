@@ -151,8 +151,12 @@ class Database:
         Raises:
             StoreError: the database failed, or a writer kept readers out for 5 s.
         """
-        with self._as_store_errors(), self._connect(writes=False) as connection, connection.begin():
-            yield connection
+        with self._as_store_errors(), self._connect(writes=False) as connection:
+            connection.begin()
+            try:
+                yield connection
+            finally:
+                connection.rollback()  # not a commit, which fails once a damaged page was met
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:

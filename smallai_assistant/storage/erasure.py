@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from smallai_assistant.errors import InvalidInput
 from smallai_assistant.storage.media import digests_in, mark_unused
 from smallai_assistant.storage.revisions import ERASURES, feedback_key, increment
+from smallai_assistant.storage.row_reader import rows_or_one_by_one
 from smallai_assistant.storage.schema import ERASED, adapters, feedback, learned, turns
 
 IDS_PER_STATEMENT = 400  # a statement binds up to two values for each; older builds of SQLite allow 999
@@ -118,7 +119,8 @@ def _taught_only(
     judged = sorted({row.turn_id for row in found} - known)
     others = _select(connection, sa.select(*_HEAD), feedback.c.turn_id, judged)
     kept = {row.turn_id for row in others if row.state == "active" and row.id not in asked}
-    bodies = _select(connection, sa.select(turns.c.id, turns.c.body), turns.c.id, judged)
+    query = sa.select(turns.c.id, turns.c.body)
+    bodies = [row for chunk in chunks(judged) for row in rows_or_one_by_one(connection, turns, chunk, query)]
     return [row.id for row in bodies if row.id not in kept and _is_taught(row.body)]
 
 

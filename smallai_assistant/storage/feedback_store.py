@@ -15,7 +15,7 @@ from smallai_assistant.errors import InvalidInput, StoreError
 from smallai_assistant.feedback import Feedback, JudgedTurn
 from smallai_assistant.storage.database import Database
 from smallai_assistant.storage.erasure import ErasedFiles, ErasedRows, chunks, erase_rows
-from smallai_assistant.storage.media import delete_unused, has_marked
+from smallai_assistant.storage.media import delete_unused, has_marked, mark_unused
 from smallai_assistant.storage.revisions import ERASURES, current, feedback_key, increment
 from smallai_assistant.storage.row_reader import rows_or_one_by_one
 from smallai_assistant.storage.schema import ERASED, feedback, turns
@@ -215,8 +215,12 @@ class FeedbackStore:
         if only_unfinished and not has_marked(self._database):
             return ErasedFiles()
         backups = tuple(path.name for path in self._database.remove_backups())
+        n_media = delete_unused(self._database, self._turns.media_dir)
         is_log_empty = self._database.truncate_log()  # the erased content is also in the pages of the write-ahead log
-        return ErasedFiles(delete_unused(self._database, self._turns.media_dir), backups, is_log_empty)
+        if not is_log_empty:
+            with self._database.write() as connection:
+                mark_unused(connection, ())  # the next start tries again
+        return ErasedFiles(n_media, backups, is_log_empty)
 
     def stats(self) -> list[dict[str, Any]]:
         """Counts for each task and source, sorted by both.

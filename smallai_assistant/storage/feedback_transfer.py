@@ -223,9 +223,9 @@ class FeedbackTransfer:
             with self._database.read() as connection:
                 ids = sorted({row.turn_id for row in page})
                 found = rows_or_one_by_one(connection, turns, ids, query) if ids else []
-                gone = set(connection.scalars(sa.select(turns.c.id).where(turns.c.id.in_(ids), turns.c.body == ERASED)))
+                erased = sa.select(turns.c.id).where(turns.c.body == ERASED)
+                gone = {row.id for row in (rows_or_one_by_one(connection, turns, ids, erased) if ids else [])}
             by_id = {turn["id"]: turn for turn in reader.read(turns, found, _turn_to_json)}
-            done.n_unreadable += len(page) - len(read)
             for row, stored in read:
                 if stored is None:
                     continue  # counted above
@@ -235,6 +235,7 @@ class FeedbackTransfer:
                     done.n_erased += 1
                 else:
                     done.n_unreadable += 1
+        done.n_unreadable += sum(row.table == feedback.name for row in reader.found.values())
 
     def _feedback_pages(self, task: str | None) -> Iterator[list[sa.Row[Any]]]:
         """Feedback rows, oldest first. Rows that are stored meanwhile are left out."""

@@ -121,8 +121,10 @@ class RowReader:
             if not part:
                 continue
             first, last = getattr(part[0], key.name), getattr(part[-1], key.name)
+            # A single row by equality: at the end of a range SQLite already looks at the next row, on the next page.
+            found = sa.select(table).where(key == first if len(part) == 1 else key.between(first, last))
             try:
-                rows += connection.execute(sa.select(table).where(key.between(first, last)).order_by(key)).all()
+                rows += connection.execute(found.order_by(key)).all()
             except sa.exc.DBAPIError as error:
                 if not means_damage(error):
                     raise
@@ -172,7 +174,7 @@ def rows_or_one_by_one(
     except sa.exc.DBAPIError as error:
         if not means_damage(error):
             raise
-        if len(ids) == 1:
+        if len(ids) <= 1:
             return []  # a scan of the table names it
     half = len(ids) // 2
     return [

@@ -109,8 +109,10 @@ def _read(live: sqlite3.Connection, table: str) -> tuple[list[tuple[Any, ...]], 
     while parts:
         part = parts.pop()
         try:
-            query = f'SELECT * FROM "{table}" WHERE rowid BETWEEN ? AND ? ORDER BY rowid'  # noqa: S608
-            rows += live.execute(query, (part[0], part[-1])).fetchall()
+            # A single row by equality: at the end of a range SQLite already looks at the next row, on the next page.
+            where = "rowid = ?" if len(part) == 1 else "rowid BETWEEN ? AND ?"
+            query = f'SELECT * FROM "{table}" WHERE {where} ORDER BY rowid'  # noqa: S608
+            rows += live.execute(query, part[:1] if len(part) == 1 else (part[0], part[-1])).fetchall()
         except sqlite3.DatabaseError:
             if len(part) == 1:
                 lost.append(part[0])

@@ -55,8 +55,10 @@ def make_private(path: Path, data_dir: Path) -> list[Path]:
     if path.parent != data_dir:
         return []
     folders = [data_dir / name for name in PRIVATE_FOLDERS]
-    # A folder that holds other things too is not only ours: somebody may have to reach those.
-    if all(entry.name in _OURS or entry.name.startswith(f"{path.stem}.") for entry in data_dir.iterdir()):
+    # A folder that holds other things too, or is shared as /tmp is, is not only ours: somebody may have to reach it.
+    is_for_all = data_dir.stat().st_mode & stat.S_ISVTX
+    ours = (entry.name in _OURS or entry.name.startswith(f"{path.stem}.") for entry in data_dir.iterdir())
+    if not is_for_all and all(ours):
         folders.append(data_dir)
     files = [path.with_name(path.name + suffix) for suffix in _SUFFIXES]
     wanted = [(entry, stat.S_ISDIR) for entry in folders]

@@ -85,6 +85,8 @@ def test_a_prompt_on_both_sides_is_held_out() -> None:
         ("???", "!!!", False),
         ("", "   ", True),
         ("Straße", "STRASSE", True),
+        ("Café", "cafe\u0301", True),
+        ("Café", "Cafe", False),
     ],
 )
 def test_what_counts_as_the_same_question(one: str, other: str, is_same: bool) -> None:

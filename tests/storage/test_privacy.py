@@ -80,6 +80,15 @@ def test_what_is_not_ours_is_left_alone(tmp_path: Path) -> None:
     assert mode(elsewhere) == 0o644
 
 
+def test_a_folder_that_all_users_share_keeps_its_rights(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    Database(shared).close()
+    assert mode(shared) == 0o1777
+    assert mode(shared / "smallai.sqlite") == 0o600
+
+
 @pytest.mark.parametrize("name", ["dev/null", "folder"])
 def test_a_file_that_is_no_database_keeps_its_rights(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir(mode=0o755)
