@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from smallai_assistant import file_formats
 from smallai_assistant.errors import InputTooLarge, InvalidInput
-from smallai_assistant.validation import canonical_key, check_range, check_storable, checked_path
+from smallai_assistant.validation import canonical_key, check_range, check_storable, check_texts, checked_path
 
 Modality = Literal["text", "image", "audio"]
 
@@ -265,6 +265,8 @@ class Message:
     def __post_init__(self) -> None:
         if not self.parts:
             raise InvalidInput("a message needs at least one part")
+        for part in self.parts:
+            check_texts(part)
 
     @classmethod
     def of(cls, content: Content) -> Message:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from smallai_assistant.errors import InputTooLarge, InvalidInput, UrlNotAllowed
 
@@ -121,6 +123,18 @@ def check_storable(name: str, value: str, limit: int) -> None:
         is_whole = False
     if "\0" in value or not is_whole:
         raise InvalidInput(f"{name} holds a character that no database stores (NUL or half a surrogate pair)")
+
+
+def check_texts(value: Any) -> None:
+    """Checks that each field of a dataclass that is declared as text holds text.
+
+    Raises:
+        InvalidInput: one does not.
+    """
+    for field in fields(value) if is_dataclass(value) else ():
+        found = getattr(value, field.name)
+        if field.type == "str" and not isinstance(found, str):
+            raise InvalidInput(f"the {field.name} of a {type(value).__name__} is {shown(found)}", hint="give text")
 
 
 def shown(value: object) -> str:

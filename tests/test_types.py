@@ -50,6 +50,13 @@ def test_addresses_are_not_paths(url: str, part: type[ImagePart]) -> None:
         Message.of(Path(url))
 
 
+@pytest.mark.parametrize("part", [TextPart(None), TextPart(["x"]), LabelPart(5, 1, 0.5)])  # type: ignore[arg-type]
+def test_a_part_without_text_is_refused(part: TextPart) -> None:
+    for content in (part, ["hello", part]):
+        with pytest.raises(InvalidInput, match="is "):
+            Message.of(content)
+
+
 def test_string_is_text_and_never_a_path(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     path.write_bytes(b"\x89PNG")
