@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from bench.fuzzing.doors import DOORS
+from bench.fuzzing.doors import CONTAINED, DOORS
 
 WANTED = 200_000  # inputs of each door, for the figure
 _PER_PROCESS = 20_000
@@ -40,6 +40,7 @@ class Result:
     """What the inputs of one door did.
 
     Attributes:
+        contained: inputs that crash or take too much, and harm only the process that the product keeps for them.
         faults: how often each kind was seen.
         seeds: the first seeds of each kind.
         details: of the first of each kind.
@@ -53,6 +54,7 @@ class Result:
     most_mb: float = 0.0
     most_seed: int = -1
     seconds: float = 0.0
+    contained: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     seeds: dict[str, list[int]] = field(default_factory=dict)
     details: dict[str, str] = field(default_factory=dict)
@@ -86,6 +88,7 @@ class Result:
             "slowest_seed": self.slowest_seed,
             "most_mb": round(self.most_mb),
             "most_seed": self.most_seed,
+            "contained": self.contained,
             "faults": self.faults.total(),
             "kinds": kinds,
             "seconds": round(self.seconds, 1),
@@ -101,11 +104,11 @@ class Bar(Protocol):
 class Worker:
     """A process that tries the inputs of a door from a seed on."""
 
-    def __init__(self, door: str, first: int, count: int, folder: Path) -> None:
+    def __init__(self, door: str, first: int, count: int, folder: Path, *more: str) -> None:
         self._seed_file = folder / "seed"
         self._seed_file.write_bytes(struct.pack("<q", -1))
         self._errors = (folder / "errors").open("w+b")
-        words = [door, str(first), str(count), str(self._seed_file)]
+        words = [door, str(first), str(count), str(self._seed_file), *more]
         threads = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "MALLOC_ARENA_MAX": "2"}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "bench.fuzzing.worker", *words],
@@ -157,13 +160,20 @@ def fuzz(name: str, first: int, count: int, bar: Bar, result: Result) -> None:
     """Tries the inputs of one door; `result` is complete at each moment."""
     begun, n_deaths = time.monotonic(), 0
     at, end = first, first + count
+
+    def harm(kind: str, seed: int, details: str) -> None:
+        if name in CONTAINED and " at " not in kind and _is_contained(name, seed):
+            result.contained += 1
+        else:
+            result.fault(kind, seed, details)
+
     while at < end and n_deaths < _MAX_DEATHS:
         with tempfile.TemporaryDirectory() as folder:
             worker = Worker(name, at, min(_PER_PROCESS, end - at), Path(folder))
             try:
                 for row in worker.rows():
                     if "problem" in row:
-                        result.fault(row["problem"], row["seed"], row["details"])
+                        harm(row["problem"], row["seed"], row["details"])
                     else:
                         result.add(row)
                     result.seconds = time.monotonic() - begun
@@ -176,11 +186,22 @@ def fuzz(name: str, first: int, count: int, bar: Bar, result: Result) -> None:
                     raise SystemExit(f"{name} did not begin:\n{worker.last_words()}")
                 n_deaths += 1
                 result.inputs += seed + 1 - max(at, first + result.inputs)  # those that it had not told of
-                result.fault(_death(code), seed, worker.last_words())
+                harm(_death(code), seed, worker.last_words())
                 at = seed + 1
             finally:
                 worker.close()
                 result.seconds = time.monotonic() - begun
+
+
+def _is_contained(name: str, seed: int) -> bool:
+    """Whether the process of the product that an input may harm keeps the harm to itself."""
+    with tempfile.TemporaryDirectory() as folder:
+        worker = Worker(name, seed, 1, Path(folder), "contained")
+        try:
+            rows = list(worker.rows())
+            return worker.process.returncode == 0 and not any("problem" in row for row in rows)
+        finally:
+            worker.close()
 
 
 def _death(code: int) -> str:
@@ -212,7 +233,7 @@ def again(name: str, seed: int) -> int:
         case = case_of(door, seed)
         print(f"{name} {seed}: {repr(case)[:2000]}", flush=True)
         memory, begun = Memory(), time.process_time()
-        is_taken, error = try_case(door, case)
+        is_taken, error = try_case(door.enter, case)
         seconds, megabytes = time.process_time() - begun, memory.taken()
         door.close()
     if error is not None:

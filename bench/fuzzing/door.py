@@ -36,6 +36,14 @@ class Door:
         """Gives an input to the code that a user's input reaches. What it raises must be an `AssistantError`."""
         raise NotImplementedError
 
+    def enter_contained(self, case: Any) -> None:
+        """Gives an input to the process that the product lets it harm; only for a door whose `enter` has none.
+
+        Raises:
+            NotImplementedError: the product has no such process here, so that all harm is a fault.
+        """
+        raise NotImplementedError
+
     def close(self) -> None:
         """Lets go of what it has open."""
 

@@ -16,12 +16,15 @@ DOORS = {
     "interactions": ("import_doors", "InteractionsImport"),
     "config": ("setting_doors", "Config"),
     "messages": ("message_door", "Messages"),
-    # "manifest": ("model_doors", "Manifest"),
-    # "gguf": ("model_doors", "Gguf"),
-    # "safetensors": ("model_doors", "Safetensors"),
-    # "tokenizer": ("text_doors", "TokenizerFile"),
-    # "template": ("text_doors", "ChatTemplate"),
+    "manifest": ("model_doors", "Manifest"),
+    "load": ("model_doors", "Load"),
+    "gguf": ("model_doors", "Gguf"),
+    "safetensors": ("model_doors", "Safetensors"),
+    "tokenizer": ("text_doors", "TokenizerFile"),
+    "template": ("text_doors", "ChatTemplate"),
 }
+# Doors whose inputs run in a process of their own in the product; see `Door.enter_contained`.
+CONTAINED = frozenset({"tokenizer", "template"})
 
 
 def open_door(name: str, folder: Path) -> Door:

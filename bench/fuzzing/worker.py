@@ -1,4 +1,4 @@
-"""The process that gives inputs to one door: `python -m bench.fuzzing.worker DOOR FIRST COUNT SEED_FILE`.
+"""The process that gives inputs to one door: `python -m bench.fuzzing.worker DOOR FIRST COUNT SEED_FILE [contained]`.
 
 It is used for many inputs. Before each it writes the seed into SEED_FILE, so that whoever finds it dead or silent knows
 which input did it. What it found is printed as JSON, one object a line.
@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -83,12 +84,12 @@ def place_of(error: BaseException) -> str:
     return f"{type(error).__name__} at {name}:{where.lineno} {where.name}"
 
 
-def try_case(door: Door, case: Any) -> tuple[bool, BaseException | None]:
+def try_case(enter: Callable[[Any], None], case: Any) -> tuple[bool, BaseException | None]:
     """Gives an input to a door. Returns whether it was taken, and what it raised that is not typed."""
     from smallai_assistant.errors import AssistantError
 
     try:
-        door.enter(case)
+        enter(case)
         return True, None
     except AssistantError:
         return False, None
@@ -98,27 +99,35 @@ def try_case(door: Door, case: Any) -> tuple[bool, BaseException | None]:
         return False, error
 
 
-def run(door: Door, first: int, count: int, seed_file: Path) -> None:
-    """Gives inputs to a door and prints what it found."""
+def run(door: Door, first: int, count: int, seed_file: Path, *, is_contained: bool) -> None:
+    """Gives inputs to a door and prints what it found.
+
+    Args:
+        is_contained: whether to use the process of the product that an input may harm.
+    """
+    enter = door.enter_contained if is_contained else door.enter
     with seed_file.open("r+b") as file:
         shared = mmap.mmap(file.fileno(), 8)
     tally, told = Tally(), time.monotonic()
     memory = Memory()
 
+    # Whatever a library prints must not get among the lines for the parent.
+    lines = os.fdopen(os.dup(1), "w", encoding="ascii")
+    os.dup2(2, 1)
+
     def tell(seed: int, problem: str, details: str = "") -> None:
-        print(json.dumps({"seed": seed, "problem": problem, "details": details[-1500:]}), flush=True)
+        print(json.dumps({"seed": seed, "problem": problem, "details": details[-1500:]}), file=lines, flush=True)
 
     for seed in range(first, first + count):
         struct.pack_into("<q", shared, 0, seed)
         case = case_of(door, seed)
         signal.setitimer(signal.ITIMER_PROF, KILL_S)
         begun = time.process_time()
-        is_taken, error = try_case(door, case)
+        is_taken, error = try_case(enter, case)
         seconds = time.process_time() - begun
         signal.setitimer(signal.ITIMER_PROF, 0)
         if error is not None:
             tell(seed, place_of(error), "".join(traceback.format_exception(error)))
-            del error
         megabytes = memory.taken()
         if seconds > MAX_S:
             tell(seed, f"over {MAX_S:g} s", f"{seconds:.1f} s")
@@ -127,13 +136,14 @@ def run(door: Door, first: int, count: int, seed_file: Path) -> None:
             memory.reset()
         tally.done += 1
         tally.taken += is_taken
-        tally.refused += not is_taken
+        tally.refused += not is_taken and error is None
+        error = None  # its frames hold the input
         if seconds > tally.slowest_s:
             tally.slowest_s, tally.slowest_seed = seconds, seed
         if megabytes > tally.most_mb:
             tally.most_mb, tally.most_seed = megabytes, seed
         if time.monotonic() - told > _TELL_S or seed == first + count - 1:
-            print(json.dumps({name: getattr(tally, name) for name in Tally.__slots__}), flush=True)
+            print(json.dumps({name: getattr(tally, name) for name in Tally.__slots__}), file=lines, flush=True)
             tally, told = Tally(), time.monotonic()
 
 
@@ -159,12 +169,12 @@ def prepare(name: str, folder: Path) -> Door:
 
 def main() -> None:
     """Runs inputs as the arguments say."""
-    name, first, count, seed_file = sys.argv[1:]
+    name, first, count, seed_file, *rest = sys.argv[1:]
     memory_disk = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory_disk if memory_disk.is_dir() else None) as folder:
         door = prepare(name, Path(folder))
         try:
-            run(door, int(first), int(count), Path(seed_file))
+            run(door, int(first), int(count), Path(seed_file), is_contained=bool(rest))
         finally:
             door.close()
 

@@ -1,14 +1,18 @@
 """The child process of `tokenizer_process`: tokenizer and chat template of one model folder, one request after another.
 
-Requests and replies are JSON objects, one a line. The parent measures the time; the memory is limited here.
+Requests and replies are JSON objects, one a line. The parent measures the time and ends a call that takes too long; the
+memory is limited here. So is the processor time, more generously, for the case that the parent dies during a call: who
+reads the pipe afterwards ends, but a template that loops reads nothing.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -24,24 +28,30 @@ _UNNEEDED = ("torch", "torchvision", "tensorflow", "flax", "jax", "sklearn", "sc
 # Longer texts are no work of a template: those of real models add up to 20 kB to a chat.
 _FREE_CHARS, _CHARS_PER_CHAR = 2**18, 8
 _CHARS_PER_TOKEN = 4_096  # the longest words of vocabularies have about 500
+# The system ends the child if a call takes this much more than the parent allows. It counts in whole seconds.
+_TIME_FACTOR, _MORE_S = 2, 1
 
 
-class _Server:
-    """Answers the requests of the parent."""
+class TokenizerServer:
+    """Answers the requests of the parent; each method is one.
+
+    Attributes:
+        tokenizer: of transformers; None before `load`.
+    """
 
     def __init__(self) -> None:
-        self._tokenizer: Any = None
+        self.tokenizer: Any = None
         self._chat: ChatTokenizer | None = None
 
     def load(self, folder: str) -> None:
         from transformers import AutoTokenizer
 
         _limit_memory(LOAD_BYTES)
-        self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         _limit_memory(CALL_BYTES)
 
     def open_chat(self) -> dict[str, Any]:
-        self._chat = ChatTokenizer(self._tokenizer, max_chars=_max_rendered)
+        self._chat = ChatTokenizer(self.tokenizer, max_chars=_max_rendered)
         return {"eos_id": self._chat.eos_id}
 
     def chat(self, messages: list[dict[str, str]]) -> list[int]:
@@ -59,7 +69,7 @@ class _Server:
     def call(self, method: str, inputs: Any, options: dict[str, Any]) -> Any:
         """A method of the tokenizer of transformers, for engines that use it as a whole."""
         method = {"__call__": "__call__", "apply_chat_template": "apply_chat_template"}[method]
-        found = getattr(self._tokenizer, method)(inputs, **options)
+        found = getattr(self.tokenizer, method)(inputs, **options)
         return dict(found) if hasattr(found, "keys") else found
 
     def _loaded(self) -> ChatTokenizer:
@@ -79,7 +89,15 @@ def _limit_memory(n_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (used_kb * 1024 + n_bytes, hard))
 
 
-def _answer(serve: Callable[..., Any], request: dict[str, Any]) -> dict[str, Any]:
+def _limit_time(seconds: float) -> None:
+    """Limits the processor time from now on."""
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    limit = math.ceil(time.process_time() + _TIME_FACTOR * seconds) + _MORE_S
+    resource.setrlimit(resource.RLIMIT_CPU, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+
+
+def answer(serve: Callable[..., Any], request: dict[str, Any]) -> dict[str, Any]:
+    """Calls a method of the server; the reply holds its result, or its error as an `AssistantError` of the parent."""
     try:
         return {"result": serve(**request)}
     except AssistantError as error:
@@ -98,10 +116,12 @@ def main() -> None:
     os.dup2(2, 1)
     modules: dict[str, Any] = sys.modules
     modules.update(dict.fromkeys(_UNNEEDED))  # None: an import fails, and `find_spec` finds nothing
-    server = _Server()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # ended by the system, it leaves no file
+    server = TokenizerServer()
     for line in sys.stdin.buffer:
         request = json.loads(line)
-        reply = _answer(getattr(server, request.pop("do")), request)
+        _limit_time(request.pop("seconds"))
+        reply = answer(getattr(server, request.pop("do")), request)
         replies.write(json.dumps(reply) + "\n")
         replies.flush()
 

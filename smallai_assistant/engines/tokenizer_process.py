@@ -188,7 +188,7 @@ class _Child:
         os.set_blocking(self._in, False)
         os.set_blocking(self._out, False)
         self.is_loaded = False
-        self._unsent = _line({"do": "load", "folder": str(folder)})
+        self._unsent = _line({"do": "load", "folder": str(folder), "seconds": _LOAD_S})
         self._send()
 
     def exchange(
@@ -201,7 +201,7 @@ class _Child:
             _Breach: the child took over `seconds` of processor time, or ended, which it does for want of memory.
         """
         if request is not None:
-            self._unsent = _line(request)
+            self._unsent = _line(request | {"seconds": seconds})
         begin, deadline = self._processor_s(), time.monotonic() + _CLOCK_FACTOR * seconds
         # The processor time of a load counts from the start of the process: it began before it was waited for.
         limit = seconds if request is None else begin + seconds

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +22,7 @@ from smallai_assistant.engines.tokenizer_process import TokenizerProcess
 from smallai_assistant.engines.transformers import TransformersEngine
 from smallai_assistant.errors import Cancelled, InputTooLarge, ModelInvalid
 from smallai_assistant.models.catalog import Catalog
+from smallai_assistant.models.child_process import package_environment
 
 # Each takes far too much if the user says "bomb".
 LOOPS = (
@@ -151,6 +155,27 @@ def test_close_ends_the_child_and_what_waits_for_it(
     process.close()
     with pytest.raises(Cancelled, match="closed"):
         process.encode_text("hello")
+
+
+def test_a_child_whose_parent_died_ends(changed: Callable[..., Path]) -> None:
+    folder = changed("{% if messages[0].content == 'bomb' %}" + LOOPS + "{% endif %}x")
+    child = subprocess.Popen(
+        [sys.executable, "-m", "smallai_assistant.engines.tokenizer_child"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=package_environment(),
+    )
+    assert child.stdin is not None
+    assert child.stdout is not None
+    requests = [{"do": "load", "folder": str(folder)}, {"do": "open_chat"}, {"do": "chat", "messages": says("bomb")}]
+    for request in requests:
+        seconds = 0.1 if request["do"] == "chat" else 20.0
+        child.stdin.write(json.dumps(request | {"seconds": seconds}).encode() + b"\n")
+    child.stdin.flush()
+    assert [list(json.loads(child.stdout.readline())) for _ in requests[1:]] == [["result"], ["result"]]
+    child.stdin.close()
+    child.stdout.close()
+    assert child.wait(120) == -signal.SIGXCPU
 
 
 def test_calls_of_a_library_run_in_the_child(
