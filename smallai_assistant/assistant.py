@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from smallai_assistant.config import AssistantConfig, load_config, make_options, nearest
+from smallai_assistant.config import AssistantConfig, load_config
 from smallai_assistant.conversation.first_notices import FirstNotices
 from smallai_assistant.conversation.router import Router
 from smallai_assistant.conversation.session import Response, Session
-from smallai_assistant.conversation.turn_runner import Services
+from smallai_assistant.conversation.turn_runner import Conversation, Services
 from smallai_assistant.engines.base import ModelSpec
 from smallai_assistant.engines.sentence_transformers import SentenceTransformersEngine
 from smallai_assistant.engines.transformers import TransformersEngine
 from smallai_assistant.engines.transformers_vision import TransformersVisionEngine
-from smallai_assistant.errors import Cancelled, ConfigError, InvalidInput
-from smallai_assistant.feedback import Adapter, Feedback, Receipt
+from smallai_assistant.errors import Cancelled, InvalidInput
+from smallai_assistant.feedback import DEFAULT_SOURCE, Adapter, Feedback, Receipt
 from smallai_assistant.learning.adapter_store import AdapterStore
 from smallai_assistant.learning.eraser import Erased, Eraser
 from smallai_assistant.learning.fast_memory import FastMemory
@@ -85,7 +84,7 @@ class Assistant:
         self._database = Database(self.config.data_dir, self.config.database_url)
         self.store = TurnStore(self._database, self.config.data_dir / "media")
         self.items = ItemStore(self._database)
-        self.feedback = FeedbackStore(self._database, self.store)
+        self.feedback = FeedbackStore(self._database, self.store, audience=self.config.learning.default_audience)
         self._transfer = FeedbackTransfer(self._database, self.config.data_dir / "media")
         self.adapters = AdapterStore(self._database, self.config.data_dir / "adapters")
         # Tasks ask it at every answer. It checks the files of each version against their hashes only once.
@@ -105,12 +104,14 @@ class Assistant:
             memory_budget_mb=self.config.memory_budget_mb,
             on_progress=on_progress,
         )
-        options = self._task_options()
-        self._set_up_tasks(options)
+        options = self._plugins.options_of_tasks(self.config.tasks)
+        self._plugins.set_up_tasks({name: self._context_of(name, values) for name, values in options.items()})
         stores = LearningStores(turns=self.store, feedback=self.feedback, adapters=self.adapters)
         memory = FastMemory(self._plugins, self.feedback, self._serving)
         self._feedback_service = FeedbackService(self._plugins, stores, memory)
-        self._eraser = Eraser(self.models, stores=stores, memory=memory, data_dir=self.config.data_dir)
+        self._eraser = Eraser(
+            self.models, stores=stores, items=self.items, memory=memory, data_dir=self.config.data_dir
+        )
         self.feedback.finish_erasure(only_unfinished=True)
         memory.rebuild_all()
         self._learner = Learner(
@@ -119,6 +120,7 @@ class Assistant:
             stores=stores,
             feedback_service=self._feedback_service,
             folder=self.config.data_dir / "learning",
+            min_people=self.config.learning.min_people,
         )
         self.router = Router(
             self._plugins,
@@ -161,12 +163,16 @@ class Assistant:
         """The open database."""
         return self._database
 
-    def session(self, user_id: str | None = None, *, session_id: str | None = None) -> Session:
+    def session(
+        self, user_id: str | None = None, *, session_id: str | None = None, groups: Sequence[str] = ()
+    ) -> Session:
         """Opens a conversation, or resumes an earlier one.
 
         Args:
-            user_id: whose conversation it is. Recommendations and the weight of feedback depend on it.
+            user_id: whose conversation it is. What this user teaches stays with this user unless the feedback names
+                another audience; recommendations and the weight of feedback depend on it, too.
             session_id: the id of the conversation to resume; None opens a new one.
+            groups: the groups that the user belongs to. Feedback for a group reaches its members.
 
         Raises:
             InvalidInput: there is no such session, it belongs to another user, or the user's id is blank or longer than
@@ -174,14 +180,15 @@ class Assistant:
         """
         if user_id is not None:
             user_id = canonical_key("user_id", user_id)
+        groups = tuple(canonical_key("group", name) for name in groups)
         if session_id is None:
-            return Session(self._services, session_id=new_id(), user_id=user_id, history=[])
+            return Session(self._services, Conversation(new_id(), user_id, [], groups))
         owner = self.store.user_of_session(session_id)
         if user_id is not None and user_id != owner:
             raise InvalidInput(f"the session {session_id!r} belongs to another user", hint="open a new session")
         # As in the running session: a turn that failed is not part of the history, a turn that was cut short is.
         history = [turn for turn in self.store.turns(session_id) if turn.error in (None, Cancelled.code)]
-        return Session(self._services, session_id=session_id, user_id=owner, history=history)
+        return Session(self._services, Conversation(session_id, owner, history, groups))
 
     def ask(
         self,
@@ -204,7 +211,9 @@ class Assistant:
         """
         return self._feedback_service.give(feedback)
 
-    def teach(self, task: str, content: Content, label: str, *, source: str = "local") -> Receipt:
+    def teach(
+        self, task: str, content: Content, label: str, *, source: str = DEFAULT_SOURCE, audience: str | None = None
+    ) -> Receipt:
         """Teaches an example that nobody asked before, such as a picture and what it shows.
 
         It stores a turn with the content, and a correction of it.
@@ -212,12 +221,13 @@ class Assistant:
         Args:
             label: the right answer.
             source: who teaches it; see `Feedback`.
+            audience: whom it reaches: `everyone` unless it is named; `user` is who teaches it.
 
         Raises:
             InvalidInput: the task does not exist, does not learn, or does not take such content; or the label is empty.
             StoreError: it could not be stored.
         """
-        return self._feedback_service.teach(task, content, label, source=source)
+        return self._feedback_service.teach(task, content, label, source=source, audience=audience)
 
     def undo_feedback(self, feedback_id: str) -> Receipt:
         """Takes feedback back. It stays in the log, and the task no longer learns from it.
@@ -255,6 +265,15 @@ class Assistant:
         """Deletes the turns of a conversation permanently, and whose it was; see `erase_turns` and its errors."""
         self.store.flush()
         return self._erase(turn_ids=self.store.forget_session(session_id), session_id=session_id)
+
+    def forget_user(self, user_id: str) -> Erased:
+        """Deletes everything of a user permanently: turns, media, feedback, interactions, and what learned from them.
+
+        See `erase_feedback`. A user who is not known leaves nothing to delete.
+        """
+        erased = self._eraser.forget_user(canonical_key("user_id", user_id))
+        self._learner.drop_checkpoints()
+        return erased
 
     def _erase(self, *, feedback_ids: Sequence[str] = (), turn_ids: Sequence[str] = (), session_id: str = "") -> Erased:
         erased = self._eraser.erase(feedback_ids, turn_ids=turn_ids, session_id=session_id)
@@ -368,33 +387,13 @@ class Assistant:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _task_options(self) -> dict[str, Any]:
-        for name in self.config.tasks:
-            # A broken plugin may have brought the task. Its own error is shown instead.
-            if name not in self._plugins.tasks and not self._plugins.broken:
-                raise ConfigError(f"[tasks.{name}]: there is no task {name!r}", hint=nearest(name, self._plugins.tasks))
-        options = {}
-        for name, task in list(self._plugins.tasks.items()):  # a list, because `containing` may drop a task
-            try:
-                with self._plugins.containing(name, drop_task=True, but=InvalidInput):
-                    options[name] = make_options(task.options_type, self.config.tasks.get(name, {}))
-            except InvalidInput as error:
-                raise ConfigError(
-                    f"[tasks.{name}]: {error.message}", hint=error.hint, suggestion=error.suggestion
-                ) from error
-        return options
-
-    def _set_up_tasks(self, options: Mapping[str, Any]) -> None:
-        for name, task in list(self._plugins.tasks.items()):
-            folder = self.config.data_dir / "tasks" / name
-            context = TaskContext(
-                options=options[name],
-                models=self.models,
-                model_names=self.config.models,
-                items=self.items,
-                data_dir=folder,
-                adapters=self._serving,
-            )
-            with self._plugins.containing(name, drop_task=True):
-                folder.mkdir(parents=True, exist_ok=True)
-                self._plugins.call_task(name, "setup", partial(task.setup, context))
+    def _context_of(self, name: str, options: Any) -> TaskContext:
+        return TaskContext(
+            options=options,
+            models=self.models,
+            model_names=self.config.models,
+            items=self.items,
+            data_dir=self.config.data_dir / "tasks" / name,
+            adapters=self._serving,
+            min_people=self.config.learning.min_people,
+        )

@@ -8,21 +8,20 @@ underscores separate a section from its key: `SMALLAI_MEMORY_BUDGET_MB=2000`,
 from __future__ import annotations
 
 import bisect
-import difflib
 import os
 import re
 import tomllib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import platformdirs
 
-from smallai_assistant.errors import ConfigError, InvalidInput, NearestName
-from smallai_assistant.validation import shown
+from smallai_assistant.errors import ConfigError, InvalidInput, nearest
+from smallai_assistant.validation import checked_audience, shown
 
 APP = "smallai"
 
@@ -52,6 +51,20 @@ class ModelsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class LearningConfig:
+    """How feedback is learned.
+
+    Attributes:
+        default_audience: of feedback that names none: `user`, `group:NAME` or `everyone`; empty for `user` if the turn
+            has a user, else `everyone`.
+        min_people: a version that serves everyone learns personal feedback only if so many people gave it alike.
+    """
+
+    default_audience: str = ""
+    min_people: int = 3
+
+
+@dataclass(frozen=True, slots=True)
 class AssistantConfig:
     """All settings.
 
@@ -68,6 +81,7 @@ class AssistantConfig:
         answer_timeout_s: an answer ends with an error if its task yields nothing for so many seconds; 0 sets no limit.
         disabled_plugins: labels of plugins that are not loaded, as `smallai plugins` lists them.
         models: the model of each role.
+        learning: how feedback is learned.
         tasks: the options of each task, by task name.
     """
 
@@ -81,6 +95,7 @@ class AssistantConfig:
     answer_timeout_s: float = 600.0
     disabled_plugins: tuple[str, ...] = ()
     models: ModelsConfig = field(default_factory=ModelsConfig)
+    learning: LearningConfig = field(default_factory=LearningConfig)
     tasks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -100,6 +115,13 @@ class AssistantConfig:
         # NaN fails the chain, too. A wait of more than a year overflows the clocks of some systems.
         if not 0.0 <= self.answer_timeout_s <= 3e7:
             raise ConfigError(f"answer_timeout_s is {self.answer_timeout_s}", hint="give seconds; 0 sets no limit")
+        if not 2 <= self.learning.min_people <= 1000:
+            raise ConfigError(f"learning.min_people is {shown(self.learning.min_people)}", hint="give 2 to 1000")
+        if self.learning.default_audience:
+            try:
+                checked_audience(self.learning.default_audience)
+            except InvalidInput as error:
+                raise ConfigError(f"learning.default_{error.message}", hint=error.hint) from error
 
 
 def load_config(path: Path | None = None, **overrides: Any) -> AssistantConfig:
@@ -126,14 +148,8 @@ def load_config(path: Path | None = None, **overrides: Any) -> AssistantConfig:
     given = {key: value for key, value in overrides.items() if value is not None}
     values = _merged(values, _checked(AssistantConfig, given, _Place(_Source("keyword argument"))))
     models = ModelsConfig(**values.pop("models", {}))
-    return AssistantConfig(**values, models=models)
-
-
-def nearest(name: str, known: Iterable[str]) -> NearestName:
-    """Finds the known name that is most similar to an unknown one; pass it to an error as `hint`."""
-    choices = tuple(sorted(known))
-    close = difflib.get_close_matches(name, choices, n=1)
-    return NearestName(close[0] if close else None, choices)
+    learning = LearningConfig(**values.pop("learning", {}))
+    return AssistantConfig(**values, models=models, learning=learning)
 
 
 def make_options(options_type: type[Any], values: Mapping[str, Any], *, base: Any = None) -> Any:

@@ -36,6 +36,8 @@ The message and the hint are sentences for people. Programs read the fields: `co
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -56,6 +58,13 @@ class NearestName:
         if self.name is not None:
             return f"did you mean {self.name!r}?"
         return f"known: {', '.join(self.known) or 'none'}"
+
+
+def nearest(name: str, known: Iterable[str]) -> NearestName:
+    """Finds the known name that is most similar to an unknown one; pass it to an error as `hint`."""
+    choices = tuple(sorted(known))
+    close = difflib.get_close_matches(name, choices, n=1)
+    return NearestName(close[0] if close else None, choices)
 
 
 class AssistantError(Exception):

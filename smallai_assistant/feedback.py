@@ -10,7 +10,16 @@ from typing import Any, Literal
 
 from smallai_assistant.errors import InvalidInput
 from smallai_assistant.types import AudioPart, ImagePart, LabelPart, Notice, Turn, new_id, now
-from smallai_assistant.validation import canonical_key, check_range, check_storable, check_time
+from smallai_assistant.validation import (
+    EVERYONE,
+    USER,
+    audience_of_user,
+    canonical_key,
+    check_range,
+    check_storable,
+    check_time,
+    checked_audience,
+)
 
 Signal = Literal["click", "skip", "dwell", "stars"]
 SIGNALS: tuple[Signal, ...] = ("click", "skip", "dwell", "stars")
@@ -27,6 +36,8 @@ MAX_CORRECTION_CHARS = 20_000
 # A comment is for people, so it may be as long as a person writes.
 MAX_COMMENT_CHARS = 10_000
 MAX_KEY_CHARS = 200
+# The source of feedback if nobody is named.
+DEFAULT_SOURCE = "local"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +55,8 @@ class Feedback:
         is_explicit: whether the user gave it on purpose; False for what was observed.
         source: who gave it. All feedback of one source shares one cap on its weight and is screened together.
             Spellings that look alike are one source; so it is with `item`.
+        audience: whom it reaches: `user`, only its giver; `group:NAME`, the members of a group; `everyone`. None takes
+            the default: `user` if the turn has a user, else `everyone`. The store fills it in.
         may_train: whether the giver agrees to its use for training. Without consent it is stored and changes the next
             answers, but no adapter is trained on it.
         key: idempotency key. Feedback with a key that is already stored is not stored again.
@@ -63,7 +76,8 @@ class Feedback:
     value: float | None = None
     item: str | None = None
     is_explicit: bool = True
-    source: str = "local"
+    source: str = DEFAULT_SOURCE
+    audience: str | None = None
     may_train: bool = True
     key: str | None = None
     task: str = ""
@@ -80,6 +94,8 @@ class Feedback:
         # Feedback without a source would share one cap on its weight with that of everybody else.
         _set(self, "source", canonical_key("source", self.source))
         _set(self, "created_at", check_time("created_at", self.created_at))
+        if self.audience is not None:
+            _set(self, "audience", checked_audience(self.audience))
         if self.correction is not None:
             check_storable("correction", self.correction, MAX_CORRECTION_CHARS)
             # A blank correction would teach the model to say nothing.
@@ -120,6 +136,11 @@ class JudgedTurn:
     feedback: Feedback
     turn: Turn
 
+    @property
+    def audience(self) -> str:
+        """Whom it reaches: `everyone`, `group:NAME` or `user:ID`; see `Request.audiences`."""
+        return audience_key(self.feedback, self.turn.user_id)
+
     def __post_init__(self) -> None:
         correction = self.feedback.correction
         # Here and not in `Feedback`, which does not know its turn: the white space of a corrected text is kept.
@@ -134,6 +155,23 @@ def answers_with_labels(turn: Turn) -> bool:
     """Whether a turn's answer is a label: it has one, or somebody taught what is on its picture."""
     is_taught_picture = bool(turn.details.get("taught")) and "image" in turn.request.modalities
     return is_taught_picture or any(isinstance(part, LabelPart) for part in turn.response)
+
+
+def default_audience(user_id: str | None) -> str:
+    """The audience of feedback that names none: what is said in a conversation of somebody stays with that person."""
+    return USER if user_id is not None else EVERYONE
+
+
+def audience_key(given: Feedback, user_id: str | None) -> str:
+    """Whom a feedback reaches, as `JudgedTurn.audience` says it.
+
+    Args:
+        user_id: the user of the turn that it is about. A feedback without a named source was given by that user.
+    """
+    audience = given.audience or default_audience(user_id)
+    if audience != USER:
+        return audience
+    return audience_of_user(given.source if given.source != DEFAULT_SOURCE else user_id)
 
 
 def _set(value: object, name: str, content: object) -> None:

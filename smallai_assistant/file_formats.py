@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-from smallai_assistant.errors import InvalidAudio, InvalidImage
+from smallai_assistant.errors import InputTooLarge, InvalidAudio, InvalidImage, InvalidInput
 
 # The longest pattern looks at 36 bytes; white space before the first tag of an SVG drawing or a web page comes on top.
 HEAD_BYTES = 256
@@ -140,3 +141,23 @@ def checked_format(data: bytes, wanted: Literal["image", "audio"], name: str) ->
     # A picture given as a recording needs the general advice and not that of its format.
     is_other = found.is_read or found.modality not in (wanted, None)
     raise error(f"{name}: {found.title}, not a supported {noun}", hint=None if is_other else found.advice)
+
+
+def read_file(path: Path, limit_bytes: int) -> bytes:
+    """Reads a whole file.
+
+    Raises:
+        InvalidInput: it is missing, is a folder, or cannot be read.
+        InputTooLarge: it is over the limit.
+    """
+    try:
+        # A folder, a device or a pipe is refused before it is opened: reading a pipe may never end.
+        if not path.is_file():
+            kind = "a folder" if path.is_dir() else "not there"
+            raise InvalidInput(f"{path}: {kind}", hint="give the path of a file")
+        n_bytes = path.stat().st_size
+        if n_bytes > limit_bytes:
+            raise InputTooLarge(f"{path}: {n_bytes:,} bytes, {limit_bytes:,} allowed")
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"{path}: cannot be read: {error}") from error

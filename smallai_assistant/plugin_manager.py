@@ -6,7 +6,7 @@ import functools
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -15,14 +15,15 @@ from typing import Any, TypeVar
 import pluggy
 
 from smallai_assistant import hookspecs
+from smallai_assistant.config import make_options
 from smallai_assistant.engines.base import Engine
-from smallai_assistant.errors import AssistantError, PluginError
+from smallai_assistant.errors import AssistantError, ConfigError, InvalidInput, PluginError, nearest
 from smallai_assistant.feedback import Adapter, Feedback
 from smallai_assistant.foreign.calls import PluginHangsError, call, described, is_ctrl_c
 from smallai_assistant.foreign.imports import IMPORT_TIMEOUT_S, PluginImporter, send_result
 from smallai_assistant.foreign.installed import installed_plugins
 from smallai_assistant.foreign.observers import Observers
-from smallai_assistant.task import API_VERSION, Task
+from smallai_assistant.task import API_VERSION, Task, TaskContext
 from smallai_assistant.types import Message, Turn
 
 log = logging.getLogger(__name__)
@@ -79,6 +80,35 @@ class PluginManager:
         """Label or task name -> what is wrong with a plugin that was left out, or that failed later."""
         self._observers.check()
         return self._broken
+
+    def options_of_tasks(self, tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """Makes the options of each task from its table of the configuration.
+
+        Raises:
+            ConfigError: there is no such task, or a value is wrong.
+        """
+        for name in tables:
+            # A broken plugin may have brought the task. Its own error is shown instead.
+            if name not in self.tasks and not self.broken:
+                raise ConfigError(f"[tasks.{name}]: there is no task {name!r}", hint=nearest(name, self.tasks))
+        options = {}
+        for name, task in list(self.tasks.items()):  # a list, because `containing` may drop a task
+            try:
+                with self.containing(name, drop_task=True, but=InvalidInput):
+                    options[name] = make_options(task.options_type, tables.get(name, {}))
+            except InvalidInput as error:
+                raise ConfigError(
+                    f"[tasks.{name}]: {error.message}", hint=error.hint, suggestion=error.suggestion
+                ) from error
+        return options
+
+    def set_up_tasks(self, contexts: Mapping[str, TaskContext]) -> None:
+        """Gives each task what it may use, and makes its folder. A task that fails is left out."""
+        for name, task in list(self.tasks.items()):
+            context = contexts[name]
+            with self.containing(name, drop_task=True):
+                context.data_dir.mkdir(parents=True, exist_ok=True)
+                self.call_task(name, "setup", functools.partial(task.setup, context))
 
     def choose_task(self, message: Message, candidates: Sequence[Task]) -> Task | None:
         """Asks the plugins, the last registered first, and returns the first choice; None if no plugin chooses.

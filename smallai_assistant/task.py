@@ -6,14 +6,16 @@ import math
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 from smallai_assistant.errors import Cancelled, TrainingFailed
 from smallai_assistant.feedback import Adapter, Example, Feedback, JudgedTurn, Score
 from smallai_assistant.types import Modality, Notice, Request, StreamItem, Turn
+from smallai_assistant.validation import EVERYONE, is_one_person
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,6 +50,7 @@ class TaskContext:
         model_names: the model that the configuration names for each role.
         items: items and interactions, for recommendation.
         data_dir: the task's own folder. A task must not write anywhere else.
+        min_people: what so many people say alike, each for that person alone, may count for others.
         adapters: tells which adapter serves. Ask once per answer, so that an answer ends with the version that it
             began with.
     """
@@ -58,6 +61,91 @@ class TaskContext:
     items: ItemStore
     data_dir: Path
     adapters: Champions
+    min_people: int = 3
+
+    @staticmethod
+    def memory_per_audience(make: Callable[[], M]) -> MemoryPerAudience[M]:
+        """Returns a fast memory that keeps what is for different people apart.
+
+        Args:
+            make: makes an empty memory with the methods `replace(judged_turns)` and `add(judged_turn)`.
+        """
+        return MemoryPerAudience(make)
+
+
+class Memory(Protocol):
+    """A fast memory: what a set of judged turns taught."""
+
+    def replace(self, judged_turns: Sequence[JudgedTurn]) -> None:
+        """Forgets everything, and learns these, given oldest first."""
+
+    def add(self, judged_turn: JudgedTurn) -> object:
+        """Learns one more."""
+
+
+M = TypeVar("M", bound=Memory)
+_MAX_MEMORIES = 64  # of people who asked last; that of somebody else is built again
+
+
+class MemoryPerAudience(Generic[M]):
+    """One fast memory for each set of audiences, built when somebody of that set first asks. Thread-safe.
+
+    A memory is built from the feedback that reaches the asker and from nothing else, so it cannot tell what others
+    taught for themselves. Feedback for a group comes after that for everyone, and a person's own comes last: of two
+    answers to one question the more personal one counts.
+
+    Args:
+        make: makes an empty memory.
+    """
+
+    def __init__(self, make: Callable[[], M]) -> None:
+        self._make = make
+        self._lock = threading.RLock()
+        self._rows: dict[str, list[JudgedTurn]] = {}  # by audience, oldest first
+        self._made: OrderedDict[frozenset[str], M] = OrderedDict()
+
+    def replace(self, judged_turns: Sequence[JudgedTurn]) -> None:
+        """Forgets everything, and keeps these, given oldest first."""
+        with self._lock:
+            self._rows = {}
+            self._made.clear()
+            for judged_turn in judged_turns:
+                self._rows.setdefault(judged_turn.audience, []).append(judged_turn)
+
+    def add(self, judged_turn: JudgedTurn) -> None:
+        """Keeps one more; the memories of all whom it reaches learn it."""
+        audience = judged_turn.audience
+        with self._lock:
+            self._rows.setdefault(audience, []).append(judged_turn)
+            for key, memory in list(self._made.items()):
+                if audience not in key:
+                    continue
+                if audience == max(key, key=_how_personal):
+                    memory.add(judged_turn)
+                else:  # something more personal must come after it
+                    del self._made[key]
+
+    def of(self, audiences: frozenset[str]) -> M:
+        """Returns the memory of somebody who belongs to these audiences; see `Request.audiences`."""
+        with self._lock:
+            key = frozenset(audiences & self._rows.keys())
+            if key not in self._made:
+                memory = self._make()
+                ordered = sorted(key, key=_how_personal)
+                memory.replace([judged_turn for audience in ordered for judged_turn in self._rows[audience]])
+                self._made[key] = memory
+            self._made.move_to_end(key)
+            while len(self._made) > _MAX_MEMORIES:
+                self._made.popitem(last=False)
+            return self._made[key]
+
+    def of_giver(self, judged_turn: JudgedTurn) -> M:
+        """Returns the memory of somebody whom the feedback reaches, and who belongs to no other group."""
+        return self.of(frozenset({EVERYONE, judged_turn.audience}))
+
+
+def _how_personal(audience: str) -> tuple[int, str]:
+    return (0 if audience == EVERYONE else 2 if is_one_person(audience) else 1), audience
 
 
 class Task(ABC):
@@ -189,11 +277,15 @@ class LearningTask(Task):
 
     Attributes:
         primary_metric: the meaning of an average Score, such as `top-1 accuracy`.
+        honours_audiences: whether `run` uses what feedback taught for those alone whom it reaches, at its fast speed.
+            Build the memory with `TaskContext.memory_per_audience`. A task that does not say so learns feedback for
+            everyone only. Shared weights never learn personal feedback, whatever the task says.
         min_examples: the minimum number of subjects on each side of the train / held-out split, see `Example.subject`.
     """
 
     primary_metric: ClassVar[str]
     min_examples: ClassVar[int] = 4
+    honours_audiences: ClassVar[bool] = False
 
     def serving(self) -> tuple[Adapter | None, list[Notice]]:
         """The adapter to answer with. Call it once per answer.

@@ -16,7 +16,14 @@ from typing import Any, Literal
 
 from smallai_assistant import file_formats
 from smallai_assistant.errors import InputTooLarge, InvalidInput
-from smallai_assistant.validation import canonical_key, check_range, check_storable, check_texts, checked_path
+from smallai_assistant.validation import (
+    audiences_of,
+    canonical_key,
+    check_range,
+    check_storable,
+    check_texts,
+    checked_path,
+)
 
 Modality = Literal["text", "image", "audio"]
 
@@ -72,17 +79,7 @@ class _FilePart:
                 raise InputTooLarge(f"{len(self.data):,} bytes given, {limit_bytes:,} allowed")
             return self.data
         assert self.path is not None
-        try:
-            # A folder, a device or a pipe is refused before it is opened: reading a pipe may never end.
-            if not self.path.is_file():
-                kind = "a folder" if self.path.is_dir() else "not there"
-                raise InvalidInput(f"{self.path}: {kind}", hint="give the path of a file")
-            n_bytes = self.path.stat().st_size
-            if n_bytes > limit_bytes:
-                raise InputTooLarge(f"{self.path}: {n_bytes:,} bytes, {limit_bytes:,} allowed")
-            return self.path.read_bytes()
-        except (OSError, ValueError) as error:
-            raise InvalidInput(f"{self.path}: cannot be read: {error}") from error
+        return file_formats.read_file(self.path, limit_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,10 +151,7 @@ class SegmentPart:
 
 @dataclass(frozen=True, slots=True)
 class ItemPart:
-    """A recommended item, and why it is recommended, in one sentence.
-
-    The scores order the items of one answer. Scores of different answers cannot be compared.
-    """
+    """A recommended item and the reason, in one sentence. Its score compares it with the items of the same answer."""
 
     id: str
     title: str
@@ -214,10 +208,8 @@ class Interaction:
     def __post_init__(self) -> None:
         object.__setattr__(self, "user", canonical_key("user", self.user))
         object.__setattr__(self, "item", canonical_key("item", self.item))
-        if isinstance(self.weight, (int, float)) and self.weight < 0:
-            check_range("weight", self.weight, -1000.0, -1e-6)
-        else:
-            check_range("weight", self.weight, 1e-6, 1000.0)
+        is_against = isinstance(self.weight, (int, float)) and self.weight < 0
+        check_range("weight", self.weight, *((-1000.0, -1e-6) if is_against else (1e-6, 1000.0)))
         check_range("at", self.at, 0.0, 1e11)
 
     @staticmethod
@@ -355,8 +347,9 @@ class Request:
     Attributes:
         message: what the user said.
         history: the session's earlier turns, of all tasks, oldest first.
-        options: an instance of the task's `options_type`: the configuration, overridden by the options of the call,
-            checked.
+        options: an instance of the task's `options_type`: the configuration and the options of the call, checked.
+        user_id: who asks; None if nobody was named.
+        groups: the groups that the asker belongs to.
         cancel: set when the caller no longer wants the answer; check it between steps.
     """
 
@@ -365,7 +358,13 @@ class Request:
     options: Any
     session_id: str
     user_id: str | None = None
+    groups: tuple[str, ...] = ()
     cancel: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def audiences(self) -> frozenset[str]:
+        """What the asker belongs to. Feedback may be used if its `JudgedTurn.audience` is among them."""
+        return audiences_of(self.user_id, self.groups)
 
 
 def _part_of(content: str | Path | Part) -> Part:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 
 from smallai_assistant.errors import InputTooLarge, InvalidInput, UrlNotAllowed
 
+# Audiences of feedback: all may profit from it, or its giver alone, or the members of a group.
+EVERYONE, USER, _GROUP = "everyone", "user", "group:"
 MAX_ID_CHARS = 512  # of ids that users and their catalogues choose, such as a URL
 # A clock of another machine may be ahead, and time zones are confused by hours; a day covers both. A later time would
 # win over everything that is said until then.
@@ -61,6 +64,39 @@ def fold_key(value: str) -> str:
     """The form of `canonical_key` without its checks, to look a key up."""
     # Spaces first: NFC makes one kind of space of another (U+2000 of U+2002), and no new space.
     return unicodedata.normalize("NFC", " ".join(value.split()))
+
+
+def audience_of_user(user_id: str | None) -> str:
+    """The audience that one person is; None for whoever uses the assistant without a name."""
+    return f"{USER}:{user_id or ''}"
+
+
+def audience_of_group(name: str) -> str:
+    """The audience that the members of a group are."""
+    return f"{_GROUP}{name}"
+
+
+def checked_audience(value: str) -> str:
+    """Returns the audience in its one form.
+
+    Raises:
+        InvalidInput: it is not an audience.
+    """
+    if value in (USER, EVERYONE):
+        return value
+    if isinstance(value, str) and value.startswith(_GROUP):
+        return audience_of_group(canonical_key("group", value.removeprefix(_GROUP)))
+    raise InvalidInput(f"audience is {shown(value)}", hint=f"give {USER}, {EVERYONE} or {_GROUP}NAME")
+
+
+def is_one_person(audience: str) -> bool:
+    """Whether an audience is one person."""
+    return audience.startswith(f"{USER}:")
+
+
+def audiences_of(user_id: str | None, groups: Iterable[str]) -> frozenset[str]:
+    """All audiences that a person belongs to."""
+    return frozenset({EVERYONE, audience_of_user(user_id), *map(audience_of_group, groups)})
 
 
 def checked_path(path: Path | str) -> Path:

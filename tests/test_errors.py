@@ -6,8 +6,7 @@ import pickle
 
 import pytest
 
-from smallai_assistant.config import nearest
-from smallai_assistant.errors import AssistantError, InvalidImage, InvalidInput, ModelNotFound, NearestName
+from smallai_assistant.errors import AssistantError, InvalidImage, InvalidInput, ModelNotFound, NearestName, nearest
 
 
 def test_nearest_finds_the_similar_name() -> None:

@@ -104,13 +104,15 @@ class ChatMemory:
 
     Args:
         lease: lends the embedding model.
+        vectors: the vectors that are known, by question; several memories may share them. A vector stays valid if its
+            entry is replaced.
     """
 
-    def __init__(self, lease: Lease) -> None:
+    def __init__(self, lease: Lease, vectors: dict[str, FloatArray] | None = None) -> None:
         self._lease = lease
         self._lock = threading.Lock()
         self._entries: list[MemoryEntry] = []
-        self._vectors: dict[str, FloatArray] = {}  # by question; a vector stays valid if its entry is replaced
+        self._vectors = {} if vectors is None else vectors
 
     @property
     def entries(self) -> tuple[MemoryEntry, ...]:

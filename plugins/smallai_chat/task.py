@@ -37,7 +37,7 @@ from smallai_assistant import (
 )
 from smallai_chat.evaluation import evaluate
 from smallai_chat.examples import examples_of, protected_of
-from smallai_chat.memory import ChatMemory, Retrieved
+from smallai_chat.memory import ChatMemory, Retrieved, entry_of
 from smallai_chat.other_answer import OtherAnswer, Stream
 from smallai_chat.scope import Scopes
 
@@ -93,25 +93,28 @@ class ChatTask(LearningTask):
     options_type = ChatOptions
     primary_metric = "right answers"
     min_examples = 4
+    honours_audiences = True
 
     def setup(self, context: TaskContext) -> None:
         super().setup(context)
-        self.memory = ChatMemory(self._lease_embedding)
+        self._vectors: dict[str, Any] = {}  # sentence vectors of corrected questions, for the memories of all people
+        self.memories = context.memory_per_audience(lambda: ChatMemory(self._lease_embedding, self._vectors))
         self.scopes = Scopes(self._lease_embedding, lambda: context.models.base_of(self._embedding()))
 
     def run(self, request: Request, models: ModelRuntime) -> Iterator[TextPart | Notice | Details]:
         options: ChatOptions = request.options
         adapter, notices = self._adapter_for(request.message.text)
         yield from notices
+        memory = self.memories.of(request.audiences)
         retrieved = Retrieved()
         if options.use_memory:
             try:
-                retrieved = self.memory.retrieve(request.message.text)
+                retrieved = memory.retrieve(request.message.text)
             except AssistantError as error:
                 # An answer without the memory is better than no answer.
                 yield Notice("memory_unavailable", f"What was learned a moment ago was not used: {error}")
         with models.lease(self.spec, TextModel) as model:
-            messages, notice = fit_messages(request, options, model, memory=self.memory, retrieved=retrieved)
+            messages, notice = fit_messages(request, options, model, memory=memory, retrieved=retrieved)
             if notice is not None:
                 yield notice
 
@@ -155,7 +158,8 @@ class ChatTask(LearningTask):
         return ModelSpec(names.chat, task=self.name, quantization=names.chat_quantization)
 
     def learn_now(self, judged_turn: JudgedTurn) -> str:
-        entry = self.memory.add(judged_turn)
+        self.memories.add(judged_turn)
+        entry = entry_of(judged_turn)
         if entry is None:
             return ""
         # The receipt says what holds from now on, and no more; the tests ask again.
@@ -167,7 +171,8 @@ class ChatTask(LearningTask):
         return "When the same is asked again, the model looks for another answer, and says so if it finds none."
 
     def rebuild(self, judged_turns: Sequence[JudgedTurn]) -> None:
-        self.memory.replace(judged_turns)
+        self._vectors = {}  # some may be of questions that were erased
+        self.memories.replace(judged_turns)
 
     def base(self) -> Mapping[str, Any]:
         return self.context.models.base_of(self.spec)

@@ -68,6 +68,19 @@ class _PictureFeatures:
     adapted: Features
 
 
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What an answer uses beside the model.
+
+    Attributes:
+        adapter: the version that serves; None for the bare model.
+        memory: what was taught since to those whom the asker belongs to.
+    """
+
+    adapter: Adapter | None
+    memory: FastMemory
+
+
 class PictureClassifier:
     """Classifies pictures with the model, an adapter and the fast memory. Thread-safe."""
 
@@ -75,34 +88,33 @@ class PictureClassifier:
         self._context = context
         self.spec = spec
         self.extractor = FeatureExtractor()
-        self.memory = FastMemory()
         self._lock = threading.Lock()
         self._heads: OrderedDict[str, Head] = OrderedDict()
 
-    def classify(self, picture: Picture, models: ModelRuntime, adapter: Adapter | None) -> Classification:
+    def classify(self, picture: Picture, models: ModelRuntime, learned: Learned) -> Classification:
         """Classifies into the model's own classes and the taught ones.
 
         Raises:
             AdapterMismatch: the adapter's files are not a head.
             ModelError: the image model is not available.
         """
-        head = self.head(adapter) if adapter is not None else None
+        head = self._head_of(learned)
         # Nothing was taught: the features of the padded picture, which take a second pass, are not needed.
-        if head is None and self.memory.is_empty:
+        if head is None and learned.memory.is_empty:
             with models.lease(self.spec, ImageModel) as model:
                 return Classification(_ranked(model.classify([picture.pixels])[0], model.labels), str(model.spec))
-        self.memory.process_pending(lambda parts: self.extract(parts, models))
+        learned.memory.process_pending(lambda parts: self.extract(parts, models))
         with models.lease(self.spec, ImageModel) as model:
-            (features,) = self._features(model, [picture], adapter)
+            (features,) = self._features(model, [picture], learned.adapter)
             found = Classification(_ranked(features.bare.probabilities, model.labels), str(model.spec))
-        return self._with_taught(found, features, head)
+        return self._with_taught(found, features, head, learned.memory)
 
     def classify_among(
         self,
         picture: Picture,
         labels: Sequence[str],
         models: ModelRuntime,
-        adapter: Adapter | None,
+        learned: Learned,
         *,
         use_model: bool,
     ) -> Classification:
@@ -119,17 +131,17 @@ class PictureClassifier:
         """
         scores, name = self._match(picture.pixels, labels, models, use_model=use_model)
         found = Classification(_ranked(scores, labels, own=True), name)
-        head = self.head(adapter) if adapter is not None else None
-        if head is None and self.memory.is_empty:
+        head = self._head_of(learned)
+        if head is None and learned.memory.is_empty:
             return found
-        self.memory.process_pending(lambda parts: self.extract(parts, models))
+        learned.memory.process_pending(lambda parts: self.extract(parts, models))
         # Taught classes count only if the user named them.
         among = {label_key(label) for label in labels}
         with models.lease(self.spec, ImageModel) as model:
-            (features,) = self._features(model, [picture], adapter)
-        return self._with_taught(found, features, head, among=among)
+            (features,) = self._features(model, [picture], learned.adapter)
+        return self._with_taught(found, features, head, learned.memory, among=among)
 
-    def classify_taught(self, picture: Picture, models: ModelRuntime, adapter: Adapter | None) -> Classification:
+    def classify_taught(self, picture: Picture, models: ModelRuntime, learned: Learned) -> Classification:
         """Classifies into the taught labels only; the model's own classes do not compete.
 
         Raises:
@@ -137,11 +149,11 @@ class PictureClassifier:
             AdapterMismatch: the adapter's files are not a head.
             ModelError: the image model is not available.
         """
-        head = self.head(adapter) if adapter is not None else None
-        self.memory.process_pending(lambda parts: self.extract(parts, models))
+        head = self._head_of(learned)
+        learned.memory.process_pending(lambda parts: self.extract(parts, models))
         with models.lease(self.spec, ImageModel) as model:
-            (features,) = self._features(model, [picture], adapter)
-        found = self._with_taught(Classification((), str(self.spec)), features, head)
+            (features,) = self._features(model, [picture], learned.adapter)
+        found = self._with_taught(Classification((), str(self.spec)), features, head, learned.memory)
         if not found.labels:
             raise InvalidInput("no label was taught", hint="teach pictures first, or ask without the option `taught`")
         return found
@@ -181,6 +193,9 @@ class PictureClassifier:
                 found += [None if picture is None else next(features) for picture in pictures]
         return found
 
+    def _head_of(self, learned: Learned) -> Head | None:
+        return self.head(learned.adapter) if learned.adapter is not None else None
+
     def head(self, adapter: Adapter) -> Head:
         """Returns the adapter's head.
 
@@ -210,17 +225,18 @@ class PictureClassifier:
         found: Classification,
         features: _PictureFeatures,
         head: Head | None,
+        memory: FastMemory,
         *,
         among: Collection[str] | None = None,
     ) -> Classification:
         """Adds what the head and the memory know, removes refused labels, and explains a change of the best label."""
         by_head = head.classes(features.adapted, among=among) if head is not None else None
-        memory = self.memory.classes(features.bare, among=among)
-        prediction = predict_taught(memory, by_head)
+        taught = memory.classes(features.bare, among=among)
+        prediction = predict_taught(taught, by_head)
         by_adapter = predict_taught(TaughtClasses(), by_head)
         if among is not None:
             prediction, by_adapter = _chosen(prediction, among), _chosen(by_adapter, among)
-        refused = self.memory.refused(features.bare)
+        refused = memory.refused(features.bare)
         before = blend(found.labels, by_adapter)
         labels = without(blend(found.labels, prediction), refused)
         notices = []
@@ -228,7 +244,7 @@ class PictureClassifier:
         best_before = before[0].label if before else ""
         # If the best label is the same without the memory, the memory did not decide and needs no mention.
         if labels and labels[0].label != best_before:
-            n_pictures = {label_key(label): known.n_pictures for label, known in memory.similarities.items()}
+            n_pictures = {label_key(label): known.n_pictures for label, known in taught.similarities.items()}
             n_taught = n_pictures.get(label_key(labels[0].label), 0)
             if label_key(best_before) in refused:
                 notices.append(Notice("refused_label", f"You said that this is not “{best_before}”."))

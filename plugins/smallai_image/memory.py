@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from smallai_image.blending import ClassSimilarity, TaughtClasses, usual_similarity
-from smallai_image.feedback import LabelFeedback, label_key
+from smallai_image.feedback import LabelFeedback, all_label_feedback, label_key
 from smallai_image.head import STRENGTHS, Head, fit
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from smallai_assistant import ImagePart
+    from smallai_assistant import ImagePart, JudgedTurn
     from smallai_image.features import Features
 
     FloatArray = npt.NDArray[np.float32]
@@ -69,6 +69,15 @@ class FastMemory:
         """Whether there is no feedback."""
         with self._lock:
             return not (self._pending or self._taught or self._refused)
+
+    def replace(self, judged_turns: Sequence[JudgedTurn]) -> None:
+        """Forgets everything and takes what these say, given oldest first. What cannot be used is logged."""
+        self.rebuild(all_label_feedback(judged_turns))
+
+    def add(self, judged_turn: JudgedTurn) -> None:
+        """Takes what one more says; its features are computed when they are needed."""
+        with self._lock:
+            self._pending += all_label_feedback([judged_turn])
 
     def rebuild(self, feedback: Sequence[LabelFeedback]) -> None:
         """Forgets everything and marks the feedback, given oldest first, as pending."""

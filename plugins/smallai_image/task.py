@@ -28,6 +28,7 @@ from smallai_assistant import (
     Notice,
     Request,
     Score,
+    TaskContext,
     TextPart,
     Training,
     Turn,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from smallai_image.classifier import PictureClassifier
+    from smallai_image.memory import FastMemory
 
 # Version of the feature vectors. Raise it when `features` computes them in another way: adapters that were trained on
 # the old vectors then no longer load.
@@ -109,13 +111,18 @@ class ImageClassification(LearningTask):
     accepts = (frozenset({"image"}), frozenset({"image", "text"}))
     options_type: ClassVar[type[ImageOptions]] = ImageOptions
     primary_metric = "top-1 accuracy"
+    honours_audiences = True
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._classifier: PictureClassifier | None = None
-        self._judged_turns: tuple[JudgedTurn, ...] = ()
+
+    def setup(self, context: TaskContext) -> None:
+        super().setup(context)
+        self.memories = context.memory_per_audience(_empty_memory)
 
     def run(self, request: Request, models: ModelRuntime) -> Iterator[TextPart | LabelPart | Notice | Details]:
+        from smallai_image.classifier import Learned
         from smallai_image.decode import decode
 
         options: ImageOptions = request.options
@@ -130,7 +137,7 @@ class ImageClassification(LearningTask):
             )
         adapter, notices = self.serving()
         yield from notices
-        classifier = self._ready()
+        classifier, learned = self._ready(), Learned(adapter, self.memories.of(request.audiences))
         pictures = [part for part in request.message.parts if isinstance(part, ImagePart)]
         n_taught = []
         for number, part in enumerate(pictures, 1):
@@ -142,13 +149,13 @@ class ImageClassification(LearningTask):
                 yield Notice("first_frame_only", f"{part.name}: only the first of {decoded.n_frames} frames was used.")
             picture = Picture(hashlib.sha256(data).hexdigest(), decoded.pixels)
             if options.taught:
-                found = classifier.classify_taught(picture, models, adapter)
+                found = classifier.classify_taught(picture, models, learned)
                 if found.confidence < _MIN_LIKE_TAUGHT:
                     yield Notice("unlike_taught", "This picture does not look like what you taught.")
             elif labels:
-                found = classifier.classify_among(picture, labels, models, adapter, use_model=use_model)
+                found = classifier.classify_among(picture, labels, models, learned, use_model=use_model)
             else:
-                found = classifier.classify(picture, models, adapter)
+                found = classifier.classify(picture, models, learned)
             yield from found.notices
             heading = f"Picture {number}: " if len(pictures) > 1 else ""
             heading = "\n" + heading if number > 1 else heading
@@ -171,7 +178,9 @@ class ImageClassification(LearningTask):
         # The memory skips pictures that cannot be read. Here the error is raised, so that the giver is told.
         for item in feedback:
             read_picture(item.part)
-        classifier.memory.learn(feedback, lambda parts: classifier.extract(parts, models))
+        self.memories.add(judged_turn)
+        memory = self.memories.of_giver(judged_turn)
+        memory.process_pending(lambda parts: classifier.extract(parts, models))
         first = feedback[0]
         # The receipt says what holds from now on, and no more; the tests ask again.
         if first.kind == "refused":
@@ -179,23 +188,19 @@ class ImageClassification(LearningTask):
                 f"“{first.label}” is not given for this picture again, nor for copies of it, as long as another label "
                 "is possible."
             )
-        counts = {label_key(label): n for label, n in classifier.memory.counts().items()}
+        counts = {label_key(label): n for label, n in memory.counts().items()}
         n = counts.get(label_key(first.label), 0)
         if first.kind == "praised" and not n:
             checked = ": a learning cycle is checked with this picture, too" if judged_turn.feedback.may_train else ""
             return f"“{first.label}” is noted as right{checked}."
         effect = f"I now know “{first.label}” from {n} picture{'s' if n > 1 else ''}."
-        if others := classifier.memory.confusable_labels(first.label):
+        if others := memory.confusable_labels(first.label):
             named = join([f"“{other}”" for other in others[:3]], "and")
             effect += f" It is hard to tell from {named}: check the labels, or teach more pictures of each."
         return effect
 
     def rebuild(self, judged_turns: Sequence[JudgedTurn]) -> None:
-        with self._lock:
-            self._judged_turns = tuple(judged_turns)
-            # Without a classifier there is nothing to rebuild yet: `_ready` does it when it makes one.
-            if self._classifier is not None:
-                self._classifier.memory.rebuild(all_label_feedback(judged_turns))
+        self.memories.replace(judged_turns)
 
     def forget(self, feedback: Feedback, turn: Turn) -> None:  # noqa: ARG002
         with self._lock:
@@ -248,9 +253,7 @@ class ImageClassification(LearningTask):
 
         with self._lock:
             if self._classifier is None:
-                classifier = PictureClassifier(self.context, self._spec())
-                classifier.memory.rebuild(all_label_feedback(self._judged_turns))
-                self._classifier = classifier
+                self._classifier = PictureClassifier(self.context, self._spec())
             return self._classifier
 
     def _spec(self) -> ModelSpec:
@@ -273,3 +276,9 @@ class ImageClassification(LearningTask):
         return options.zero_shot == "model" or (
             options.zero_shot == "auto" and bool(self.context.model_names.zero_shot_image)
         )
+
+
+def _empty_memory() -> FastMemory:
+    from smallai_image.memory import FastMemory
+
+    return FastMemory()

@@ -34,7 +34,7 @@ class Index:
         memory: what feedback says; None for an index without feedback.
 
     Attributes:
-        revision: of the store: of its items and of its interactions.
+        revision: of the store: of its items, of its interactions, and of removals of interactions.
         stats: the statistics of all choices; it gives the item indices.
         catalogue: the items of the store.
         read_texts: the text vectors, as far as they have been read.
@@ -45,7 +45,7 @@ class Index:
 
     def __init__(self, memory: FeedbackMemory | None = None) -> None:
         memory = memory or FeedbackMemory(lambda _: None)
-        self.revision: tuple[int, int] = (-1, -1)
+        self.revision: tuple[int, int, int] = (-1, -1, -1)
         self.stats = InteractionStats()
         self.catalogue = Catalogue.of((), self.stats)
         self.read_texts = ReadTexts()
@@ -168,14 +168,14 @@ class Index:
             self._cold = (vectors, n_warm, nearest_warm(whole, cold, warm))
         return self._cold[2]
 
-    def _read_store(self, context: TaskContext, revision: tuple[int, int]) -> bool:
+    def _read_store(self, context: TaskContext, revision: tuple[int, int, int]) -> bool:
         """Reads what is new in the store. Returns False if everything has to be counted again."""
         items: Sequence[Item] = self.catalogue.items
         if revision[0] != self.revision[0]:
             items = context.items.items()
             self.read_texts = replace(self.read_texts, is_complete=False)
-        is_appended = True
-        if revision[1] != self.revision[1]:
+        is_appended = revision[2] == self.revision[2]
+        if is_appended and revision[1] != self.revision[1]:
             newer = context.items.interactions(after=self._n_stored)
             # The first import is counted in bulk. Without newer ones, some were removed.
             is_appended = bool(self._n_stored and newer) and all(self._append(row) for row in newer)

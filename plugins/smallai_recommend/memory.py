@@ -12,7 +12,7 @@ import logging
 import threading
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import NamedTuple, TypeVar
@@ -95,13 +95,16 @@ class FeedbackMemory:
 
     Args:
         find: returns the catalogue's item with this id or title.
+        min_people: what is for one person or a group counts for other users once so many people chose the item, or are
+            against it.
 
     Attributes:
         generation: increases if earlier choices count differently now. Readers then have to start again.
         opinions_revision: increases if somebody's opinion against an item changes.
     """
 
-    def __init__(self, find: FindItem) -> None:
+    def __init__(self, find: FindItem, *, min_people: int = 3) -> None:
+        self._min_people = min_people
         self.generation = 0
         self.opinions_revision = 0
         self._find = find
@@ -159,7 +162,8 @@ class FeedbackMemory:
         """By item id, how many voters are against it. Each counts at most 1; items that nobody opposes are left out."""
         with self._lock:
             self._read()
-            return {item: units / _OPINION_UNITS for item, units in self._against.items() if units}
+            found = {item: self._units_for_others(by_voter.values()) for item, by_voter in self._against.items()}
+            return {item: units / _OPINION_UNITS for item, units in found.items() if units}
 
     def n_voters(self, item: str) -> int:
         """Number of voters that chose an item."""
@@ -193,7 +197,7 @@ class FeedbackMemory:
         self._steps: list[tuple[ReportedChoice, bool]] = []
         self._last_words: defaultdict[str, dict[str, Signal]] = defaultdict(dict)  # by user and item
         self._opinions: dict[tuple[str, str], Signal] = {}  # the last words by voter and item
-        self._against: defaultdict[str, int] = defaultdict(int)
+        self._against: defaultdict[str, dict[str, Signal]] = defaultdict(dict)  # by item and voter
         self._push_detector = PushDetector()
 
     def _read(self) -> None:
@@ -243,6 +247,9 @@ class FeedbackMemory:
         reported.nth = len(earlier)
         if self._push_detector.count(first.voter, first.item, was_shown=first.was_shown):
             self._start_generation()
+        # With this voter there are enough: choices that counted for their own users only now count for all.
+        if len(earlier) == 1 and len(self._of_item[first.item]) == self._min_people:
+            self._start_generation()
         return True
 
     def _count_again(self, choices: Iterable[ReportedChoice]) -> None:
@@ -260,13 +267,23 @@ class FeedbackMemory:
         key = (signal.voter, signal.item)
         before = _units_against(self._opinions.get(key))
         _keep_later(self._opinions, key, signal)
-        units = _units_against(self._opinions[key])
-        if units != before:
-            self._against[signal.item] += units - before
+        word = self._opinions[key]
+        if _units_against(word):
+            self._against[signal.item][signal.voter] = word
+        else:
+            self._against[signal.item].pop(signal.voter, None)
+        if _units_against(word) != before:
             self.opinions_revision += 1
+
+    def _units_for_others(self, words: Collection[Signal]) -> int:
+        """How much opinions against an item count for other users."""
+        is_agreed = len(words) >= self._min_people
+        return sum(_units_against(word) for word in words if word.is_for_everyone or is_agreed)
 
     def _share(self, reported: ReportedChoice) -> float:
         """The share of a choice that counts for other users."""
+        if not reported.first.is_for_everyone and len(self._of_item[reported.first.item]) < self._min_people:
+            return 0.0
         return 0.0 if self._push_detector.is_set_aside(reported.first.voter) else 1.0 / reported.nth**2
 
     def _choice(self, reported: ReportedChoice) -> Choice:

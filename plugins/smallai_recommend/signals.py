@@ -66,6 +66,7 @@ class Signal:
         turn_id: the answer it is about.
         feedback_id: the feedback it comes from.
         was_shown: whether the item was part of the answer.
+        is_for_everyone: whether it may count for other users at once; else only if several people say the same.
     """
 
     user: str
@@ -77,6 +78,7 @@ class Signal:
     turn_id: str
     feedback_id: str
     was_shown: bool
+    is_for_everyone: bool = True
 
 
 def profile_id(user_id: str | None, session_id: str) -> str:
@@ -108,6 +110,7 @@ def signals_of(judged_turn: JudgedTurn, find: FindItem) -> list[Signal]:
             turn_id=turn.id,
             feedback_id=given.id,
             was_shown=item in shown,
+            is_for_everyone=judged_turn.audience == "everyone",
         )
         for position, (item, amount, is_choice) in enumerate(_said(given, shown, find))
     ]

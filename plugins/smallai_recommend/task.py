@@ -101,6 +101,7 @@ class Recommendation(LearningTask):
     options_type: ClassVar[type[RecommendOptions]] = RecommendOptions
     primary_metric: ClassVar[str] = "NDCG@10"
     min_examples: ClassVar[int] = 4
+    honours_audiences: ClassVar[bool] = True
     utterances: ClassVar[tuple[str, ...]] = (
         "what should I watch",
         "what shall I read next",
@@ -216,7 +217,7 @@ class Recommendation(LearningTask):
         from smallai_recommend.memory import FeedbackMemory
 
         if self._memory is None:
-            self._memory = FeedbackMemory(self._find)
+            self._memory = FeedbackMemory(self._find, min_people=self.context.min_people)
             self._memory.replace(self._judged_turns)
         return self._memory
 

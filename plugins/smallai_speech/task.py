@@ -33,10 +33,11 @@ class SpeechRecognition(LearningTask):
     accepts = (frozenset({"audio"}), frozenset({"audio", "text"}))
     options_type: ClassVar[type[SpeechOptions]] = SpeechOptions
     primary_metric: ClassVar[str] = "words right (1 - WER)"
+    honours_audiences: ClassVar[bool] = True
 
     def setup(self, context: TaskContext) -> None:
         super().setup(context)
-        self.memory = WordMemory()
+        self.memories = context.memory_per_audience(WordMemory)
 
     @property
     def spec(self) -> ModelSpec:
@@ -59,16 +60,17 @@ class SpeechRecognition(LearningTask):
                 "adapter": adapter.id if adapter is not None else None,
             }
         )
-        learned = Learned(adapter, self.memory.vocabulary() if request.options.use_memory else None)
+        memory = self.memories.of(request.audiences) if request.options.use_memory else None
+        learned = Learned(adapter, memory.vocabulary() if memory is not None else None)
         yield from transcript_parts(recording, request, lambda: models.lease(self.spec, SpeechModel), learned)
 
     def learn_now(self, judged_turn: JudgedTurn) -> str:
-        before = self.memory.vocabulary()
-        self.memory.add(judged_turn)
-        return what_changed(before, self.memory.vocabulary())
+        before = self.memories.of_giver(judged_turn).vocabulary()
+        self.memories.add(judged_turn)
+        return what_changed(before, self.memories.of_giver(judged_turn).vocabulary())
 
     def rebuild(self, judged_turns: Sequence[JudgedTurn]) -> None:
-        self.memory.replace(judged_turns)
+        self.memories.replace(judged_turns)
 
     def base(self) -> Mapping[str, Any]:
         return self.context.models.base_of(self.spec)

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from smallai_assistant.cli.context import CommandContext, check_writable
 from smallai_assistant.cli.learn import show_figures, write_report_page
 from smallai_assistant.cli.render import count, size
-from smallai_assistant.config import nearest
-from smallai_assistant.errors import InvalidInput
+from smallai_assistant.errors import InvalidInput, nearest
 from smallai_assistant.learning.report import CycleReport
 
 if TYPE_CHECKING:

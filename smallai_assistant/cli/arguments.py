@@ -66,7 +66,7 @@ class Parser(argparse.ArgumentParser):
         """
         found, unknown = self.parse_known_args(args, namespace or argparse.Namespace(**_DEFAULTS))
         if unknown:
-            from smallai_assistant.config import nearest
+            from smallai_assistant.errors import nearest
 
             command: Parser = getattr(found, "parser", self)
             option = unknown[0].split("=")[0]
@@ -82,7 +82,7 @@ class Parser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         # argparse's own message lists all choices, which is more than a line if they are the commands.
         if action.choices is not None and value not in action.choices:
-            from smallai_assistant.config import nearest
+            from smallai_assistant.errors import nearest
 
             what = "command" if isinstance(action, argparse._SubParsersAction) else action.metavar or action.dest
             raise argparse.ArgumentError(None, f"unknown {what} {value!r} ({nearest(str(value), action.choices)})")

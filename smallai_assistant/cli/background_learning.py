@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from smallai_assistant.cli.context import CommandContext
 from smallai_assistant.cli.learn import show_report, stop
-from smallai_assistant.config import nearest
-from smallai_assistant.errors import AssistantError, Busy, InvalidInput
+from smallai_assistant.errors import AssistantError, Busy, InvalidInput, nearest
 from smallai_assistant.task import LearningTask
 
 if TYPE_CHECKING:

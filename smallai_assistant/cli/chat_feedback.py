@@ -6,16 +6,23 @@ from typing import TYPE_CHECKING
 
 from smallai_assistant.cli.feedback import report
 from smallai_assistant.errors import InvalidInput, StoreError
+from smallai_assistant.feedback import default_audience
 from smallai_assistant.types import ImagePart, Turn
+from smallai_assistant.validation import EVERYONE, USER, checked_audience
 
 if TYPE_CHECKING:
     from smallai_assistant.cli.conversation import Chat
 
 
 class ChatFeedback:
-    """The feedback commands of one run of the chat. It remembers what was given, so that `/undo` can take it back."""
+    """The feedback commands of one run of the chat. It remembers what was given, so that `/undo` can take it back.
+
+    Attributes:
+        audience: whom further feedback reaches; None for the default.
+    """
 
     def __init__(self) -> None:
+        self.audience: str | None = None
         self._given: list[str] = []  # ids, oldest first, without those that were taken back
 
     def good(self, chat: Chat, text: str) -> None:
@@ -42,6 +49,15 @@ class ChatFeedback:
                 return
         raise InvalidInput("no picture was shown yet", hint="show one with /image FILE")
 
+    def choose_audience(self, chat: Chat, text: str) -> None:
+        """`/for [me|everyone|group:NAME]`: whom further feedback reaches."""
+        if text:
+            self.audience = checked_audience(USER if text == "me" else text)
+        chosen = self.audience or chat.assistant.config.learning.default_audience
+        chosen = chosen or default_audience(chat.session.user_id)
+        who = {USER: "you alone", EVERYONE: "everyone"}.get(chosen, f"the {chosen.replace(':', ' ', 1)}")
+        chat.tell(f"what you say about answers is for {who}")
+
     def undo(self, chat: Chat, _: str = "") -> None:
         """`/undo`: takes back the latest feedback of this run; used again, the one before."""
         if not self._given:
@@ -63,7 +79,9 @@ class ChatFeedback:
         correction: str | None = None,
         comment: str = "",
     ) -> None:
-        receipt = chat.session.give_feedback(turn.id, good=is_good, correction=correction, comment=comment)
+        receipt = chat.session.give_feedback(
+            turn.id, good=is_good, correction=correction, comment=comment, audience=self.audience
+        )
         # The same feedback given twice is stored once; /undo must not take it back twice.
         if receipt.is_new:
             self._given.append(receipt.feedback.id)

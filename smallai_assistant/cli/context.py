@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from smallai_assistant.cli.render import Screen
 from smallai_assistant.cli.streams import OutputError
-from smallai_assistant.config import AssistantConfig, load_config, nearest
-from smallai_assistant.errors import AssistantError, InvalidInput, UrlNotAllowed
+from smallai_assistant.config import AssistantConfig, load_config
+from smallai_assistant.errors import AssistantError, InvalidInput, UrlNotAllowed, nearest
 from smallai_assistant.foreign.calls import fault_notice
 
 if TYPE_CHECKING:

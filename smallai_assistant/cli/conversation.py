@@ -14,8 +14,7 @@ from smallai_assistant.cli.one_shot import ANY_WISH, CHAT, RECOMMEND, show
 from smallai_assistant.cli.render import AnswerPrinter
 from smallai_assistant.cli.streams import OutputError
 from smallai_assistant.cli.typed_files import find_files, lone_path, split_path
-from smallai_assistant.config import nearest
-from smallai_assistant.errors import AssistantError, InvalidInput, ModelNotFound
+from smallai_assistant.errors import AssistantError, InvalidInput, ModelNotFound, nearest
 from smallai_assistant.types import AudioPart, ImagePart, Message, Part, TextPart, Turn, file_part
 
 if TYPE_CHECKING:
@@ -174,7 +173,7 @@ class Chat:
 
     def new(self, _: str = "") -> None:
         """`/new`."""
-        self.session = self.assistant.session(self.session.user_id)
+        self.session = self.assistant.session(self.session.user_id, groups=self.session.groups)
         self.tell("a new conversation")
 
     def history(self, _: str = "") -> None:
@@ -244,10 +243,10 @@ class Chat:
             talks = conversations(self.assistant, limit=1000)
             mine = [row["id"] for row in talks if args.user is None or row["user_id"] == args.user]
             if mine:
-                return self.assistant.session(session_id=mine[0])
+                return self.assistant.session(session_id=mine[0], groups=args.group)
             self.screen.note("there is no conversation to continue; this is a new one")
-            return self.assistant.session(args.user)
-        return self.assistant.session(args.user, session_id=args.session)
+            return self.assistant.session(args.user, groups=args.group)
+        return self.assistant.session(args.user, session_id=args.session, groups=args.group)
 
     def _offer_pull(self, error: ModelNotFound) -> bool:
         """Asks whether to pull the missing model, and pulls it. Returns False if it was not pulled."""

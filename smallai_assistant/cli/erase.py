@@ -32,6 +32,13 @@ def session(context: CommandContext) -> int:
     return _report(context, erased)
 
 
+def user(context: CommandContext) -> int:
+    """`smallai users forget ID`."""
+    with context.assistant() as assistant:
+        erased = assistant.forget_user(context.args.id)
+    return _report(context, erased)
+
+
 def _report(context: CommandContext, erased: Erased) -> int:
     screen = context.screen
     if context.args.json:
@@ -40,6 +47,7 @@ def _report(context: CommandContext, erased: Erased) -> int:
                 "erased": list(erased.feedback_ids),
                 "turns": list(erased.turn_ids),
                 "media": erased.n_media,
+                "interactions": erased.n_interactions,
                 "adapters": list(erased.adapter_ids),
                 "champions": list(erased.champions),
                 "serving": erased.serving,
@@ -49,6 +57,7 @@ def _report(context: CommandContext, erased: Erased) -> int:
         )
         return 0
     found = [(len(erased.feedback_ids), "feedback row"), (len(erased.turn_ids), "turn"), (erased.n_media, "file")]
+    found.append((erased.n_interactions, "interaction"))
     screen.out("erased " + (", ".join(count(n, what) for n, what in found if n) or "nothing: it was empty already"))
     for adapter_id in erased.adapter_ids:
         served = " and served until now" if adapter_id in erased.champions else ""

@@ -12,9 +12,10 @@ from smallai_assistant.cli.one_shot import IMAGE, SPEECH, lazily
 from smallai_assistant.cli.render import notices_json
 from smallai_assistant.cli.times import local_time
 from smallai_assistant.errors import InvalidInput
-from smallai_assistant.feedback import Feedback, Receipt
+from smallai_assistant.feedback import DEFAULT_SOURCE, Feedback, Receipt
 from smallai_assistant.task import LearningTask
 from smallai_assistant.types import AudioPart, ImagePart, Message, Turn, file_part
+from smallai_assistant.validation import EVERYONE, USER
 
 if TYPE_CHECKING:
     from smallai_assistant.assistant import Assistant
@@ -34,7 +35,8 @@ def add(context: CommandContext) -> int:
         signal=args.signal,
         value=args.value,
         item=args.item,
-        source=args.source or "local",
+        source=args.source or DEFAULT_SOURCE,
+        audience=args.audience,
         may_train=not args.no_training,
         key=args.key,
     )
@@ -48,7 +50,7 @@ def add(context: CommandContext) -> int:
 
 def source_of(turn: Turn) -> str:
     """The source of feedback on a turn if none is named: the user of the turn."""
-    return turn.user_id or "local"
+    return turn.user_id or DEFAULT_SOURCE
 
 
 def report(context: CommandContext, assistant: Assistant, receipt: Receipt, *, about: str = "") -> None:
@@ -108,7 +110,7 @@ def list_feedback(context: CommandContext) -> int:
             continue
         when = local_time(row.created_at)
         state = "" if row.state == "active" else f"  ({'taken back' if row.state == 'retracted' else row.state})"
-        screen.out(f"{row.id}  {when}  {row.task}  {row.source}{state}")
+        screen.out(f"{row.id}  {when}  {row.task}  {row.source}{_for_whom(row.feedback)}{state}")
         said = f"{_said(row.feedback)}, of " if row.feedback is not None else "of "
         screen.out(f"    {_cut(said + _asked(turns.get(row.turn_id)), screen.width - 4)}")
     if not rows and not args.json:
@@ -123,6 +125,12 @@ def _row_json(row: FeedbackRow) -> dict[str, Any]:
         return {**feedback_to_json(row.feedback), "state": row.state}
     head = {"id": row.id, "turn_id": row.turn_id, "task": row.task, "source": row.source}
     return {**head, "created_at": row.created_at.isoformat(), "state": row.state}
+
+
+def _for_whom(given: Feedback | None) -> str:
+    if given is None or given.audience in (None, EVERYONE):
+        return ""
+    return f"  for {given.source if given.audience == USER else given.audience} only"
 
 
 def _said(given: Feedback) -> str:
@@ -174,13 +182,13 @@ def teach(context: CommandContext) -> int:
     """`smallai teach LABEL FILE...`."""
     args = context.args
     # A bad label raises here: once, and before the assistant is opened.
-    Feedback(LAST, correction=args.label, source=args.source)
+    Feedback(LAST, correction=args.label, source=args.source, audience=args.audience)
     with lazily(context) as assistant:
 
         def work(path: Path) -> None:
             part = file_part(check_file(path))
             task = args.task or task_to_teach(assistant(), part)
-            receipt = assistant().teach(task, part, args.label, source=args.source)
+            receipt = assistant().teach(task, part, args.label, source=args.source, audience=args.audience)
             report(context, assistant(), receipt, about=str(path))
 
         return context.for_each("file", args.files, work)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from smallai_assistant.cli.context import CommandContext
+from smallai_assistant.cli.render import count
 from smallai_assistant.cli.times import local_time
 from smallai_assistant.foreign.installed import installed_plugins
 
@@ -55,6 +57,21 @@ def plugin_rows(assistant: Assistant) -> list[dict[str, Any]]:
     for name, why in assistant.broken_plugins.items():
         by_name[name] = {"name": name, "version": "", "tasks": [], **by_name.get(name, {}), "broken": why}
     return [by_name[name] for name in sorted(by_name)]
+
+
+def users_list(context: CommandContext) -> int:
+    """`smallai users list`."""
+    with context.assistant() as assistant:
+        rows = assistant.store.users()
+    for row in rows:
+        when = datetime.fromtimestamp(row["last_at"], UTC)
+        if context.args.json:
+            context.screen.json({**row, "last_at": when.isoformat()})
+        else:
+            context.screen.out(f"{row['id']}  {count(row['n_turns'], 'turn')}, the last {local_time(when)}")
+    if not rows and not context.args.json:
+        context.screen.out("nobody was named yet: name who talks with --user")
+    return 0
 
 
 def sessions_list(context: CommandContext) -> int:

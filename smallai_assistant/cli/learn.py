@@ -194,6 +194,9 @@ def show_report(screen: Screen, report: CycleReport) -> None:
             f"note: {count(aside.n_rows, 'row')} of {aside.source!r} set aside: {aside.reason}; "
             f"--trust {shlex.quote(aside.source)} takes them"
         )
+    if report.feedback.n_personal:
+        rows = count(report.feedback.n_personal, "row")
+        screen.note(f"note: {rows} for one person or a group stay with them: no shared version learns them")
     training = report.training
     loss = f"loss {training.losses[0]:.3g} to {training.losses[-1]:.3g}, " if training.losses else ""
     tried = f"{count(len(training.trials), 'setting')} tried, " if training.trials else ""

@@ -16,7 +16,7 @@ from smallai_assistant.cli.arguments import (
 )
 from smallai_assistant.cli.completion import offer, task_names
 
-ERASED_SHAPE = '{"erased", "turns", "media", "adapters", "champions", "serving", "backups", "notices"}'
+ERASED_SHAPE = '{"erased", "turns", "media", "interactions", "adapters", "champions", "serving", "backups", "notices"}'
 _FEEDBACK_SHAPE = '{"feedback_id", "turn_id", "task", "is_new", "effect", "notices"}'
 
 
@@ -103,6 +103,7 @@ def _add_feedback_add(group: Any, common: argparse.ArgumentParser) -> None:
     add.add_argument("--value", type=real, metavar="NUMBER", help="of the signal: seconds of dwell, or 1 to 5 stars")
     add.add_argument("--item", metavar="ID", help="the item that the signal is about")
     add.add_argument("--source", metavar="NAME", help="who gives the feedback (default: the user of the turn)")
+    _add_audience(add)
     add.add_argument(
         "--no-training", action="store_true", help="use the feedback for the next turn, but in no learning cycle"
     )
@@ -126,6 +127,16 @@ def _add_teach(commands: Any, common: argparse.ArgumentParser) -> None:
     teach.add_argument("files", nargs="+", type=path, metavar="FILE", help="a picture or a recording")
     add_task_option(teach, "the task that learns; without it, the file decides")
     teach.add_argument("--source", default="local", metavar="NAME", help="who teaches (default: local)")
+    _add_audience(teach)
+
+
+def _add_audience(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--audience",
+        metavar="WHO",
+        help="whom it reaches: user (its giver alone), group:NAME, or everyone (default: user if the turn has a user, "
+        "else everyone)",
+    )
 
 
 def _add_learn(commands: Any, common: argparse.ArgumentParser) -> None:

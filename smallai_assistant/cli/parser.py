@@ -66,6 +66,9 @@ def _add_chat(commands: Any, common: argparse.ArgumentParser) -> None:
     chat.add_argument(
         "--user", metavar="USER", help="who is talking; recommendations and feedback are kept for each user"
     )
+    chat.add_argument(
+        "--group", action="append", default=[], metavar="NAME", help="a group that the user belongs to; repeatable"
+    )
     add_task_option(chat, "send every message to this task, such as text-generation; without it, the message decides")
 
 
@@ -235,6 +238,25 @@ def _add_the_rest(commands: Any, common: argparse.ArgumentParser) -> None:
         json_shape=ERASED_SHAPE,
     )
     erase.add_argument("id", metavar="ID", help="the conversation; `smallai sessions list` has the ids")
+    users = add_group(commands, "users", "the people who were named with --user")
+    add_command(
+        users,
+        "list",
+        "info:users_list",
+        "list who asked something, the latest first",
+        common,
+        json_shape='{"id", "n_turns", "last_at"}',
+    )
+    forget = add_command(
+        users,
+        "forget",
+        "erase:user",
+        "delete everything of a user permanently",
+        common,
+        note="Turns, conversations, media, feedback and interactions go, and the adapters that learned from them.",
+        json_shape=ERASED_SHAPE,
+    )
+    forget.add_argument("id", metavar="ID", help="the user; `smallai users list` has the ids")
     turns = add_group(commands, "turns", "single questions with their answers")
     listed = add_command(
         turns,

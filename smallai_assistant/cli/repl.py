@@ -91,6 +91,9 @@ def make_commands(feedback: ChatFeedback, learning: BackgroundLearning) -> dict[
         "correct": Command("/correct TEXT", "what the last answer should have been", feedback.correct),
         "label": Command("/label NAME", "what is on the last picture", feedback.label),
         "undo": Command("/undo", "take back the last of these four", feedback.undo),
+        "for": Command(
+            "/for [me|everyone|group:NAME]", "show or choose whom these four reach", feedback.choose_audience
+        ),
         "learn": Command("/learn [TASK]", "train on the feedback, in the background", learning.learn),
         "task": Command(
             "/task [NAME]", "show the tasks, or send every message to one; auto chooses again", Chat.choose

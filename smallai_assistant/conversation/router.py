@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from smallai_assistant.config import nearest
 from smallai_assistant.engines.base import EmbeddingModel, ModelSpec
-from smallai_assistant.errors import InvalidInput, ModelError, NoTaskError
+from smallai_assistant.errors import InvalidInput, ModelError, NoTaskError, nearest
 from smallai_assistant.plugin_manager import PluginManager
 from smallai_assistant.runtime import ModelRuntime
 from smallai_assistant.task import Task

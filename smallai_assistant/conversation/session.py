@@ -10,19 +10,18 @@ from typing import Any
 
 from smallai_assistant.conversation.turn_runner import Conversation, Run, Services
 from smallai_assistant.errors import AssistantError, Busy
-from smallai_assistant.feedback import Feedback, Receipt
+from smallai_assistant.feedback import DEFAULT_SOURCE, Feedback, Receipt
 from smallai_assistant.types import Content, Message, Notice, Part, TextPart, Turn
 
-DEFAULT_SOURCE = "local"  # the source of feedback in a session without a user
 _CLOSE_PATIENCE_S = 10.0  # a plugin that does not stop must not keep the caller in `close` forever
 
 
 class Session:
     """A conversation. Each turn knows the earlier ones. It makes one answer at a time."""
 
-    def __init__(self, services: Services, *, session_id: str, user_id: str | None, history: list[Turn]) -> None:
+    def __init__(self, services: Services, conversation: Conversation) -> None:
         self._services = services
-        self._conversation = Conversation(session_id, user_id, history)
+        self._conversation = conversation
         self._current: weakref.ref[Response] | None = None  # weak, so that dropping a response stops its work
 
     @property
@@ -34,6 +33,11 @@ class Session:
     def user_id(self) -> str | None:
         """The user whose conversation it is, None if no user was named."""
         return self._conversation.user_id
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The groups that the user belongs to, as the session was opened with."""
+        return self._conversation.groups
 
     @property
     def history(self) -> tuple[Turn, ...]:
@@ -73,7 +77,13 @@ class Session:
         return response
 
     def give_feedback(
-        self, turn_id: str, *, good: bool | None = None, correction: str | None = None, comment: str = ""
+        self,
+        turn_id: str,
+        *,
+        good: bool | None = None,
+        correction: str | None = None,
+        comment: str = "",
+        audience: str | None = None,
     ) -> Receipt:
         """Judges an answer. Returns after the feedback is on disk; the next turn takes it into account.
 
@@ -83,6 +93,7 @@ class Session:
             good: thumb up or thumb down.
             correction: what the answer should have been.
             comment: the reason, for people.
+            audience: whom it reaches: `user`, `group:NAME` or `everyone`; see `Feedback`.
 
         Returns:
             What was stored, and what changed at once.
@@ -92,7 +103,12 @@ class Session:
             StoreError: it could not be stored.
         """
         given = Feedback(
-            turn_id, is_good=good, correction=correction, comment=comment, source=self.user_id or DEFAULT_SOURCE
+            turn_id,
+            is_good=good,
+            correction=correction,
+            comment=comment,
+            source=self.user_id or DEFAULT_SOURCE,
+            audience=audience,
         )
         return self._services.give_feedback(given)
 
@@ -193,9 +209,18 @@ class Response:
         """
         return self.turns[-1]
 
-    def rate(self, *, good: bool | None = None, correction: str | None = None, comment: str = "") -> Receipt:
+    def rate(
+        self,
+        *,
+        good: bool | None = None,
+        correction: str | None = None,
+        comment: str = "",
+        audience: str | None = None,
+    ) -> Receipt:
         """Judges this answer; see `Session.give_feedback`."""
-        return self._session.give_feedback(self.turn.id, good=good, correction=correction, comment=comment)
+        return self._session.give_feedback(
+            self.turn.id, good=good, correction=correction, comment=comment, audience=audience
+        )
 
     def close(self) -> None:
         """Stops the computation and waits until it has stopped. The parts so far are kept and stored. Idempotent."""

@@ -56,12 +56,14 @@ class Conversation:
     """The state of a session: its user, and the turns so far, oldest first.
 
     Attributes:
+        groups: that the user belongs to.
         erasures: the counter of erasures when the history was last checked; None if it never was.
     """
 
     id: str
     user_id: str | None
     history: list[Turn]
+    groups: tuple[str, ...] = ()
     erasures: int | None = None
 
 
@@ -187,6 +189,7 @@ class Run:
             else self._services.options[task.name],
             session_id=self._conversation.id,
             user_id=self._conversation.user_id,
+            groups=self._conversation.groups,
             cancel=self._cancelled,
         )
         collected = _Collected(notices=[*self._services.first_notices(), *route.notices])

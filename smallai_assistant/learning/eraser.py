@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -14,10 +14,13 @@ from smallai_assistant.learning.feedback_service import LearningStores
 from smallai_assistant.learning.withdrawal import Withdrawn
 from smallai_assistant.runtime import ModelRuntime
 from smallai_assistant.storage.erasure import ErasedRows
+from smallai_assistant.storage.item_store import ItemStore
 from smallai_assistant.storage.repair import forget_set_aside
 from smallai_assistant.storage.sqlite_file import HISTORY
 from smallai_assistant.storage.typed_history import forget_typed
 from smallai_assistant.types import Notice
+
+_RECOMMENDATION = "recommendation"  # the task that learns from imported interactions, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,7 @@ class Erased:
         champions: those of them that served until now.
         serving: task -> the version that serves instead; None for the bare base.
         n_media: pictures and recordings that were deleted.
+        n_interactions: interactions with items that were deleted.
         backups: copies of the database that were deleted because they held the rows too, and files of a repair.
         notices: what is not done yet.
     """
@@ -42,6 +46,7 @@ class Erased:
     champions: tuple[str, ...]
     serving: dict[str, str | None]
     n_media: int = 0
+    n_interactions: int = 0
     backups: tuple[str, ...] = ()
     notices: tuple[Notice, ...] = ()
 
@@ -56,8 +61,11 @@ class Eraser:
         data_dir: holds what people typed, and what a repair set aside.
     """
 
-    def __init__(self, models: ModelRuntime, *, stores: LearningStores, memory: FastMemory, data_dir: Path) -> None:
+    def __init__(
+        self, models: ModelRuntime, *, stores: LearningStores, items: ItemStore, memory: FastMemory, data_dir: Path
+    ) -> None:
         self._models = models
+        self._items = items
         self._turns, self._feedback, self._adapters = stores.turns, stores.feedback, stores.adapters
         self._memory = memory
         self._data_dir = data_dir
@@ -109,10 +117,29 @@ class Eraser:
             notices=tuple(notices),
         )
 
+    def forget_user(self, user_id: str) -> Erased:
+        """Deletes everything of a user: turns, conversations, feedback, interactions, and what learned from them.
+
+        Repeating it after a failure goes on.
+
+        Raises:
+            StoreError: the database failed.
+        """
+        self._turns.flush()
+        turn_ids = self._turns.forget_user(user_id)
+        erased = self.erase(self._feedback.ids_from(user_id), turn_ids=turn_ids)
+        self._feedback.forget_source(user_id)
+        n_interactions = self._items.forget_user(user_id)
+        notices = erased.notices
+        if n_interactions and (champion := self._adapters.champion_id(_RECOMMENDATION)) is not None:
+            text = f"{champion} was computed from imported interactions, those of {user_id} among them: learn again."
+            notices = (*notices, Notice("interactions_in_weights", text))
+        return replace(erased, n_interactions=n_interactions, notices=notices)
+
     def _read(self, feedback_ids: list[str], turn_ids: list[str]) -> list[JudgedTurn]:
         """The judged turns before they are erased, as far as they can be read: a task needs them to forget them."""
         rows = self._feedback.rows_by_id(feedback_ids)
-        rows += [row for turn_id in turn_ids for row in self._feedback.rows(turn_id=turn_id)]
+        rows += self._feedback.rows_of_turns(turn_ids)
         given = {row.id: row.feedback for row in rows if row.feedback is not None}
         turns = self._turns.turns_by_id(sorted({row.turn_id for row in given.values()}))
         return [JudgedTurn(row, turns[row.turn_id]) for row in given.values() if row.turn_id in turns]

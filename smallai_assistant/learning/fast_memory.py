@@ -20,6 +20,7 @@ from smallai_assistant.plugin_manager import PluginManager
 from smallai_assistant.storage.feedback_store import FeedbackStore
 from smallai_assistant.task import LearningTask
 from smallai_assistant.types import Notice
+from smallai_assistant.validation import EVERYONE
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +84,8 @@ class FastMemory:
         task = self._plugins.tasks.get(name)
         if not isinstance(task, LearningTask):
             return ""
+        if not _may_know(task, judged_turn):
+            return f"noted; {name} cannot keep what it knows for some people only, so the next answers do not know it"
         with self._locks[name]:
             effect: object = task.learn_now(judged_turn)
         if not isinstance(effect, str):
@@ -145,7 +148,7 @@ class FastMemory:
                 self._serving.look_up(name)
                 retired = set(champion.retired_ids) if champion is not None else set()
                 rows = self._feedback.judged_turns(name)
-                left = [judged_turn for judged_turn in rows if judged_turn.feedback.id not in retired]
+                left = [row for row in rows if row.feedback.id not in retired and _may_know(task, row)]
                 self._plugins.call_task(name, "rebuild", lambda: task.rebuild(left), timeout_s=_REBUILD_TIMEOUT_S)
             except BaseException as error:
                 if isinstance(error, StoreError) or is_ctrl_c(error):  # not the task's fault
@@ -190,3 +193,8 @@ class FastMemory:
         failed |= {name for name in names if not self.rebuild(name)}
         text = "It no longer counts, but {} raised: until the next start it may still know, or not answer."
         return tuple(Notice("not_forgotten_yet", text.format(name)) for name in sorted(failed))
+
+
+def _may_know(task: LearningTask, judged_turn: JudgedTurn) -> bool:
+    """Whether a task is given a feedback: one that does not keep audiences apart gets only what is for everyone."""
+    return task.honours_audiences or judged_turn.audience == EVERYONE

@@ -10,9 +10,8 @@ import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from smallai_assistant.config import nearest
-from smallai_assistant.errors import AssistantError, InputTooLarge, InvalidInput
-from smallai_assistant.feedback import MAX_CORRECTION_CHARS, Feedback, JudgedTurn, Receipt
+from smallai_assistant.errors import AssistantError, InputTooLarge, InvalidInput, nearest
+from smallai_assistant.feedback import DEFAULT_SOURCE, MAX_CORRECTION_CHARS, Feedback, JudgedTurn, Receipt
 from smallai_assistant.foreign.calls import is_ctrl_c
 from smallai_assistant.learning.adapter_store import AdapterStore
 from smallai_assistant.learning.fast_memory import FastMemory
@@ -22,7 +21,7 @@ from smallai_assistant.storage.media import MAX_KEPT_MEDIA_BYTES
 from smallai_assistant.storage.turn_store import TurnStore
 from smallai_assistant.task import LearningTask
 from smallai_assistant.types import AudioPart, Content, ImagePart, Message, Notice, Turn, new_id
-from smallai_assistant.validation import canonical_key, fold_key
+from smallai_assistant.validation import EVERYONE, audience_of_user, canonical_key, fold_key, is_one_person
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +75,7 @@ class FeedbackService:
                 # What was said later still counts, and only a rebuild brings the words into their order.
                 self._memory.outdate(stored.task)
                 effect = effect if self._has_last_word(judged_turn) else SUPERSEDED
+            effect = _for_whom(judged_turn) + effect if effect else ""
         except AssistantError as error:
             failure = str(error)
         except BaseException as error:  # also SystemExit and the like: a plugin's fault must not end the program
@@ -87,8 +87,13 @@ class FeedbackService:
         notice = Notice("not_learned_yet", f"It is stored, but the next turn does not know: {failure}")
         return Receipt(stored, True, effect, (notice,) if failure else ())
 
-    def teach(self, task: str, content: Content, label: str, *, source: str = "local") -> Receipt:
+    def teach(
+        self, task: str, content: Content, label: str, *, source: str = DEFAULT_SOURCE, audience: str | None = None
+    ) -> Receipt:
         """Teaches an example that was never asked: stores a turn without an answer, and the label as its correction.
+
+        Args:
+            audience: whom it reaches; see `Feedback`.
 
         Raises:
             InvalidInput: the task does not exist, does not learn, or does not take such content.
@@ -113,7 +118,8 @@ class FeedbackService:
         )
         if label.strip() and "image" in message.modalities:  # a blank label is refused below
             label = canonical_key("label", label, MAX_CORRECTION_CHARS)
-        given = Feedback(turn.id, correction=label, source=source)  # checks the label before anything is stored
+        # Made first, because it checks the label before anything is stored.
+        given = Feedback(turn.id, correction=label, source=source, audience=audience)
         stored = self._turns.add_turn(turn)
         # An observer of turns may teach on the writer's own thread, which would wait for itself: `flush` then writes.
         self._turns.flush()
@@ -168,6 +174,16 @@ def subject_of(turn: Turn) -> tuple[str, ...]:
     """What a turn asks about: its folded words, and its pictures and recordings by their kept files."""
     files = [part.name for part in turn.request.parts if isinstance(part, (ImagePart, AudioPart))]
     return (fold_key(turn.request.text).casefold(), *files)
+
+
+def _for_whom(judged_turn: JudgedTurn) -> str:
+    """Says at the beginning of a receipt whom the feedback reaches; empty if nobody was named who could be left out."""
+    audience, user = judged_turn.audience, judged_turn.turn.user_id
+    if audience == EVERYONE:
+        return "" if user is None else "For everyone: "
+    if not is_one_person(audience):
+        return f"For the group {audience.partition(':')[2]}: "
+    return "For you alone: " if audience == audience_of_user(user) else f"For {audience.partition(':')[2]} alone: "
 
 
 def _check_kept(part: ImagePart | AudioPart) -> None:

@@ -21,6 +21,7 @@ from smallai_assistant.errors import AssistantError, Busy, Cancelled, InvalidInp
 from smallai_assistant.feedback import Adapter, AdapterStatus, Example, Score
 from smallai_assistant.filesystem import exclusive
 from smallai_assistant.foreign.calls import described, is_ctrl_c
+from smallai_assistant.learning.agreement import shared_feedback
 from smallai_assistant.learning.evaluation import Reason, ReasonKind
 from smallai_assistant.learning.feedback_service import FeedbackService, LearningStores
 from smallai_assistant.learning.preparation import EARLIER, TARGET, Cycle, call_task, prepare
@@ -45,6 +46,7 @@ class Learner:
 
     Args:
         folder: the folder for checkpoints of stopped cycles.
+        min_people: see `LearningConfig`.
     """
 
     def __init__(
@@ -55,7 +57,9 @@ class Learner:
         stores: LearningStores,
         feedback_service: FeedbackService,
         folder: Path,
+        min_people: int,
     ) -> None:
+        self._min_people = min_people
         self._plugins = plugins
         self._models = models
         self._feedback, self._adapters = stores.feedback, stores.adapters
@@ -132,7 +136,8 @@ class Learner:
         begun = time.monotonic()
         self._remove_unjudged(task.name)
         tell("screening the feedback", 0.0)
-        cycle = prepare(task, self._feedback.judged_turns(task.name), options, self._folder)
+        shared = shared_feedback(self._feedback.judged_turns(task.name), min_people=self._min_people)
+        cycle = prepare(task, shared, options, self._folder)
         tell("evaluating what serves now", 0.05)
         cycle.before = self._scores(cycle, cycle.slices, cycle.baseline, stop)
         # A plugin reports its own fraction, which may be anything.

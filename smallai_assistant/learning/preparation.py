@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from smallai_assistant.errors import AssistantError, InvalidInput, NotEnoughData, PluginError
 from smallai_assistant.feedback import Adapter, Example, JudgedTurn, Score
 from smallai_assistant.foreign.calls import described, is_ctrl_c
+from smallai_assistant.learning.agreement import SharedFeedback
 from smallai_assistant.learning.evaluation import HELD_OUT_ONE_IN, check_contamination, n_subjects, split
 from smallai_assistant.learning.quarantine import Labels
 from smallai_assistant.learning.screening import ScreenedFeedback, screen
@@ -59,6 +60,7 @@ class Cycle:
     """The state of a running cycle.
 
     Attributes:
+        shared: the feedback before screening, and what several people agreed on.
         base: what the candidate is made for.
         champion_id: the adapter that served when the cycle began; None for the bare base.
         baseline: the adapter that the candidate is compared with; None for the bare base.
@@ -73,6 +75,7 @@ class Cycle:
 
     task: LearningTask
     options: CycleOptions
+    shared: SharedFeedback
     screened: ScreenedFeedback
     base: Mapping[str, Any]
     champion_id: str | None
@@ -87,11 +90,11 @@ class Cycle:
     trials: list[Trial] = field(default_factory=list)
 
 
-def prepare(task: LearningTask, judged_turns: Sequence[JudgedTurn], options: CycleOptions, folder: Path) -> Cycle:
+def prepare(task: LearningTask, shared: SharedFeedback, options: CycleOptions, folder: Path) -> Cycle:
     """Screens the feedback, makes examples of it, and splits them into what is learned and what is evaluated.
 
     Args:
-        judged_turns: all active feedback of the task, oldest first.
+        shared: the active feedback of the task that a version for everyone may learn, oldest first.
         folder: the folder of all cycles' checkpoints.
 
     Raises:
@@ -99,8 +102,8 @@ def prepare(task: LearningTask, judged_turns: Sequence[JudgedTurn], options: Cyc
         EvalContaminated: a training example is also in the evaluation.
         PluginError: a method of the task raised.
     """
-    screened = screen(judged_turns, trusted=options.trusted, labelled=lambda turns: _labelled(task, turns))
-    cycle = _begin(task, options, screened)
+    screened = screen(shared.judged_turns, trusted=options.trusted, labelled=lambda turns: _labelled(task, turns))
+    cycle = _begin(task, options, shared, screened)
     examples = [
         _weighted(example, screened.weights)
         for example in call_task(task, "examples", lambda: task.examples(screened.judged_turns))
@@ -149,7 +152,7 @@ def call_task(task: LearningTask, method: str, call: Callable[[], T]) -> T:
         ) from error
 
 
-def _begin(task: LearningTask, options: CycleOptions, screened: ScreenedFeedback) -> Cycle:
+def _begin(task: LearningTask, options: CycleOptions, shared: SharedFeedback, screened: ScreenedFeedback) -> Cycle:
     """Decides which adapter the candidate is compared with, and which one it may start from."""
     base = base_of(task)
     champion = task.context.adapters.champion(task.name)
@@ -163,7 +166,7 @@ def _begin(task: LearningTask, options: CycleOptions, screened: ScreenedFeedback
     # Weights that learned from a row that was undone, erased or set aside since then would pass it on.
     counted = {judged_turn.feedback.id for judged_turn in screened.judged_turns}
     is_clean = champion is None or counted.issuperset(champion.feedback_ids)
-    return Cycle(task, options, screened, base, champion_id, champion, champion if is_clean else None)
+    return Cycle(task, options, shared, screened, base, champion_id, champion, champion if is_clean else None)
 
 
 def _check_enough(cycle: Cycle, target: Sequence[Example]) -> None:
@@ -180,10 +183,12 @@ def _check_enough(cycle: Cycle, target: Sequence[Example]) -> None:
     # A subject with several examples can be on both sides. Of those with one example, one in four is held out.
     are_on_both_sides = any(example.subject for example in (*cycle.training, *target))
     n_missing = max(least - n_learned, (least - n_asked) * (1 if are_on_both_sides else HELD_OUT_ONE_IN))
-    n_aside = len(screened.quarantined)
+    n_aside, n_personal = len(screened.quarantined), cycle.shared.n_personal
+    left_out = [f"{n_aside} sources are set aside"] if n_aside else []
+    left_out += [f"{n_personal} rows are not for everyone, so that no shared version learns them"] if n_personal else []
     raise NotEnoughData(
         f"{task.name}: the new feedback has {n_learned} different subjects to learn from and {n_asked} to be judged "
-        f"by; {least} of each are needed" + (f" ({n_aside} sources are set aside)" if n_aside else ""),
+        f"by; {least} of each are needed" + (f" ({'; '.join(left_out)})" if left_out else ""),
         hint=f"give feedback on about {n_missing} more; several wordings of one question count as one subject",
         n_missing=n_missing,
     )

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, TypeVar
 
 from smallai_assistant.feedback import Adapter, Example, Score
+from smallai_assistant.learning.agreement import Agreement
 from smallai_assistant.learning.evaluation import Reason, ReasonKind, SliceReport, compare, gate, subject_of
 from smallai_assistant.learning.preparation import EARLIER, TARGET, Cycle
 from smallai_assistant.storage.media import media_digest
@@ -78,12 +79,16 @@ class FeedbackSummary:
         sources: how many of them each source gave.
         taught: the most frequent right answers of each source, most frequent first.
         quarantined: what the screening set aside.
+        agreements: personal feedback that was learned, because several people gave it alike.
+        n_personal: number of rows that are for one person or a group, and were therefore not learned.
     """
 
     n_judged_turns: int = 0
     sources: Mapping[str, int] = field(default_factory=dict)
     taught: Mapping[str, tuple[Taught, ...]] = field(default_factory=dict)
     quarantined: tuple[SetAside, ...] = ()
+    agreements: tuple[Agreement, ...] = ()
+    n_personal: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +162,8 @@ class CycleReport:
             "taught": summary["taught"],
             # A list, as it was before it had named fields, so that programs that read it do not break.
             "quarantined": [[aside.source, aside.reason, aside.n_rows] for aside in self.feedback.quarantined],
+            "agreements": summary["agreements"],
+            "n_personal": summary["n_personal"],
             "n_training": training["n_new"],
             "n_replay": training["n_replay"],
             "losses": training["losses"],
@@ -191,6 +198,10 @@ class CycleReport:
                     for source, rows in table.get("taught", {}).items()
                 },
                 quarantined=tuple(SetAside(*row) for row in table.get("quarantined", ())),
+                agreements=tuple(
+                    Agreement(tuple(row["people"]), tuple(row["feedback_ids"])) for row in table.get("agreements", ())
+                ),
+                n_personal=table.get("n_personal", 0),
             ),
             training=TrainingSummary(
                 n_new=table.get("n_training", 0),
@@ -272,6 +283,8 @@ def report_of(cycle: Cycle, candidate: Adapter, after: Mapping[str, Sequence[Sco
             quarantined=tuple(
                 SetAside(found.source, found.reason, len(found.feedback_ids)) for found in cycle.screened.quarantined
             ),
+            agreements=cycle.shared.agreements,
+            n_personal=cycle.shared.n_personal,
         ),
         training=TrainingSummary(
             n_new=len(cycle.training),

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from smallai_assistant.config import nearest
 from smallai_assistant.errors import (
     Cancelled,
     InvalidInput,
     ModelInvalid,
     ModelNotFound,
     UnsafeModelFormat,
+    nearest,
 )
 from smallai_assistant.models import hub
 from smallai_assistant.models.convert import convert, needs_conversion

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from smallai_assistant.errors import InvalidInput, StoreError
-from smallai_assistant.feedback import Feedback, JudgedTurn
+from smallai_assistant.feedback import Feedback, JudgedTurn, default_audience
 from smallai_assistant.storage.database import Database
 from smallai_assistant.storage.erasure import ErasedFiles, ErasedRows, chunks, erase_rows
 from smallai_assistant.storage.media import delete_unused, has_marked, mark_unused
@@ -25,8 +25,9 @@ from smallai_assistant.types import now
 from smallai_assistant.validation import check_said
 
 State = Literal["active", "retracted", "erased"]
+FORGOTTEN = "forgotten"  # the source of erased feedback whose giver was forgotten
 # The fields of a Feedback that the database stores as one JSON text; the others have columns.
-_BODY = ("is_good", "correction", "comment", "signal", "value", "item", "is_explicit", "may_train")
+_BODY = ("is_good", "correction", "comment", "signal", "value", "item", "is_explicit", "audience", "may_train")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +67,13 @@ class FeedbackStore:
 
     Args:
         turn_store: the store of the turns, on the same `database`.
+        audience: of feedback that names none; empty for `feedback.default_audience`.
     """
 
-    def __init__(self, database: Database, turn_store: TurnStore) -> None:
+    def __init__(self, database: Database, turn_store: TurnStore, *, audience: str = "") -> None:
         self._database = database
         self._turns = turn_store
+        self._audience = audience
 
     def add(self, given: Feedback) -> tuple[Feedback, bool]:
         """Stores a feedback; it is on disk when the call returns.
@@ -100,7 +103,7 @@ class FeedbackStore:
         # Only one transaction writes at a time, so a key that `_add` does not find cannot appear before its insert.
         with self._database.write() as connection:
             for chunk in chunks(given):
-                out += _add(connection, chunk)
+                out += _add(connection, chunk, self._audience)
             # One step for each task and transaction: a reader cannot see a part of it.
             tasks = {added.feedback.task for added in out if added.is_new}
             revisions = {task: increment(connection, feedback_key(task)) for task in sorted(tasks)}
@@ -147,6 +150,20 @@ class FeedbackStore:
         with self._database.read() as connection:
             found = reader.select(connection, feedback, where, limit=limit)
         return reader.read(feedback, found, _to_feedback_row)
+
+    def rows_of_turns(self, turn_ids: Sequence[str]) -> list[FeedbackRow]:
+        """The rows about these turns that can be read, in no particular order."""
+        rows: list[sa.Row[Any]] = []
+        with self._database.read() as connection:
+            for chunk in chunks(turn_ids):
+                query = sa.select(feedback.c.id).where(feedback.c.turn_id.in_(chunk))
+                ids = list(connection.scalars(query))
+                rows += [
+                    row
+                    for part in chunks(ids)
+                    for row in rows_or_one_by_one(connection, feedback, part, sa.select(feedback))
+                ]
+        return self._database.reader.read(feedback, rows, _to_feedback_row)
 
     def judged_turns(self, task: str) -> list[JudgedTurn]:
         """The active feedback of a task, each with its turn, in the order in which it was said.
@@ -205,6 +222,18 @@ class FeedbackStore:
             done = erase_rows(connection, ids, turn_ids)
             and_then(connection, done)
         return done
+
+    def ids_from(self, source: str) -> list[str]:
+        """The ids of the feedback that a source gave and that is not erased yet."""
+        with self._database.read() as connection:
+            of_source = sa.select(feedback.c.id).where(feedback.c.source == source, feedback.c.state != "erased")
+            return list(connection.scalars(of_source))
+
+    def forget_source(self, source: str) -> None:
+        """Forgets who gave the erased feedback of a source."""
+        erased = sa.update(feedback).where(feedback.c.source == source, feedback.c.state == "erased")
+        with self._database.write() as connection:
+            connection.execute(erased.values(source=FORGOTTEN))
 
     def finish_erasure(self, *, only_unfinished: bool = False) -> ErasedFiles:
         """Deletes the files that an erasure leaves behind. Idempotent.
@@ -269,10 +298,10 @@ def feedback_from_json(row: Mapping[str, Any]) -> Feedback:
         raise InvalidInput(f"malformed feedback: {error}", hint="give what `smallai feedback export` writes") from error
 
 
-def _add(connection: sa.Connection, given: Sequence[Feedback]) -> list[Added]:
+def _add(connection: sa.Connection, given: Sequence[Feedback], audience: str) -> list[Added]:
     known = known_rows(connection, given)
     turn_ids = {row.turn_id for row in given}
-    query = sa.select(turns.c.id, turns.c.task, (turns.c.body == ERASED).label("is_erased"))
+    query = sa.select(turns.c.id, turns.c.user_id, turns.c.task, (turns.c.body == ERASED).label("is_erased"))
     found = {row.id: row for row in connection.execute(query.where(turns.c.id.in_(turn_ids)))}
     latest = _latest_times(connection, {row.task for row in found.values()})
     out: list[Added] = []
@@ -289,7 +318,8 @@ def _add(connection: sa.Connection, given: Sequence[Feedback]) -> list[Added]:
             raise InvalidInput(f"there is no turn {new.turn_id!r}", hint="use the turn_id of an answer")
         if found[new.turn_id].is_erased:
             raise InvalidInput(f"the turn {new.turn_id!r} was erased", hint="there is nothing left to judge")
-        stored = replace(new, task=str(found[new.turn_id].task))
+        turn = found[new.turn_id]
+        stored = replace(new, task=str(turn.task), audience=new.audience or audience or default_audience(turn.user_id))
         at = stored.created_at.timestamp()
         rows.append(feedback_to_row(stored))
         out.append(Added(stored, is_new=True, is_latest=at >= latest.get(stored.task, at)))

@@ -8,7 +8,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from smallai_assistant.errors import InvalidInput, StoreError
-from smallai_assistant.feedback import Feedback
+from smallai_assistant.feedback import Feedback, default_audience
 from smallai_assistant.filesystem import sync_path
 from smallai_assistant.storage.database import Database, insert_missing
 from smallai_assistant.storage.feedback_file import FeedbackLine, MediaLine, header, line_of, read_lines
@@ -157,7 +157,7 @@ class FeedbackTransfer:
 
     def _insert(self, connection: sa.Connection, page: list[FeedbackLine], done: Transfer, lines: ImportLines) -> None:
         known = set(known_rows(connection, [row.given for row in page]))
-        query = sa.select(turns.c.id, turns.c.task, (turns.c.body == ERASED).label("is_erased"))
+        query = sa.select(turns.c.id, turns.c.user_id, turns.c.task, (turns.c.body == ERASED).label("is_erased"))
         stored = connection.execute(query.where(turns.c.id.in_([row.given.turn_id for row in page]))).all()
         erased = {row.id for row in stored if row.is_erased}
         fresh: list[FeedbackLine] = []
@@ -171,12 +171,21 @@ class FeedbackTransfer:
                 known |= names
                 fresh.append(row)
         tasks = {row.id: str(row.task) for row in stored}
+        users = {row.id: row.user_id for row in stored} | {row.given.turn_id: row.turn["user_id"] for row in fresh}
         new = [row for row in fresh if row.given.turn_id not in tasks]
         # Several feedbacks may be about one turn: it is inserted once, as the first of them has it.
         new = list({row.given.turn_id: row for row in reversed(new)}.values())[::-1]
         self._insert_turns(connection, new, done, lines)
         tasks |= {row.given.turn_id: row.turn["task"] for row in new}
-        values = [feedback_to_row(row.given) | {"task": tasks[row.given.turn_id], "state": row.state} for row in fresh]
+        # A file of an earlier version names no audience.
+        given = [
+            replace(row.given, audience=row.given.audience or default_audience(users[row.given.turn_id]))
+            for row in fresh
+        ]
+        values = [
+            feedback_to_row(new) | {"task": tasks[new.turn_id], "state": row.state}
+            for new, row in zip(given, fresh, strict=True)
+        ]
         if values:
             connection.execute(sa.insert(feedback), values)
         done.n_feedback += len(fresh)

@@ -112,11 +112,21 @@ class ItemStore:
         user = fold_key(user)
         return self._select(sa.select(interactions).where(interactions.c.user_id == user), {"user_id": user})
 
-    def revision(self) -> tuple[int, int]:
-        """A counter for items and one for interactions; each changes with every write to its table."""
+    def forget_user(self, user: str) -> int:
+        """Deletes a user's interactions. Returns their number."""
+        with self._database.write() as connection:
+            of_user = interactions.c.user_id == fold_key(user)
+            n_removed = connection.execute(sa.delete(interactions).where(of_user)).rowcount
+            if n_removed:
+                increment(connection, "interactions_revision")
+                increment(connection, "interactions_removed")
+        return n_removed
+
+    def revision(self) -> tuple[int, int, int]:
+        """A counter of the writes to items, one of those to interactions, and one of the removals of interactions."""
         with self._database.read() as connection:
-            items_revision, interactions_revision = current(connection, ["items_revision", "interactions_revision"])
-        return items_revision, interactions_revision
+            found = current(connection, ["items_revision", "interactions_revision", "interactions_removed"])
+        return found[0], found[1], found[2]
 
     def _select(
         self, query: sa.Select[tuple[object, ...]], where: Mapping[str, str], after: int = 0

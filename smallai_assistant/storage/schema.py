@@ -7,6 +7,8 @@ and the fraction must survive. `validation.check_storable` enforces the lengths 
 
 from __future__ import annotations
 
+import json
+import logging
 import time
 from collections.abc import Callable
 
@@ -14,6 +16,8 @@ import sqlalchemy as sa
 
 from smallai_assistant.errors import InvalidInput
 from smallai_assistant.validation import MAX_AHEAD, canonical_key
+
+log = logging.getLogger(__name__)
 
 ERASED = "{}"  # the body of an erased feedback or turn
 metadata = sa.MetaData()
@@ -177,6 +181,31 @@ def _normalize_keys(connection: sa.Connection) -> None:
         connection.execute(sa.update(times.table).where(ahead).values({times.name: now}))
 
 
+def _name_audiences(connection: sa.Connection) -> None:
+    """Gives stored feedback its audience: what was said about a turn with a user stays with that user."""
+    query = sa.select(feedback.c.seq, feedback.c.body, turns.c.user_id).join(turns, turns.c.id == feedback.c.turn_id)
+    n_personal = 0
+    for row in connection.execute(query.where(feedback.c.body != ERASED)).all():
+        try:
+            body = json.loads(row.body)
+            known = body.setdefault("audience", "user" if row.user_id is not None else "everyone")
+        except (ValueError, RecursionError, AttributeError):  # no reader can read it either; `RowReader` names it
+            continue
+        n_personal += known == "user"
+        connection.execute(sa.update(feedback).where(feedback.c.seq == row.seq).values(body=json.dumps(body)))
+    if n_personal:
+        log.warning(
+            "feedback now has an audience: %d rows about turns with a user reach that user only; rows about turns "
+            "without a user reach everyone",
+            n_personal,
+        )
+
+
 # One function for each schema version. A database at version n gets the functions after the n-th in one transaction.
 # A released function never changes: a later version adds one.
-MIGRATIONS: list[Callable[[sa.Connection], None]] = [_create_first, _create_learning, _normalize_keys]
+MIGRATIONS: list[Callable[[sa.Connection], None]] = [
+    _create_first,
+    _create_learning,
+    _normalize_keys,
+    _name_audiences,
+]

@@ -186,6 +186,20 @@ class TurnStore:
             of_session = turns.c.session_id == session_id
             return list(connection.scalars(sa.select(turns.c.id).where(of_session, turns.c.body != ERASED)))
 
+    def forget_user(self, user_id: str) -> list[str]:
+        """Forgets whose sessions a user's were. Returns the ids of the user's turns that are not erased yet."""
+        with self._database.write() as connection:
+            connection.execute(sa.update(sessions).where(sessions.c.user_id == user_id).values(user_id=None))
+            return list(connection.scalars(sa.select(turns.c.id).where(turns.c.user_id == user_id)))
+
+    def users(self) -> list[dict[str, Any]]:
+        """Everybody who asked something: dicts with id, n_turns and last_at (seconds since 1970), the latest first."""
+        last_at = sa.func.max(turns.c.created_at).label("last_at")
+        query = sa.select(turns.c.user_id.label("id"), sa.func.count().label("n_turns"), last_at)
+        query = query.where(turns.c.user_id.is_not(None)).group_by(turns.c.user_id).order_by(last_at.desc())
+        with self._database.read() as connection:
+            return [dict(row._mapping) for row in connection.execute(query)]
+
     def not_erased(self, ids: Sequence[str]) -> set[str]:
         """The ids among these whose turns are erased are left out; a turn that is not stored yet stays."""
         erased: set[str] = set()

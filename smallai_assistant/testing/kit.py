@@ -15,7 +15,7 @@ from pathlib import Path
 
 from smallai_assistant import types
 from smallai_assistant.assistant import Assistant
-from smallai_assistant.config import nearest
+from smallai_assistant.errors import nearest
 from smallai_assistant.plugin_manager import PluginManager
 from smallai_assistant.task import LearningTask, Task
 from smallai_assistant.testing.declarations import (

@@ -176,7 +176,7 @@ while True:
 
 def test_items_and_interactions(database: Database) -> None:
     store = ItemStore(database)
-    assert store.revision() == (0, 0)
+    assert store.revision() == (0, 0, 0)
     store.add_items([Item("a", "A", "text", {"year": 1979}), Item("b", "B")])
     store.add_items([Item("a", "A2")])
     assert [(item.id, item.title) for item in store.items()] == [("a", "A2"), ("b", "B")]

@@ -113,7 +113,7 @@ def test_a_write_that_fails_midway_keeps_nothing(store: ItemStore) -> None:
         store.add_items([Item("a", "A"), Item("b", "B", metadata={"x": object()})])
     assert store.interactions() == []
     assert store.items() == []
-    assert store.revision() == (0, 0)
+    assert store.revision() == (0, 0, 0)
     store.add_interactions([Interaction("ada", "c")])
     assert [interaction.item for interaction in store.interactions(after=0)] == ["c"]
     assert store.interactions(after=1) == []  # the failed rows do not count

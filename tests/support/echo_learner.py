@@ -124,5 +124,5 @@ def correct(assistant: Assistant, n: int = 20, *, source: str = "local", first: 
     ids = []
     for number in range(first, first + n):
         response = assistant.ask(f"say {number}", task="echo", user_id=source)
-        ids.append(response.rate(correction=f"SAY {number}").feedback.id)
+        ids.append(response.rate(correction=f"SAY {number}", audience="everyone").feedback.id)
     return ids

@@ -40,14 +40,14 @@ def judged_turn_of(
     Args:
         at: time of the answer and of the feedback, in seconds since 1970.
         shown: the ids of the items in the answer.
-        said: the other arguments of `Feedback`.
+        said: the other arguments of `Feedback`. It is for everyone unless it names an audience.
     """
     when = datetime.fromtimestamp(at, UTC)
     response = tuple(ItemPart(item, f"Title {item}", 1.0, "") for item in shown)
     request = Message((TextPart(ANYTHING),))
     turn = Turn(turn_id or f"{user} {at}", session, user, TASK, request, response, when)
-    source = said.pop("source", user or "local")
-    return JudgedTurn(Feedback(turn.id, source=source, created_at=when, task=TASK, **said), turn)
+    said = {"source": user or "local", "audience": "everyone", **said}
+    return JudgedTurn(Feedback(turn.id, created_at=when, task=TASK, **said), turn)
 
 
 def index_of(memory: FeedbackMemory) -> Index:

@@ -28,11 +28,11 @@ def codes(response: Response) -> set[str]:
 
 
 def give(assistant: Assistant, user: str | None, **said: Any) -> str:
-    """Gives one feedback on a new answer and returns what it changed."""
+    """Gives one feedback for everyone on a new answer, and returns what it changed."""
     turn = ask(assistant, user=user, k=5).turn
-    receipt = assistant.give_feedback(Feedback(turn.id, **{"source": user or "local", **said}))
+    receipt = assistant.give_feedback(Feedback(turn.id, **{"source": user or "local", "audience": "everyone", **said}))
     assert receipt.notices == ()
-    return receipt.effect
+    return receipt.effect.removeprefix("For everyone: ")
 
 
 class ObservedLock:
