@@ -21,7 +21,8 @@ from typing import Any, Literal
 import platformdirs
 
 from smallai_assistant.errors import ConfigError, InvalidInput, nearest
-from smallai_assistant.validation import checked_audience, shown
+from smallai_assistant.learning_config import LearningConfig as LearningConfig
+from smallai_assistant.validation import shown
 
 APP = "smallai"
 
@@ -48,20 +49,6 @@ class ModelsConfig:
     image: str = "auto"
     zero_shot_image: str = ""
     speech: str = "auto"
-
-
-@dataclass(frozen=True, slots=True)
-class LearningConfig:
-    """How feedback is learned.
-
-    Attributes:
-        default_audience: of feedback that names none: `user`, `group:NAME` or `everyone`; empty for `user` if the turn
-            has a user, else `everyone`.
-        min_people: a version that serves everyone learns personal feedback only if so many people gave it alike.
-    """
-
-    default_audience: str = ""
-    min_people: int = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +102,6 @@ class AssistantConfig:
         # NaN fails the chain, too. A wait of more than a year overflows the clocks of some systems.
         if not 0.0 <= self.answer_timeout_s <= 3e7:
             raise ConfigError(f"answer_timeout_s is {self.answer_timeout_s}", hint="give seconds; 0 sets no limit")
-        if not 2 <= self.learning.min_people <= 1000:
-            raise ConfigError(f"learning.min_people is {shown(self.learning.min_people)}", hint="give 2 to 1000")
-        if self.learning.default_audience:
-            try:
-                checked_audience(self.learning.default_audience)
-            except InvalidInput as error:
-                raise ConfigError(f"learning.default_{error.message}", hint=error.hint) from error
 
 
 def load_config(path: Path | None = None, **overrides: Any) -> AssistantConfig:

@@ -219,3 +219,30 @@ def test_a_folder_may_be_a_string() -> None:
     with pytest.raises(ConfigError, match=r"data_dir is 3") as caught:
         AssistantConfig(data_dir=3)  # type: ignore[arg-type]
     assert caught.value.hint == "give a path"
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        ({"when": "24:00"}, "when"),
+        ({"when": "3:00"}, "when"),
+        ({"when": "always"}, "when"),
+        ({"min_new_feedback": 0}, "min_new_feedback"),
+        ({"budget_minutes": 0.0}, "budget_minutes"),
+        ({"budget_minutes": float("nan")}, "budget_minutes"),
+        ({"max_versions": 2}, "max_versions"),
+        ({"max_versions_mb": 0}, "max_versions_mb"),
+    ],
+)
+def test_wrong_settings_of_learning_are_named(values: dict[str, Any], name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"learning\.{name} is") as caught:
+        load_config(learning=values)
+    assert caught.value.hint
+
+
+def test_cycles_start_by_hand_unless_a_time_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_config().learning.when == "manual"
+    monkeypatch.setenv("SMALLAI_LEARNING__WHEN", "03:30")
+    monkeypatch.setenv("SMALLAI_LEARNING__MIN_NEW_FEEDBACK", "5")
+    learning = load_config().learning
+    assert (learning.when, learning.min_new_feedback) == ("03:30", 5)
