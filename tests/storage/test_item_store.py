@@ -98,6 +98,15 @@ def test_only_writes_change_the_revision(store: ItemStore) -> None:
     assert changed() == (True, False)
 
 
+def test_a_forgotten_user_has_no_interactions(store: ItemStore) -> None:
+    store.add_interactions([Interaction("ada", "a"), Interaction("bob", "b"), Interaction("ada", "c")])
+    before = store.revision()
+    assert store.forget_user(" ada ") == 2
+    assert [row.user for row in store.interactions()] == ["bob"]
+    assert [now - then for then, now in zip(before, store.revision(), strict=True)] == [0, 1, 1]
+    assert store.forget_user("ada") == 0
+
+
 def test_a_write_that_fails_midway_keeps_nothing(store: ItemStore) -> None:
     def rows() -> Iterator[Any]:
         yield Interaction("ada", "a")

@@ -17,6 +17,7 @@ from smallai_assistant import (
     LearningTask,
     Request,
     Score,
+    TaskContext,
     TextPart,
     Training,
 )
@@ -24,6 +25,24 @@ from support.scripted import ScriptedPlugin
 
 OWN_PLUGINS = ("chat", "image", "speech", "recommend")
 N_STEPS = 8
+
+
+class Phrases:
+    """What to answer to what is heard."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, str] = {}
+
+    def replace(self, judged_turns: Sequence[JudgedTurn]) -> None:
+        self.answers = {}
+        for judged_turn in judged_turns:
+            if judged_turn.feedback.correction not in (None, "crash"):
+                self.add(judged_turn)
+
+    def add(self, judged_turn: JudgedTurn) -> None:
+        right = judged_turn.feedback.correction
+        assert right is not None
+        self.answers[_heard(judged_turn.turn.request.parts)] = right
 
 
 class Echo(LearningTask):
@@ -41,33 +60,34 @@ class Echo(LearningTask):
     title: ClassVar[str] = "says what it hears"
     accepts: ClassVar[Any] = (frozenset({"text"}), frozenset({"image"}))
     primary_metric: ClassVar[str] = "right words"
+    honours_audiences: ClassVar[bool] = True
 
     def __init__(self, *, learns: bool = True, at_step: Callable[[int], object] = lambda step: None) -> None:
         self.learns = learns
         self.at_step = at_step
         self.begun_at: list[int] = []
-        self._memory: dict[str, str] = {}
+
+    def setup(self, context: TaskContext) -> None:
+        super().setup(context)
+        self.memories = context.memory_per_audience(Phrases)
 
     def run(self, request: Request, models: Any) -> Iterator[Any]:
         adapter = self.context.adapters.champion(self.name)
         heard = _heard(request.message.parts)
         yield Details({"adapter": adapter.id if adapter else None})
-        yield TextPart(self._memory.get(heard) or self._answer(heard, adapter))
+        yield TextPart(self.memories.of(request.audiences).answers.get(heard) or self._answer(heard, adapter))
 
     def learn_now(self, judged_turn: JudgedTurn) -> str:
         if judged_turn.feedback.correction is None:
             return ""
         if judged_turn.feedback.correction == "crash":  # lets a test see a fault of the task
             raise RuntimeError("boom")
-        self._memory[_heard(judged_turn.turn.request.parts)] = judged_turn.feedback.correction
+        self.memories.add(judged_turn)
         heard = _heard(judged_turn.turn.request.parts)
         return f"{heard!r} is answered with {judged_turn.feedback.correction!r} from now on"
 
     def rebuild(self, judged_turns: Sequence[JudgedTurn]) -> None:
-        self._memory = {}
-        for judged_turn in judged_turns:
-            if judged_turn.feedback.correction not in (None, "crash"):
-                self.learn_now(judged_turn)
+        self.memories.replace(judged_turns)
 
     def base(self) -> Mapping[str, Any]:
         return {"model": "echo-1"}

@@ -18,6 +18,7 @@ from smallai_assistant import InvalidInput, ModelSpec
 from smallai_assistant.errors import ModelInvalid
 from smallai_speech import SpeechModel, WhisperEngine
 from smallai_speech.engine import TASK
+from smallai_speech.spectrogram import Window
 from smallai_speech.transcribe import Segment, transcribe
 from smallai_speech.vad import Span
 from smallai_speech.window import DecodeOptions, Run, Stopped, cut_at_times
@@ -59,7 +60,7 @@ def test_estimated_and_measured_bytes_agree(tiny: Path, tiny_model: SpeechModel)
 def test_a_window_has_at_most_30_s(tiny_model: SpeechModel) -> None:
     for n_samples in (0, 30 * RATE + 1):
         with pytest.raises(ValueError, match="a window has"):
-            tiny_model.decode(np.zeros(n_samples, np.float32), DecodeOptions("en"))
+            tiny_model.decode(Window(np.zeros(n_samples, np.float32)), DecodeOptions("en"))
 
 
 def test_sampling_is_repeatable(tiny_model: SpeechModel) -> None:
@@ -67,9 +68,9 @@ def test_sampling_is_repeatable(tiny_model: SpeechModel) -> None:
 
     options = DecodeOptions("en", beam_size=1, temperature=1.0)
     torch.manual_seed(5)
-    first = tiny_model.decode(clip(1), options)
+    first = tiny_model.decode(Window(clip(1)), options)
     state = torch.random.get_rng_state()
-    second = tiny_model.decode(clip(1), options)
+    second = tiny_model.decode(Window(clip(1)), options)
     assert first == second
     assert torch.equal(state, torch.random.get_rng_state())  # the random state of the process did not change
 
@@ -78,7 +79,7 @@ def test_cancel_stops_within_a_window(tiny_model: SpeechModel) -> None:
     cancel = threading.Event()
     cancel.set()
     with pytest.raises(Stopped):
-        tiny_model.decode(clip(1), DecodeOptions("en"), cancel=cancel)
+        tiny_model.decode(Window(clip(1)), DecodeOptions("en"), cancel=cancel)
 
 
 def test_a_multilingual_model_detects_languages(tmp_path: Path, tiny_model: SpeechModel) -> None:
@@ -188,9 +189,10 @@ def test_long_recordings_are_decoded_window_by_window(tiny_model: SpeechModel) -
     class Watched:
         languages = tiny_model.languages
         prompt_fits = tiny_model.prompt_fits
+        loudest = tiny_model.loudest
 
-        def decode(self, window: np.ndarray, options: DecodeOptions, *, cancel: Any) -> Any:
-            decoded.append(len(window))
+        def decode(self, window: Window, options: DecodeOptions, *, cancel: Any) -> Any:
+            decoded.append(len(window.samples))
             return decode(window, options, cancel=cancel)
 
     parts = list(transcribe(Watched(), samples, [Span(0, len(samples))], DecodeOptions("en", beam_size=1)))  # type: ignore[arg-type]
@@ -209,7 +211,8 @@ def test_half_precision_gives_the_same_words(models_dir: Path) -> None:
         assert on_gpu.n_bytes < 0.6 * on_cpu.n_bytes
         for options in (DecodeOptions("en"), DecodeOptions("en", word_timestamps=True)):
             texts = [
-                "".join(piece.text for piece in model.decode(clip(4), options).pieces) for model in (on_cpu, on_gpu)
+                "".join(piece.text for piece in model.decode(Window(clip(4)), options).pieces)
+                for model in (on_cpu, on_gpu)
             ]
             assert normalized_words(texts[0]) == normalized_words(texts[1])
     finally:

@@ -18,6 +18,7 @@ from smallai_assistant import Assistant, AudioPart, InvalidInput, Response, Segm
 from smallai_assistant.errors import InputTooLarge, InvalidAudio
 from smallai_speech import SpeechModel, SpeechOptions
 from smallai_speech.engine import TASK
+from smallai_speech.spectrogram import Window
 
 
 def segments(response: Response) -> list[SegmentPart]:
@@ -131,9 +132,9 @@ def decoded_windows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     windows: list[int] = []
     decode = SpeechModel.decode
 
-    def counted(self: SpeechModel, samples: np.ndarray, *args: Any, **options: Any) -> Any:
-        windows.append(len(samples))
-        return decode(self, samples, *args, **options)
+    def counted(self: SpeechModel, window: Window, *args: Any, **options: Any) -> Any:
+        windows.append(len(window.samples))
+        return decode(self, window, *args, **options)
 
     monkeypatch.setattr(SpeechModel, "decode", counted)
     return windows

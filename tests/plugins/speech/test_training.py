@@ -23,6 +23,8 @@ from smallai_assistant.errors import AdapterMismatch, Cancelled, TrainingFailed
 from smallai_speech import SpeechModel
 from smallai_speech.engine import TASK
 from smallai_speech.lora import openai_name, read_deltas, transformers_name
+from smallai_speech.spectrogram import Window
+from smallai_speech.window import DecodeOptions
 
 
 @pytest.fixture
@@ -153,8 +155,6 @@ def test_an_adapter_serves_only_its_requests(
     tiny: Assistant, clips: list[Example], tmp_path: Path, merged_ids: Callable[[SpeechModel], list[str]]
 ) -> None:
 
-    from smallai_speech.window import DecodeOptions
-
     _, folder = train_tiny(tiny, clips, tmp_path)
     _inflate(folder)
     adapter = adapter_in(folder)
@@ -162,8 +162,8 @@ def test_an_adapter_serves_only_its_requests(
     options = DecodeOptions("en", beam_size=1)
     with lease(tiny) as model:
         shared = {name: weight.clone() for name, weight in model.network.state_dict().items()}
-        base = model.decode(samples, options)
-        with_adapter = model.decode(samples, replace(options, adapter=adapter))
+        base = model.decode(Window(samples), options)
+        with_adapter = model.decode(Window(samples), replace(options, adapter=adapter))
         assert with_adapter != base
         results: dict[int, Any] = {}
         threads = [
@@ -177,7 +177,7 @@ def test_an_adapter_serves_only_its_requests(
         assert [results[i] for i in range(8)] == [with_adapter, base] * 4
         assert all((shared[name] == weight).all() for name, weight in model.network.state_dict().items())
         model.retire_adapter("a")
-        model.decode(samples, replace(options, adapter=replace(adapter, id="b")))
+        model.decode(Window(samples), replace(options, adapter=replace(adapter, id="b")))
         assert merged_ids(model) == ["b"]
 
 
@@ -186,7 +186,7 @@ def adapter_in(folder: Path) -> Adapter:
 
 
 def _decode_into(results: dict[int, Any], i: int, model: SpeechModel, samples: Any, options: Any) -> None:
-    results[i] = model.decode(samples, options)
+    results[i] = model.decode(Window(samples), options)
 
 
 def _inflate(folder: Path) -> None:
@@ -200,8 +200,6 @@ def _inflate(folder: Path) -> None:
 @pytest.mark.parametrize("spoil", ["cut", "shape", "layer", "config"])
 def test_an_unfit_adapter_is_a_mismatch(tiny: Assistant, clips: list[Example], tmp_path: Path, spoil: str) -> None:
     from safetensors.torch import load_file, save_file
-
-    from smallai_speech.window import DecodeOptions
 
     _, folder = train_tiny(tiny, clips[:1], tmp_path, deadline=time.monotonic() - 1)
     path = folder / "adapter_model.safetensors"
@@ -217,4 +215,4 @@ def test_an_unfit_adapter_is_a_mismatch(tiny: Assistant, clips: list[Example], t
         save_file({name.replace("layers.0", "layers.7"): weight for name, weight in tensors.items()}, path)
     adapter = adapter_in(folder)
     with lease(tiny) as model, pytest.raises(AdapterMismatch):
-        model.decode(np.zeros(16_000, np.float32), DecodeOptions("en", adapter=adapter))
+        model.decode(Window(np.zeros(16_000, np.float32)), DecodeOptions("en", adapter=adapter))

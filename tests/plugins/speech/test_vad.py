@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.speech import NO_SPEECH, NOISE, RATE, clip
 
 from smallai_speech.silero import CHUNK, speech_probabilities
-from smallai_speech.vad import Activity, n_frames_of
+from smallai_speech.vad import Activity, Span, n_frames_of
 
 
 @pytest.mark.parametrize("name", NO_SPEECH)
@@ -44,27 +44,25 @@ def test_a_long_pause_holds_no_speech() -> None:
     assert len(clip(1)) + 19 * RATE <= second.start <= len(clip(1)) + 21 * RATE
 
 
-@given(pauses=st.lists(st.floats(0.0, 40.0), min_size=1, max_size=6), longest_s=st.sampled_from([5.0, 12.0, 30.0]))
+@given(pauses=st.lists(st.floats(0.0, 40.0), min_size=1, max_size=6))
 @settings(max_examples=15, deadline=None)
-def test_short_windows_hold_all_speech(pauses: list[float], longest_s: float) -> None:
+def test_clips_hold_all_speech(pauses: list[float]) -> None:
     parts = [part for pause in pauses for part in (np.zeros(int(pause * RATE), np.float32), clip(0))]
     activity = Activity(np.concatenate(parts))
-    windows = activity.windows(longest_s)
-    assert all(0 < window.n_samples <= longest_s * RATE for window in windows)
-    assert all(before.end <= after.start for before, after in pairwise(windows))
+    clips = activity.clips()
+    assert all(before.end <= after.start for before, after in pairwise(clips))
     for span in activity.spans:
-        held = sum(max(0, min(span.end, window.end) - max(span.start, window.start)) for window in windows)
-        assert held == span.n_samples
+        assert any(clip.start <= span.start and span.end <= clip.end for clip in clips)
 
 
-def test_a_long_speech_is_cut_in_pauses() -> None:
-    speech, pause = clip(0), np.zeros(RATE // 2, np.float32)
-    samples = np.concatenate([speech, pause] * 8) + 1e-4 * np.resize(NOISE, 8 * (len(speech) + len(pause)))
-    windows = Activity(samples.astype(np.float32)).windows()
-    assert len(windows) >= 2
-    for window in windows[:-1]:
-        into = window.end % (len(speech) + len(pause))
-        assert into > len(speech) - RATE // 4 or into < RATE // 4
+@pytest.mark.parametrize("end_s", [1.0, 8.0, 14.0, 60.0])
+def test_a_cut_keeps_all_speech_in_order(end_s: float) -> None:
+    pause = np.zeros(2 * RATE, np.float32)
+    activity = Activity(np.concatenate([clip(1), pause, clip(4), pause, clip(1)]))
+    whole = Span(activity.spans[0].start, activity.spans[-1].end)
+    parts = activity.cut(whole, int(end_s * RATE))
+    assert all(before.end <= after.start for before, after in pairwise(parts))
+    assert sum(activity.voiced_s(part) for part in parts) == pytest.approx(activity.voiced_s(whole), abs=0.1)
 
 
 def test_frames_of_another_detector_count() -> None:
@@ -93,7 +91,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("smallai_speech.silero._BLOCK_CHUNKS", 10)
 
 
-@pytest.mark.parametrize(("pause_s", "n_windows"), [(2.0, 1), (6.0, 2)])
-def test_a_long_pause_begins_a_window(pause_s: float, n_windows: int) -> None:
+@pytest.mark.parametrize(("pause_s", "n_clips"), [(2.0, 1), (12.0, 2)])
+def test_a_long_pause_begins_a_clip(pause_s: float, n_clips: int) -> None:
     samples = np.concatenate([clip(4), np.zeros(int(pause_s * RATE), np.float32), clip(4)])
-    assert len(Activity(samples).windows()) == n_windows
+    assert len(Activity(samples).clips()) == n_clips
