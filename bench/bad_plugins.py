@@ -99,7 +99,7 @@ BAD = {
     ),
     "name of another plugin": Bad(task(), label="good (z-bad 1.0)", entry_points="good = bad_plugin:plugin"),
     "task of another plugin": Bad(
-        task().replace('"bad"', '"text-generation"'), label="zz", entry_points="zz = bad_plugin"
+        task().replace('"bad"', '"text-generation"'), label="zz", entry_points="zz = bad_plugin:plugin"
     ),
     "entry points malformed": Bad(task(), label="z-bad 1.0", entry_points="bad"),
     "registration hangs": Bad(task().replace("register(Bad())", FOR_EVER)),

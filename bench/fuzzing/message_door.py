@@ -69,9 +69,12 @@ class Messages(Door):
         return [(["hello", ImagePart(data=_HEADS[1])], {}, {"correction": "no", "key": None})]
 
     def make(self, rng: Random) -> Any:
+        # Most parts are taken as they are, so that many messages come to the task and to the database.
         parts = [self._part(rng) for _ in range(rng.choice((0, 1, 1, 1, 2, 5)))]
+        if rng.random() < 0.7:
+            parts = [part for part in parts if isinstance(part, (str, TextPart, ImagePart))] or [text(rng)]
         content = parts[0] if len(parts) == 1 and rng.random() < 0.5 else parts
-        options = mutate_json(rng, _OPTIONS) if rng.random() < 0.4 else {}
+        options = mutate_json(rng, _OPTIONS) if rng.random() < 0.2 else {}
         said: dict[str, Any] = {"correction": text(rng), "comment": text(rng)}
         if rng.random() < 0.5:
             said |= {"stars": rng.choice((1, 5, 0, 6, float("nan")))}
@@ -90,7 +93,7 @@ class Messages(Door):
                 lambda: LabelPart(text(rng), integer(rng), rng.choice((0.5, float("nan"), 2.0))),
                 lambda: SegmentPart(text(rng), rng.choice((0.0, -1.0, float("inf"))), 1.0),
                 lambda: ItemPart(text(rng), text(rng), rng.choice((0.5, float("nan"))), text(rng)),
-                lambda: TextPart(value(rng)),
+                lambda: TextPart(value(rng) if rng.random() < 0.3 else long),
             )
         )()
 

@@ -32,6 +32,33 @@ stop = ["a", "b"]
 [tasks."image-classification"]
 top_k = 0x5
 """
+# Values that some key takes: what is right by itself comes further than what is not TOML.
+_FITTING = (
+    '"auto"',
+    '"cuda:1"',
+    '"none"',
+    '"int8"',
+    "0",
+    "1",
+    "2000",
+    "0.5",
+    "1e3",
+    "inf",
+    "nan",
+    "true",
+    "[]",
+    "['x']",
+    "[1, 2]",
+    "'~/x'",
+    "'~nosuchuser/x'",
+    '""',
+    '"a\\u0000b"',
+    "{}",
+    "{ x = 1 }",
+    "1979-05-27",
+    "-1",
+    "99999999999",
+)
 _TOKENS = (
     "[",
     "]",
@@ -90,10 +117,10 @@ class Config(Door):
         lines = _FILE.splitlines()
         for _ in range(rng.choice((1, 1, 2, 3))):
             at = rng.randrange(len(lines))
-            kind = rng.randrange(6)
-            if kind == 0:
+            kind = rng.randrange(9)
+            if kind == 0 or kind > 5:
                 key = lines[at].partition("=")[0]
-                lines[at] = f"{key}= {_value(rng)}"
+                lines[at] = f"{key}= {_value(rng) if kind == 0 else rng.choice(_FITTING)}"
             elif kind == 1:
                 lines.insert(at, rng.choice(lines))
             elif kind == 2:

@@ -34,6 +34,7 @@ _UNSAFE_SUFFIXES = frozenset({".bin", ".pkl", ".pickle", ".pt", ".pth", ".ckpt",
 # If one of these is in the folder, loaders do not open the unsafe files.
 _SAFE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
 _MAX_RANK = 16  # of a tensor; models have five
+_TENSOR_KEYS = {"dtype", "shape", "data_offsets"}
 # Limits of other files that a loader reads, by their suffix. The longest chat templates have 30 kB; the largest
 # vocabulary of SentencePiece, of Gemma 3, has 5 MB.
 _MAX_BYTES = {".jinja": 2**20, ".model": MAX_VOCABULARY_BYTES, ".tiktoken": MAX_VOCABULARY_BYTES}
@@ -182,6 +183,9 @@ def read_safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _checked_tensor(entry: dict[str, Any]) -> tuple[int, int]:
+    # Under another key anything could stand, such as lists that are nested too deep for the library.
+    if entry.keys() != _TENSOR_KEYS:
+        raise ValueError(f"a tensor has the keys {sorted(entry)}"[:200])
     start, end = entry["data_offsets"]
     n_bits = _DTYPE_BITS[entry["dtype"]]
     shape = entry["shape"]

@@ -73,6 +73,7 @@ def test_a_safetensors_file_cut_anywhere_is_invalid(folder: Path) -> None:
         {"a": tensor(0, 48, [12]), "b": tensor(0, 48, [12])},
         {"a": tensor(0, 16, [4]), "b": tensor(32, 48, [4])},
         {"a": {"dtype": "F32"}},
+        {"a": tensor(0, 48, [12]) | {"more": [[]]}},
         {"a": 3},
         [1, 2],
         b"{" * 5000,
