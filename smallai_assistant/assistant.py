@@ -20,11 +20,14 @@ from smallai_assistant.engines.transformers_vision import TransformersVisionEngi
 from smallai_assistant.errors import Cancelled, InvalidInput
 from smallai_assistant.feedback import DEFAULT_SOURCE, Adapter, Feedback, Receipt
 from smallai_assistant.learning.adapter_store import AdapterStore
+from smallai_assistant.learning.cycle_history import CycleHistory
 from smallai_assistant.learning.eraser import Erased, Eraser
 from smallai_assistant.learning.fast_memory import FastMemory
 from smallai_assistant.learning.feedback_service import FeedbackService, LearningStores
-from smallai_assistant.learning.learner import CycleOptions, Learner, LearningJob
+from smallai_assistant.learning.learner import CycleOptions, Learner
+from smallai_assistant.learning.learning_job import LearningJob
 from smallai_assistant.learning.report import CycleReport
+from smallai_assistant.learning.schedule import LearningSchedule
 from smallai_assistant.learning.serving_adapters import ServingAdapters
 from smallai_assistant.models.catalog import Catalog
 from smallai_assistant.plugin_manager import CLOSE_TIMEOUT_S, PluginManager
@@ -56,6 +59,7 @@ class Assistant:
         adapters: the versions that were learned, and which of them serves.
         catalog: the models that can be pulled, and those that were.
         models: the models in memory.
+        schedule: starts learning cycles by itself; `schedule.status()` says what each task waits for.
         router: chooses the task of a message.
 
     Raises:
@@ -91,22 +95,17 @@ class Assistant:
         self._serving = ServingAdapters(self.adapters)
         self._plugins = PluginManager(disabled=self.config.disabled_plugins, extra=plugins, folder=self.config.data_dir)
         self.catalog = Catalog(self.config.models_dir)
-        engines = [
-            *self._plugins.engines.values(),  # before ours, so that a plugin can replace an engine
-            TransformersEngine(),
-            TransformersVisionEngine(),
-            SentenceTransformersEngine(),
-        ]
+        own = [TransformersEngine(), TransformersVisionEngine(), SentenceTransformersEngine()]
         self.models = ModelRuntime(
             self.catalog,
-            engines,
+            [*self._plugins.engines.values(), *own],  # theirs first, so that a plugin can replace an engine
             device=self.config.device,
             memory_budget_mb=self.config.memory_budget_mb,
             on_progress=on_progress,
         )
         options = self._plugins.options_of_tasks(self.config.tasks)
         self._plugins.set_up_tasks({name: self._context_of(name, values) for name, values in options.items()})
-        stores = LearningStores(turns=self.store, feedback=self.feedback, adapters=self.adapters)
+        stores = LearningStores(self.store, self.feedback, self.adapters, CycleHistory(self._database))
         memory = FastMemory(self._plugins, self.feedback, self._serving)
         self._feedback_service = FeedbackService(self._plugins, stores, memory)
         self._eraser = Eraser(
@@ -120,14 +119,11 @@ class Assistant:
             stores=stores,
             feedback_service=self._feedback_service,
             folder=self.config.data_dir / "learning",
-            min_people=self.config.learning.min_people,
+            config=self.config.learning,
         )
-        self.router = Router(
-            self._plugins,
-            self.models,
-            embedding=ModelSpec(self.config.models.embedding, task="feature-extraction"),
-            threshold=self.config.intent_threshold,
-        )
+        self.schedule = LearningSchedule(self._learner, stores, self._plugins.tasks, self.config.learning)
+        embedding = ModelSpec(self.config.models.embedding, task="feature-extraction")
+        self.router = Router(self._plugins, self.models, embedding=embedding, threshold=self.config.intent_threshold)
         self._services = Services(
             router=self.router,
             models=self.models,
@@ -372,6 +368,7 @@ class Assistant:
             return
         self._is_closed = True
         # The reverse of the order in `__init__`: each part may use the parts that are closed after it.
+        self.schedule.close()
         self._learner.close()
         self.store.close()
         self._plugins.close()  # observers are told of the last turns while everything they may ask is open

@@ -13,7 +13,7 @@ from smallai_assistant.task import LearningTask
 if TYPE_CHECKING:
     from smallai_assistant.assistant import Assistant
     from smallai_assistant.cli.conversation import Chat
-    from smallai_assistant.learning.learner import LearningJob
+    from smallai_assistant.learning.learning_job import LearningJob
 
 
 class BackgroundLearning:

@@ -16,7 +16,7 @@ from smallai_assistant.cli.context import CommandContext, check_writable
 from smallai_assistant.cli.render import Screen, count
 from smallai_assistant.cli.streams import end_process
 from smallai_assistant.errors import AssistantError, InvalidInput, NotEnoughData
-from smallai_assistant.learning.learner import LearningJob
+from smallai_assistant.learning.learning_job import LearningJob
 from smallai_assistant.learning.preparation import CycleOptions
 from smallai_assistant.task import LearningTask
 

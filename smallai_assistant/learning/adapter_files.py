@@ -12,10 +12,12 @@ import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from smallai_assistant.errors import AdapterMismatch, IntegrityError, InvalidInput, StoreError, StoreFull
+from smallai_assistant.feedback import Adapter
 from smallai_assistant.filesystem import sync_path, write_atomically
 from smallai_assistant.models.files import file_sha256, read_safetensors_header
 
@@ -113,6 +115,47 @@ def seal(work: Path, target: Path, manifest: Mapping[str, Any]) -> None:
     except OSError as error:
         kind = StoreFull if error.errno == errno.ENOSPC else StoreError
         raise kind(f"{target.name} could not be written: {error.strerror}") from error
+
+
+def read_version(row: Any, folder: Path) -> Adapter:
+    """Reads the manifest of a version. `check_files` reads the other files.
+
+    Args:
+        row: of the table `adapters`.
+
+    Raises:
+        IntegrityError: the manifest is missing or has changed.
+    """
+    try:
+        if file_sha256(folder / MANIFEST) != row.manifest_sha256:
+            raise damaged(row.id, "its manifest has changed")
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+    except OSError as error:
+        raise damaged(row.id, "its manifest is missing") from error
+    report = json.loads(row.report)
+    return Adapter(
+        id=row.id,
+        task=row.task,
+        kind=manifest["kind"],
+        folder=folder,
+        base=manifest["base"],
+        files=manifest["files"],
+        created_at=datetime.fromisoformat(manifest["created_at"]),
+        status=row.status,
+        parent=manifest["parent"],
+        feedback_ids=tuple(manifest["feedback_ids"]),
+        retired_ids=tuple(report.get("retired_ids", ())),
+        report=report,
+    )
+
+
+def size_of(folder: Path) -> int:
+    """The bytes of all files in a folder; 0 if it does not exist."""
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # another process may delete it at the same time
+            total += path.stat().st_size if path.is_file() else 0
+    return total
 
 
 def check_files(adapter_id: str, folder: Path, files: Mapping[str, str]) -> None:

@@ -12,6 +12,7 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,10 @@ from smallai_assistant.learning.adapter_files import (
     MANIFEST,
     check_files,
     checked_files,
-    damaged,
     held_folder,
+    read_version,
     seal,
+    size_of,
     sweep,
 )
 from smallai_assistant.learning.champions import (
@@ -39,9 +41,11 @@ from smallai_assistant.learning.champions import (
     previous_of,
     task_of,
 )
+from smallai_assistant.learning.pruning import Limits, Pruned, to_prune
 from smallai_assistant.learning.withdrawal import (
     REASON,
     Withdrawn,
+    hand_down,
     inherited,
     is_tainted,
     learned_from_erased,
@@ -301,14 +305,27 @@ class AdapterStore:
             task = task_of(connection, adapter_id)
             if champion_of(connection, task) == adapter_id:
                 raise InvalidInput(f"{adapter_id} serves {task}", hint="roll back first")
-            connection.execute(sa.delete(learned).where(learned.c.adapter_id == adapter_id))
-            connection.execute(sa.delete(adapters).where(adapters.c.id == adapter_id))
+            self._remove_row(connection, adapter_id)
         return self.delete_files(adapter_id)
+
+    def prune(self, task: str, limits: Limits, *, now: float | None = None) -> Pruned:
+        """Deletes versions of a task until the rest is within the limits; see `to_prune`."""
+        now = datetime.now(UTC).timestamp() if now is None else now
+        with self._database.write() as connection:
+            chosen = to_prune(connection, task, self._folder, limits, now=now)
+            for adapter_id in chosen.ids:
+                self._remove_row(connection, adapter_id)
+        return replace(chosen, n_bytes=sum(map(self.delete_files, chosen.ids)))
+
+    def _remove_row(self, connection: sa.Connection, adapter_id: str) -> None:
+        hand_down(connection, adapter_id, self._folder)
+        connection.execute(sa.delete(learned).where(learned.c.adapter_id == adapter_id))
+        connection.execute(sa.delete(adapters).where(adapters.c.id == adapter_id))
 
     def delete_files(self, adapter_id: str) -> int:
         """Deletes the folder of a version whose row is gone. Returns the bytes freed."""
         folder = self._folder / adapter_id  # without a row: if a kill leaves some of it, the next start sweeps that
-        n_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        n_bytes = size_of(folder)
         shutil.rmtree(folder, ignore_errors=True)
         return n_bytes
 
@@ -359,28 +376,7 @@ class AdapterStore:
             return None
 
     def _read(self, row: sa.Row[Any]) -> Adapter:
-        folder = self._folder / row.id
-        try:
-            if file_sha256(folder / MANIFEST) != row.manifest_sha256:
-                raise damaged(row.id, "its manifest has changed")
-            manifest = json.loads((folder / MANIFEST).read_bytes())
-        except OSError as error:
-            raise damaged(row.id, "its manifest is missing") from error
-        report = json.loads(row.report)
-        return Adapter(
-            id=row.id,
-            task=row.task,
-            kind=manifest["kind"],
-            folder=folder,
-            base=manifest["base"],
-            files=manifest["files"],
-            created_at=datetime.fromisoformat(manifest["created_at"]),
-            status=row.status,
-            parent=manifest["parent"],
-            feedback_ids=tuple(manifest["feedback_ids"]),
-            retired_ids=tuple(report.get("retired_ids", ())),
-            report=report,
-        )
+        return read_version(row, self._folder / row.id)
 
     def _free_id(self, wanted: str) -> str:
         # The same files added twice within a second would get the same id.

@@ -14,6 +14,7 @@ from smallai_assistant.errors import AssistantError, InputTooLarge, InvalidInput
 from smallai_assistant.feedback import DEFAULT_SOURCE, MAX_CORRECTION_CHARS, Feedback, JudgedTurn, Receipt
 from smallai_assistant.foreign.calls import is_ctrl_c
 from smallai_assistant.learning.adapter_store import AdapterStore
+from smallai_assistant.learning.cycle_history import CycleHistory
 from smallai_assistant.learning.fast_memory import FastMemory
 from smallai_assistant.plugin_manager import PluginManager
 from smallai_assistant.storage.feedback_store import FeedbackStore
@@ -38,6 +39,7 @@ class LearningStores:
     turns: TurnStore
     feedback: FeedbackStore
     adapters: AdapterStore
+    cycles: CycleHistory
 
 
 class FeedbackService:

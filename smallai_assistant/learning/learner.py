@@ -13,6 +13,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,12 +23,15 @@ from smallai_assistant.feedback import Adapter, AdapterStatus, Example, Score
 from smallai_assistant.filesystem import exclusive
 from smallai_assistant.foreign.calls import described, is_ctrl_c
 from smallai_assistant.learning.agreement import shared_feedback
+from smallai_assistant.learning.cycle_history import RunningCycle
 from smallai_assistant.learning.evaluation import Reason, ReasonKind
 from smallai_assistant.learning.feedback_service import FeedbackService, LearningStores
 from smallai_assistant.learning.preparation import EARLIER, TARGET, Cycle, call_task, prepare
 from smallai_assistant.learning.preparation import CycleOptions as CycleOptions
 from smallai_assistant.learning.promotion import Promoter
+from smallai_assistant.learning.pruning import Limits
 from smallai_assistant.learning.report import CycleReport, report_of
+from smallai_assistant.learning_config import LearningConfig
 from smallai_assistant.plugin_manager import PluginManager
 from smallai_assistant.runtime import ModelRuntime
 from smallai_assistant.task import LearningTask, Training
@@ -38,7 +42,7 @@ OnProgress = Callable[[str, float], None]
 # Each retired row costs one more answer of the candidate. Older rows stay in the fast memory until a later cycle.
 _MAX_RETIRED_AT_ONCE = 200
 # `close` waits this long for a cycle to reach its next step; a step of training takes a few seconds.
-_CLOSE_PATIENCE_S = 10.0
+CLOSE_PATIENCE_S = 10.0
 
 
 class Learner:
@@ -46,7 +50,7 @@ class Learner:
 
     Args:
         folder: the folder for checkpoints of stopped cycles.
-        min_people: see `LearningConfig`.
+        config: how many people must agree, and how many versions are kept.
     """
 
     def __init__(
@@ -57,12 +61,13 @@ class Learner:
         stores: LearningStores,
         feedback_service: FeedbackService,
         folder: Path,
-        min_people: int,
+        config: LearningConfig,
     ) -> None:
-        self._min_people = min_people
+        self._min_people = config.min_people
+        self._limits = Limits.of(config)
         self._plugins = plugins
         self._models = models
-        self._feedback, self._adapters = stores.feedback, stores.adapters
+        self._feedback, self._adapters, self._history = stores.feedback, stores.adapters, stores.cycles
         self._feedback_service = feedback_service
         self._promoter = Promoter(plugins, models, adapters=stores.adapters, feedback_service=feedback_service)
         self._folder = folder
@@ -96,19 +101,22 @@ class Learner:
         """
         tell, stop = on_progress or (lambda *_: None), cancel or threading.Event()
         task = self._feedback_service.learning_task(name)
-        # A file lock, because another process may share the data directory.
-        with exclusive(self._folder / ".lock", timeout_s=0.0, other="another learning cycle runs"):
+        with self._alone():
             self._idle.clear()
             self._stop = stop
             try:
-                return self._run(task, options or CycleOptions(), stop, tell)
+                with self._history.recorded(name) as attempt:
+                    report = attempt.report = self._run(task, options or CycleOptions(), stop, tell)
+                with contextlib.suppress(StoreError):  # the report counts; the next cycle prunes again
+                    self._adapters.prune(name, self._limits)
+                return report
             finally:
                 self._idle.set()
 
     def close(self) -> None:
         """Stops the running cycle and waits up to 10 seconds for its end."""
         self._stop.set()
-        self._idle.wait(_CLOSE_PATIENCE_S)
+        self._idle.wait(CLOSE_PATIENCE_S)
 
     def drop_checkpoints(self) -> None:
         """Deletes the checkpoints of stopped cycles, because they may hold what was erased.
@@ -116,10 +124,18 @@ class Learner:
         A running cycle keeps its own: it checks for erased rows before it ends.
         """
         try:
-            with exclusive(self._folder / ".lock", timeout_s=0.0, other="a learning cycle runs"):
+            with self._alone():
                 _drop_folders(self._folder)
         except Busy:
             log.info("checkpoints stay: a learning cycle runs, and checks for erased rows before it ends")
+
+    def running(self) -> RunningCycle | None:
+        """The cycle that runs, in this process or another one that shares the data directory."""
+        cycle = self._history.running()
+        if cycle is not None:
+            with contextlib.suppress(Busy), self._alone():
+                return None  # it was killed
+        return cycle
 
     def promote(self, adapter_id: str, *, force: bool = False, reason: str = "promoted by hand") -> Adapter:
         """Makes an adapter the champion; see `Promoter.promote`."""
@@ -131,6 +147,10 @@ class Learner:
     def rollback(self, name: str, *, to: str | None = None) -> Adapter | None:
         """Lets an earlier version serve again. Returns it; None for the bare base."""
         return self._promoter.rollback(name, to=to)
+
+    def _alone(self) -> AbstractContextManager[None]:
+        """Keeps cycles out for a block. A file lock, because another process may share the data directory."""
+        return exclusive(self._folder / ".lock", timeout_s=0.0, other="another learning cycle runs")
 
     def _run(self, task: LearningTask, options: CycleOptions, stop: threading.Event, tell: OnProgress) -> CycleReport:
         begun = time.monotonic()
@@ -318,58 +338,6 @@ class Learner:
         report = replace(report, is_promoted=True)
         self._adapters.judge(candidate.id, "approved", report.to_json())
         return report
-
-
-class LearningJob:
-    """A learning cycle on a background thread; chat continues meanwhile.
-
-    Attributes:
-        what: what the cycle does now, for people.
-        fraction: the share that is done, in [0, 1].
-    """
-
-    def __init__(self, learner: Learner, name: str, options: CycleOptions) -> None:
-        self.what, self.fraction = "waiting", 0.0
-        self._cancel = threading.Event()
-        self._report: CycleReport | None = None
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(
-            target=self._work, args=(learner, name, options), name=f"learn-{name}", daemon=True
-        )
-        self._thread.start()
-
-    @property
-    def is_running(self) -> bool:
-        """Whether the cycle has not ended."""
-        return self._thread.is_alive()
-
-    def cancel(self) -> None:
-        """Asks the cycle to stop at the next step; its checkpoints stay."""
-        self._cancel.set()
-
-    def result(self, timeout_s: float | None = None) -> CycleReport:
-        """Waits for the report.
-
-        Raises:
-            Busy: the cycle still runs after `timeout_s`.
-            AssistantError: the error that ended the cycle; see `Assistant.learn`.
-        """
-        self._thread.join(timeout_s)
-        if self._thread.is_alive():
-            raise Busy("the cycle still runs", hint="wait longer")
-        if self._error is not None:
-            raise self._error
-        assert self._report is not None
-        return self._report
-
-    def _work(self, learner: Learner, name: str, options: CycleOptions) -> None:
-        try:
-            self._report = learner.learn(name, options, cancel=self._cancel, on_progress=self._tell)
-        except BaseException as error:  # `result` raises it on the thread that waits
-            self._error = error
-
-    def _tell(self, what: str, fraction: float) -> None:
-        self.what, self.fraction = what, fraction
 
 
 def _in_order(cycle: Cycle, row_ids: set[str]) -> tuple[str, ...]:

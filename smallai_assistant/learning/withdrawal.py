@@ -60,6 +60,24 @@ def inherited(connection: sa.Connection, started_from: str | None) -> list[str]:
     return sorted(connection.scalars(query))
 
 
+def hand_down(connection: sa.Connection, adapter_id: str, folder: Path) -> None:
+    """Records what a version learned for those that began with it, before its row goes.
+
+    Only versions of an earlier program need it: after it goes, nothing else tells what they learned from it.
+    """
+    heirs = [
+        heir
+        for heir in connection.scalars(sa.select(adapters.c.id)).all()
+        if heir != adapter_id and _began_with(folder / heir) == adapter_id
+    ]
+    known = sa.select(learned.c.feedback_id).where(learned.c.adapter_id == sa.bindparam("of"))
+    rows = connection.scalars(known, {"of": adapter_id}).all() if heirs else []
+    for heir in heirs:
+        own = set(connection.scalars(known, {"of": heir}))
+        if new := [{"adapter_id": heir, "feedback_id": row_id} for row_id in rows if row_id not in own]:
+            connection.execute(sa.insert(learned), new)
+
+
 def with_descendants(connection: sa.Connection, ids: Collection[str], folder: Path) -> list[tuple[str, str]]:
     """These versions and those whose training began with one of them: id and task, oldest first."""
     found = set(ids)

@@ -16,7 +16,7 @@ from smallai_assistant.errors import InvalidInput
 from smallai_assistant.storage.media import digests_in, mark_unused
 from smallai_assistant.storage.revisions import ERASURES, feedback_key, increment
 from smallai_assistant.storage.row_reader import rows_or_one_by_one
-from smallai_assistant.storage.schema import ERASED, adapters, feedback, learned, turns
+from smallai_assistant.storage.schema import ERASED, FAILURE_PREFIX, adapters, feedback, learned, meta, turns
 
 IDS_PER_STATEMENT = 400  # a statement binds up to two values for each; older builds of SQLite allow 999
 T = TypeVar("T")
@@ -85,6 +85,7 @@ def erase_rows(connection: sa.Connection, feedback_ids: Iterable[str] = (), turn
     for task in sorted(done.tasks):
         increment(connection, feedback_key(task))
     increment(connection, ERASURES)
+    connection.execute(sa.delete(meta).where(meta.c.key.startswith(FAILURE_PREFIX, autoescape=True)))
     return done
 
 

@@ -20,9 +20,11 @@ from smallai_assistant.validation import MAX_AHEAD, canonical_key
 log = logging.getLogger(__name__)
 
 ERASED = "{}"  # the body of an erased feedback or turn
+# Begins the keys of `meta` that say why a cycle failed: the error of a plugin may quote what is erased later.
+FAILURE_PREFIX = "cycle_failure:"
 metadata = sa.MetaData()
-# `schema_version` is how many migrations were applied. The other keys are counters of writes, see `revisions`, and what
-# an erasure has yet to delete, see `erasure`.
+# `schema_version` is how many migrations were applied. The other keys are counters of writes, see `revisions`, what an
+# erasure has yet to delete, see `erasure`, and the last learning cycles, see `cycle_history`.
 meta = sa.Table("meta", metadata, sa.Column("key", sa.String(64), primary_key=True), sa.Column("value", sa.Text))
 
 sessions = sa.Table(

@@ -1,0 +1,209 @@
+"""What became of the last learning cycle of each task, and which one runs: kept in the database for every process."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from smallai_assistant.errors import AssistantError, Cancelled, NotEnoughData, StoreError
+from smallai_assistant.learning.report import CycleReport
+from smallai_assistant.storage.database import Database, upsert
+from smallai_assistant.storage.revisions import ERASURES, current
+from smallai_assistant.storage.schema import FAILURE_PREFIX, feedback, meta, turns
+
+log = logging.getLogger(__name__)
+
+_PREFIX, _RUNNING = "cycle:", "cycle_running"
+
+CycleOutcome = Literal["promoted", "approved", "refused", "too_little", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class CycleRecord:
+    """How the last cycle of a task ended. A cycle that was stopped leaves no record: it goes on where it ended.
+
+    Attributes:
+        at: when it began, in seconds since 1970.
+        outcome: the decision of the gate; `too_little` if there was too little to learn from; `failed` after any other
+            error.
+        reasons: of the gate, sentences for people.
+        error: the code of the error; empty if there was none.
+        failure: the error's message; empty if there was none, or if anything was erased since.
+        adapter_id: the version that it made; None if it made none.
+        tried_up_to: the feedback that it saw: rows up to this `seq`.
+        learned_up_to: the same of the last cycle that was not `too_little`. The rows since then still count as new.
+        n_missing: about how many more rows than it saw are needed, after `too_little`.
+    """
+
+    task: str
+    at: float
+    outcome: CycleOutcome
+    seconds: float = 0.0
+    reasons: tuple[str, ...] = ()
+    error: str = ""
+    failure: str = ""
+    adapter_id: str | None = None
+    tried_up_to: int = 0
+    learned_up_to: int = 0
+    n_missing: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as JSON."""
+        return {**asdict(self), "reasons": list(self.reasons)}
+
+
+@dataclass(frozen=True, slots=True)
+class RunningCycle:
+    """A cycle that has begun, in this process or another.
+
+    Attributes:
+        at: when it began, in seconds since 1970.
+    """
+
+    task: str
+    at: float
+
+
+@dataclass(slots=True)
+class Attempt:
+    """A cycle that is being recorded.
+
+    Attributes:
+        report: set it when the cycle has ended with a decision.
+    """
+
+    task: str
+    at: float
+    up_to: int
+    n_erasures: int
+    report: CycleReport | None = None
+    begun: float = field(default_factory=time.monotonic)
+
+
+class CycleHistory:
+    """The last cycle of each task. Thread-safe; several processes may share it."""
+
+    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
+        self._database = database
+        self._clock = clock
+
+    @contextmanager
+    def recorded(self, task: str) -> Iterator[Attempt]:
+        """Records how the cycle in the block ends. The caller holds the lock of the cycles."""
+        attempt = self._begin(task)
+        try:
+            yield attempt
+        except BaseException as error:
+            if isinstance(error, Exception) and not isinstance(error, Cancelled):
+                self._end(attempt, _failure(attempt, error))
+            else:  # it was stopped, and the next one goes on from its checkpoint
+                self._end(attempt, None)
+            raise
+        assert attempt.report is not None
+        self._end(attempt, _success(attempt, attempt.report))
+
+    def last(self, task: str) -> CycleRecord | None:
+        """How the last cycle of a task ended; None if none has ended yet."""
+        with self._database.read() as connection:
+            return _read(connection, task)
+
+    def running(self) -> RunningCycle | None:
+        """The cycle that began and did not end; it may have been killed."""
+        with self._database.read() as connection:
+            value = connection.scalar(sa.select(meta.c.value).where(meta.c.key == _RUNNING))
+        return None if value is None else RunningCycle(**json.loads(value))
+
+    def ids_after(self, task: str, seq: int) -> set[str]:
+        """The active feedback of a task that was stored after a row."""
+        query = sa.select(feedback.c.id).where(
+            feedback.c.task == task, feedback.c.state == "active", feedback.c.seq > seq
+        )
+        with self._database.read() as connection:
+            return set(connection.scalars(query))
+
+    def last_turn_at(self) -> float:
+        """When the last turn was answered or taught, by any process, in seconds since 1970; 0 without a turn."""
+        with self._database.read() as connection:
+            at = connection.scalar(sa.select(turns.c.created_at).order_by(turns.c.seq.desc()).limit(1))
+        return float(at or 0.0)
+
+    def _begin(self, task: str) -> Attempt:
+        with self._database.write() as connection:
+            up_to = connection.scalar(sa.select(sa.func.max(feedback.c.seq)).where(feedback.c.task == task)) or 0
+            attempt = Attempt(task, self._clock(), int(up_to), current(connection, [ERASURES])[0])
+            value = json.dumps({"task": task, "at": attempt.at})
+            upsert(connection, meta, [{"key": _RUNNING, "value": value}], key="key")
+        return attempt
+
+    def _end(self, attempt: Attempt, record: CycleRecord | None) -> None:
+        try:
+            with self._database.write() as connection:
+                connection.execute(sa.delete(meta).where(meta.c.key == _RUNNING))
+                if record is not None:
+                    self._write(connection, attempt, record)
+        except StoreError as error:  # the result of the cycle counts, whether it could be noted or not
+            log.warning("the end of the cycle of %s could not be recorded: %s", attempt.task, error)
+
+    def _write(self, connection: sa.Connection, attempt: Attempt, record: CycleRecord) -> None:
+        table = record.to_json()
+        if record.outcome == "too_little":
+            before = _read(connection, attempt.task)
+            table["learned_up_to"] = 0 if before is None else before.learned_up_to
+        rows = [{"key": _key(_PREFIX, attempt.task), "value": json.dumps({**table, "failure": ""})}]
+        failure_key = _key(FAILURE_PREFIX, attempt.task)
+        connection.execute(sa.delete(meta).where(meta.c.key == failure_key))
+        # An erasure drops the sentences about failures, and one that came meanwhile would have dropped this one.
+        if record.failure and current(connection, [ERASURES])[0] == attempt.n_erasures:
+            rows.append({"key": failure_key, "value": record.failure})
+        upsert(connection, meta, rows, key="key")
+
+
+def _success(attempt: Attempt, report: CycleReport) -> CycleRecord:
+    return CycleRecord(
+        attempt.task,
+        attempt.at,
+        report.outcome,
+        seconds=time.monotonic() - attempt.begun,
+        reasons=tuple(map(str, report.reasons)),
+        adapter_id=report.adapter_id,
+        tried_up_to=attempt.up_to,
+        learned_up_to=attempt.up_to,
+    )
+
+
+def _failure(attempt: Attempt, error: Exception) -> CycleRecord:
+    is_too_little = isinstance(error, NotEnoughData)
+    return CycleRecord(
+        attempt.task,
+        attempt.at,
+        "too_little" if is_too_little else "failed",
+        seconds=time.monotonic() - attempt.begun,
+        error=error.code if isinstance(error, AssistantError) else "internal",
+        failure=error.message if isinstance(error, AssistantError) else repr(error),
+        tried_up_to=attempt.up_to,
+        learned_up_to=attempt.up_to,
+        n_missing=max(1, getattr(error, "n_missing", None) or 1) if is_too_little else 0,
+    )
+
+
+def _key(prefix: str, task: str) -> str:
+    # The key of `meta` has 64 characters, and a task's name up to 128.
+    return f"{prefix}{hashlib.sha256(task.encode()).hexdigest()[:32]}"
+
+
+def _read(connection: sa.Connection, task: str) -> CycleRecord | None:
+    keys = [_key(prefix, task) for prefix in (_PREFIX, FAILURE_PREFIX)]
+    values = {row.key: row.value for row in connection.execute(sa.select(meta).where(meta.c.key.in_(keys)))}
+    if keys[0] not in values:
+        return None
+    known = {found.name for found in fields(CycleRecord)}  # a later version of the program may have stored more
+    table = {name: content for name, content in json.loads(values[keys[0]]).items() if name in known}
+    return CycleRecord(**{**table, "reasons": tuple(table["reasons"]), "failure": values.get(keys[1], "")})
