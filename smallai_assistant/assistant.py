@@ -136,6 +136,8 @@ class Assistant:
             answer_timeout_s=self.config.answer_timeout_s,
             refresh=memory.refresh,
             notices_of=memory.notices,
+            feedback=self.feedback,
+            set_aside=self._serving.set_aside,
         )
         self._is_closed = False
 

@@ -348,8 +348,8 @@ class Request:
         message: what the user said.
         history: the session's earlier turns, of all tasks, oldest first.
         options: an instance of the task's `options_type`: the configuration and the options of the call, checked.
-        user_id: who asks; None if nobody was named.
-        groups: the groups that the asker belongs to.
+        user_id, groups: who asks, None if nobody was named, and the groups of that person.
+        is_bare: whether it asks what would be said if nothing had been learned.
         cancel: set when the caller no longer wants the answer; check it between steps.
     """
 
@@ -359,12 +359,13 @@ class Request:
     session_id: str
     user_id: str | None = None
     groups: tuple[str, ...] = ()
+    is_bare: bool = False
     cancel: threading.Event = field(default_factory=threading.Event)
 
     @property
     def audiences(self) -> frozenset[str]:
         """What the asker belongs to. Feedback may be used if its `JudgedTurn.audience` is among them."""
-        return audiences_of(self.user_id, self.groups)
+        return frozenset() if self.is_bare else audiences_of(self.user_id, self.groups)
 
 
 def _part_of(content: str | Path | Part) -> Part:

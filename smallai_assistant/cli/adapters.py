@@ -1,4 +1,4 @@
-"""`smallai adapters`: lists, shows, compares, promotes, rolls back, verifies and removes what was learned."""
+"""`smallai adapters`: lists, shows, compares, promotes, rolls back, verifies, prunes and removes what was learned."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from smallai_assistant.cli.context import CommandContext, check_writable
 from smallai_assistant.cli.learn import show_figures, write_report_page
 from smallai_assistant.cli.render import count, size
 from smallai_assistant.errors import InvalidInput, nearest
+from smallai_assistant.learning.pruning import Limits
 from smallai_assistant.learning.report import CycleReport
 
 if TYPE_CHECKING:
@@ -219,6 +220,27 @@ def remove(context: CommandContext) -> int:
                 context.screen.out(f"{adapter_id}: removed, {size(n_bytes)} freed")
 
         return context.for_each("id", context.args.ids, work)
+
+
+def prune(context: CommandContext) -> int:
+    """`smallai adapters prune [TASK]`: deletes old versions beyond the limits."""
+    args, screen = context.args, context.screen
+    with context.assistant() as assistant:
+        known = sorted({version.task for version in assistant.adapters.versions()})
+        if args.task is not None and args.task not in {*known, *assistant.tasks}:
+            raise InvalidInput(f"there is no task {args.task!r}", hint=nearest(args.task, known))
+        limits = Limits.of(assistant.config.learning, keep=args.keep, max_mb=args.max_mb)
+        done = {task: assistant.adapters.prune(task, limits) for task in known if args.task in (None, task)}
+    for task, pruned in done.items():
+        if args.json:
+            figures = {"n_bytes_freed": pruned.n_bytes, "n_kept": pruned.n_kept, "n_bytes_kept": pruned.n_bytes_kept}
+            screen.json({"task": task, "removed": list(pruned.ids), **figures})
+            continue
+        kept = f"{count(pruned.n_kept, 'version')} with {size(pruned.n_bytes_kept)} kept"
+        screen.out(f"{task}: {len(pruned.ids):,} removed, {size(pruned.n_bytes)} freed; {kept}")
+    if not done and not args.json:
+        screen.out("nothing was learned yet")
+    return 0
 
 
 def _all_ids(assistant: Assistant, task: str | None = None) -> list[str]:

@@ -42,7 +42,7 @@ def add(context: CommandContext) -> int:
     )
     # Made before the assistant is opened, so that a wrong value is reported at once.
     with context.assistant() as assistant:
-        turn = _latest_turn(assistant) if args.turn_id == LAST else assistant.store.turn(args.turn_id)
+        turn = latest_turn(assistant) if args.turn_id == LAST else assistant.store.turn(args.turn_id)
         receipt = assistant.give_feedback(replace(given, turn_id=turn.id, source=args.source or source_of(turn)))
         report(context, assistant, receipt)
     return 0
@@ -91,7 +91,12 @@ def _later(assistant: Assistant, given: Feedback) -> str:
     return f"noted; it counts at the next `smallai learn {given.task}`"
 
 
-def _latest_turn(assistant: Assistant) -> Turn:
+def latest_turn(assistant: Assistant) -> Turn:
+    """The latest turn that was asked.
+
+    Raises:
+        InvalidInput: there is none.
+    """
     # Not simply the latest turn of the database: what was taught is stored as turns, too.
     for row in conversations(assistant, limit=1):
         return assistant.store.turns(row["id"], limit=1)[0]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smallai_assistant.cli.context import CommandContext, check_writable
+from smallai_assistant.cli.learning_status import status
 from smallai_assistant.cli.render import Screen, count
 from smallai_assistant.cli.streams import end_process
 from smallai_assistant.errors import AssistantError, InvalidInput, NotEnoughData
@@ -41,6 +42,8 @@ _MAX_CHANGES = 4
 def learn(context: CommandContext) -> int:
     """`smallai learn [TASK]`."""
     args, screen = context.args, context.screen
+    if args.status:
+        return status(context)
     if args.report is not None:
         # Several tasks would write their pages over each other.
         if args.task is None:

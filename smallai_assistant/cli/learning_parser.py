@@ -153,6 +153,7 @@ def _add_learn(commands: Any, common: argparse.ArgumentParser) -> None:
             "smallai learn",
             "smallai learn text-generation --budget-minutes 30 --report cycle.html",
             "smallai learn text-generation --without-erased",
+            "smallai learn --status",
         ],
         json_shape='the report: {"task", "adapter_id", "outcome", "reasons", "slices": [{"name", "n", "before", '
         '"after"}]} and more',
@@ -161,6 +162,11 @@ def _add_learn(commands: Any, common: argparse.ArgumentParser) -> None:
         "task", nargs="?", metavar="TASK", help="the task (default: every task with new feedback)"
     )
     offer(task, task_names)
+    learn.add_argument(
+        "--status",
+        action="store_true",
+        help="start nothing: show what serves, the new feedback, how the last cycle ended, and when the next may start",
+    )
     learn.add_argument("--budget-minutes", type=minutes, metavar="M", help="end the training after M minutes")
     learn.add_argument(
         "--report", type=path, metavar="FILE.html", help="write a report of the cycle to this page; needs a TASK"
@@ -226,5 +232,31 @@ def _add_adapters(commands: Any, common: argparse.ArgumentParser) -> None:
     rollback.add_argument("--to", metavar="ID", help="let this version serve; `none` is the bare model")
     verify = add_command(group, "verify", "adapters:verify", "compare the files of versions with their hashes", common)
     verify.add_argument("ids", nargs="*", metavar="ID", help="the versions to check (default: all)")
+    prune = add_command(
+        group,
+        "prune",
+        "adapters:prune",
+        "remove old versions beyond the limits of the configuration",
+        common,
+        note="Those that never served go first, then the oldest. The version that serves, the one that a rollback goes "
+        "to, the newest, and what served within the last hour stay.",
+        json_shape='{"task", "removed", "n_bytes_freed", "n_kept", "n_bytes_kept"}',
+    )
+    offer(
+        prune.add_argument("task", nargs="?", metavar="TASK", help="the task (default: every task with versions)"),
+        task_names,
+    )
+    prune.add_argument(
+        "--keep",
+        type=whole_number(1, 10_000),
+        metavar="N",
+        help="keep at most N versions of a task (default: learning.max_versions)",
+    )
+    prune.add_argument(
+        "--max-mb",
+        type=whole_number(1, 2**40),
+        metavar="M",
+        help="keep at most M megabytes of a task (default: learning.max_versions_mb)",
+    )
     remove = add_command(group, "remove", "adapters:remove", "remove versions that do not serve", common)
     remove.add_argument("ids", nargs="+", metavar="ID", help="the versions to remove")

@@ -238,6 +238,20 @@ def _add_the_rest(commands: Any, common: argparse.ArgumentParser) -> None:
         json_shape=ERASED_SHAPE,
     )
     erase.add_argument("id", metavar="ID", help="the conversation; `smallai sessions list` has the ids")
+    why = add_command(
+        commands,
+        "why",
+        "why:why",
+        "say what an answer came from",
+        common,
+        description="Say which feedback an answer used and whose it is, which version answered, and what the model "
+        "answers without what was learned.",
+        json_shape='{"turn_id", "task", "model", "adapter", "part", "causes": [{"feedback_id", "source", "audience", '
+        '"question", "right", "similarity", "verdict", "counts"}], "answer", "bare_answer", "notices"}',
+    )
+    why.add_argument("turn_id", metavar="TURN_ID", help="the `turn_id` of the answer, or `last` for the latest answer")
+    why.add_argument("--user", metavar="USER", help="who wants to know (default: the user of the turn)")
+    why.add_argument("--group", action="append", default=[], metavar="NAME", help="a group of the user; repeatable")
     users = add_group(commands, "users", "the people who were named with --user")
     add_command(
         users,

@@ -12,6 +12,7 @@ from smallai_assistant.cli.background_learning import BackgroundLearning
 from smallai_assistant.cli.chat_feedback import ChatFeedback
 from smallai_assistant.cli.context import CommandContext
 from smallai_assistant.cli.conversation import AUTO, Chat, Command
+from smallai_assistant.cli.why import of_last_answer
 
 if TYPE_CHECKING:
     from smallai_assistant.assistant import Assistant
@@ -91,6 +92,7 @@ def make_commands(feedback: ChatFeedback, learning: BackgroundLearning) -> dict[
         "correct": Command("/correct TEXT", "what the last answer should have been", feedback.correct),
         "label": Command("/label NAME", "what is on the last picture", feedback.label),
         "undo": Command("/undo", "take back the last of these four", feedback.undo),
+        "why": Command("/why", "what the last answer came from", of_last_answer),
         "for": Command(
             "/for [me|everyone|group:NAME]", "show or choose whom these four reach", feedback.choose_audience
         ),

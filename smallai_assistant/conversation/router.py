@@ -50,6 +50,10 @@ class Router:
         self._lock = threading.Lock()
         self._examples: dict[str, FloatArray] = {}  # task name -> vectors of its utterances
 
+    def task(self, name: str) -> Task | None:
+        """Returns the task of that name; None if there is none."""
+        return self._plugins.tasks.get(name)
+
     def route(self, message: Message, task: str | None = None) -> Route:
         """Chooses the task for a message.
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 from smallai_assistant.conversation.turn_runner import Conversation, Run, Services
+from smallai_assistant.conversation.why import Explainer, Why
 from smallai_assistant.errors import AssistantError, Busy
 from smallai_assistant.feedback import DEFAULT_SOURCE, Feedback, Receipt
 from smallai_assistant.types import Content, Message, Notice, Part, TextPart, Turn
@@ -111,6 +112,16 @@ class Session:
             audience=audience,
         )
         return self._services.give_feedback(given)
+
+    def why(self, turn_id: str) -> Why:
+        """Says why a turn was answered as it was: the feedback that was used, whose it is, and the bare answer.
+
+        It shows what the session's user may see. It asks the model once more, for the bare answer.
+
+        Raises:
+            InvalidInput: there is no such turn, or it is of another user.
+        """
+        return Explainer(self._services).why(turn_id, user_id=self.user_id, groups=self.groups)
 
 
 class Response:
@@ -221,6 +232,10 @@ class Response:
         return self._session.give_feedback(
             self.turn.id, good=good, correction=correction, comment=comment, audience=audience
         )
+
+    def why(self) -> Why:
+        """Says why this was answered; see `Session.why`."""
+        return self._session.why(self.turn.id)
 
     def close(self) -> None:
         """Stops the computation and waits until it has stopped. The parts so far are kept and stored. Idempotent."""

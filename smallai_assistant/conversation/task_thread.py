@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -34,9 +35,19 @@ class TaskThread:
 
     Args:
         timeout_s: how long the task may yield nothing; 0 sets no limit.
+        around: is entered on the task's thread, around the run.
     """
 
-    def __init__(self, task: Task, request: Request, models: ModelRuntime, *, timeout_s: float) -> None:
+    def __init__(
+        self,
+        task: Task,
+        request: Request,
+        models: ModelRuntime,
+        *,
+        timeout_s: float,
+        around: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        self._around = around
         self._task = task
         self._request = request
         self._models = models
@@ -94,8 +105,9 @@ class TaskThread:
         error: BaseException | None = None
         stream: Any = None
         try:
-            stream = self._task.run(self._request, self._models)
-            self._forward(stream)
+            with self._around():
+                stream = self._task.run(self._request, self._models)
+                self._forward(stream)
         except BaseException as raised:  # SystemExit and KeyboardInterrupt, too, are raised by the task
             error = raised
         try:

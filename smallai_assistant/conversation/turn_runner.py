@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -16,6 +17,7 @@ from smallai_assistant.conversation.task_thread import TaskThread
 from smallai_assistant.errors import AssistantError, Cancelled
 from smallai_assistant.feedback import Feedback, Receipt
 from smallai_assistant.runtime import ModelRuntime
+from smallai_assistant.storage.feedback_store import FeedbackStore
 from smallai_assistant.storage.turn_store import TurnStore
 from smallai_assistant.task import Task
 from smallai_assistant.types import Details, Message, Notice, Part, Request, TextPart, Turn, new_id, now
@@ -36,6 +38,8 @@ class Services:
         answer_timeout_s: how long a task may yield nothing; 0 sets no limit.
         refresh: brings the memory of a task up to what all processes wrote; returns the counter of erasures.
         notices_of: returns what the user should know about the version that answers a task.
+        feedback: the stored feedback.
+        set_aside: lets the bare bases serve the thread that enters it.
     """
 
     router: Router
@@ -49,6 +53,8 @@ class Services:
     answer_timeout_s: float
     refresh: Callable[[str], int]
     notices_of: Callable[[str], tuple[Notice, ...]]
+    feedback: FeedbackStore
+    set_aside: Callable[[], AbstractContextManager[None]]
 
 
 @dataclass(slots=True)

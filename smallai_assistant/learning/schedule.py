@@ -57,7 +57,7 @@ class TaskStatus:
 
     def to_json(self) -> dict[str, Any]:
         """The status as JSON."""
-        running: dict[str, Any] | None = None if self.running is None else {"at": self.running.at}
+        running: dict[str, Any] | None = None if self.running is None else {"at": _iso(self.running.at)}
         if running is not None and self.progress is not None:
             running |= {"what": self.progress[0], "fraction": self.progress[1]}
         return {
@@ -65,10 +65,10 @@ class TaskStatus:
             "serves": self.serves,
             "n_new": self.n_new,
             "n_wanted": self.n_wanted,
-            "last": None if self.last is None else self.last.to_json(),
+            "last": None if self.last is None else {name: _LAST[name](self.last) for name in _LAST},
             "running": running,
             "waits_for": self.waits_for,
-            "next_at": self.next_at,
+            "next_at": _iso(self.next_at),
         }
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +38,16 @@ class ServingAdapters:
         self._adapters = adapters
         self._verified: dict[str, _Verified] = {}
         self._notices: dict[str, Notice] = {}
+        self._on_this_thread = threading.local()
+
+    @contextmanager
+    def set_aside(self) -> Iterator[None]:
+        """Lets the bare base serve this thread."""
+        self._on_this_thread.is_bare = True
+        try:
+            yield
+        finally:
+            self._on_this_thread.is_bare = False
 
     def champion(self, task: str) -> Adapter | None:
         """Returns the adapter that serves; None for the bare base.
@@ -43,6 +55,8 @@ class ServingAdapters:
         A damaged champion is moved away, and the version before it serves: `notices` says so at every answer, and the
         log of the registry, until somebody promotes, rolls back, or learns.
         """
+        if getattr(self._on_this_thread, "is_bare", False):
+            return None
         # The id is read from the database every time, because another process may have moved the champion.
         while (adapter_id := self._adapters.champion_id(task)) is not None:
             try:

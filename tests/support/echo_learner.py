@@ -32,9 +32,10 @@ class Phrases:
 
     def __init__(self) -> None:
         self.answers: dict[str, str] = {}
+        self.given: dict[str, str] = {}  # the ids of the feedback
 
     def replace(self, judged_turns: Sequence[JudgedTurn]) -> None:
-        self.answers = {}
+        self.answers, self.given = {}, {}
         for judged_turn in judged_turns:
             if judged_turn.feedback.correction not in (None, "crash"):
                 self.add(judged_turn)
@@ -42,7 +43,8 @@ class Phrases:
     def add(self, judged_turn: JudgedTurn) -> None:
         right = judged_turn.feedback.correction
         assert right is not None
-        self.answers[_heard(judged_turn.turn.request.parts)] = right
+        heard = _heard(judged_turn.turn.request.parts)
+        self.answers[heard], self.given[heard] = right, judged_turn.feedback.id
 
 
 class Echo(LearningTask):
@@ -75,7 +77,11 @@ class Echo(LearningTask):
         adapter = self.context.adapters.champion(self.name)
         heard = _heard(request.message.parts)
         yield Details({"adapter": adapter.id if adapter else None})
-        yield TextPart(self.memories.of(request.audiences).answers.get(heard) or self._answer(heard, adapter))
+        memory = self.memories.of(request.audiences)
+        if heard in memory.given:
+            because = {"feedback_id": memory.given[heard], "similarity": 1.0, "verdict": "the same words"}
+            yield Details({"because": [because]})
+        yield TextPart(memory.answers.get(heard) or self._answer(heard, adapter))
 
     def learn_now(self, judged_turn: JudgedTurn) -> str:
         if judged_turn.feedback.correction is None:
