@@ -220,7 +220,11 @@ def bars() -> Iterator[Any]:
     columns = (TextColumn("{task.description:14}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
                TextColumn("{task.fields[faults]} faults"))  # fmt: skip
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    # On a terminal the table is printed above the bars; elsewhere it must stay on standard output.
+    above = sys.stdout.isatty()
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal, redirect_stdout=above
+    ) as progress:
         yield progress
 
 

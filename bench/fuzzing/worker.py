@@ -48,7 +48,12 @@ class Tally:
 
 def case_of(door: Door, seed: int) -> Any:
     """The input of a seed."""
-    return door.make(Random(f"{door.name} {seed}"))
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(20_000)  # it may be nested deeper than what reads it must stand
+    try:
+        return door.make(Random(f"{door.name} {seed}"))
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 class Memory:
@@ -150,7 +155,6 @@ def run(door: Door, first: int, count: int, seed_file: Path, *, is_contained: bo
 def prepare(name: str, folder: Path) -> Door:
     """Opens a door at low priority, tries its valid inputs, and limits the process."""
     os.nice(15)
-    sys.setrecursionlimit(1_000)
     door = open_door(name, folder)
     for number, sample in enumerate(door.samples()):
         try:

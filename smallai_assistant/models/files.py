@@ -164,7 +164,7 @@ def read_safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
         raw = file.read(n_header)
     try:
         raw.decode()  # the format allows UTF-8 only; json would also take UTF-16
-        header = parse_json(raw, path.name, max_values=_MAX_HEADER_VALUES)
+        header = parse_json(raw, path.name, max_values=_MAX_HEADER_VALUES, has_unique_keys=True)
         metadata = header.pop("__metadata__", {})
         if not all(isinstance(value, str) for value in metadata.values()):
             raise ValueError("__metadata__ holds something else than texts")

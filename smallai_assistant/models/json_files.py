@@ -46,20 +46,29 @@ _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "context_len
 _MAX_SIDE = 4_096  # of a picture that a processor makes: 200 MB at 32 bits; DINOv3 and SAM use up to 2,048
 
 
-def parse_json(raw: bytes, name: str, *, max_values: int) -> Any:
+def parse_json(raw: bytes, name: str, *, max_values: int, has_unique_keys: bool = False) -> Any:
     """Parses JSON that has at most `max_values` values.
 
     Args:
         name: of the file, for the error.
+        has_unique_keys: whether to refuse a key that is twice in an object. Python takes the last of them; a reader in
+            another language may look at each.
 
     Raises:
         ModelInvalid: it is not JSON, has too many values, or is nested too deep.
     """
     _check_values(_separators(raw), name, max_values)
     try:
-        return json.loads(raw)
+        return json.loads(raw, object_pairs_hook=_unique if has_unique_keys else None)
     except (ValueError, RecursionError) as error:
         raise ModelInvalid(f"{name}: not JSON ({error})", hint=AGAIN) from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key is there twice")
+    return found
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

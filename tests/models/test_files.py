@@ -79,6 +79,7 @@ def test_a_safetensors_file_cut_anywhere_is_invalid(folder: Path) -> None:
         b"{" * 5000,
         b"[" * 200_000,
         b'{"a": \xff}',
+        b'{"a": 3, "a": ' + json.dumps(tensor(0, 48, [12])).encode() + b"}",
         b"",
     ],
 )
