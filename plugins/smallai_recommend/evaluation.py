@@ -10,7 +10,7 @@ from math import log2
 from smallai_assistant import AssistantError, Example, Item, Score, TaskContext
 from smallai_recommend.examples import NextChoice, control_choices, history_of
 from smallai_recommend.index import Index
-from smallai_recommend.interactions import Choice, Floats, InteractionStats, choice_of, chosen
+from smallai_recommend.interactions import Choice, Floats, InteractionStats, choice_of
 from smallai_recommend.item_texts import ReadTexts, TextReader
 from smallai_recommend.query import Query
 from smallai_recommend.ranking import rank
@@ -39,13 +39,13 @@ class Evaluator:
         revision: of the store that it shows.
         index: the imported interactions without the last choices of the control users.
         choices: the choices in `index`, oldest first.
-        n_stored: number of choices in the store.
+        n_stored: number of interactions in the store.
         has_texts: whether every text of the catalogue has a vector.
     """
 
     def __init__(self, context: TaskContext, text_index: TextIndex, lease: Lease, *, max_dense_items: int) -> None:
         self.revision = context.items.revision()
-        interactions = chosen(context.items.interactions())
+        interactions = context.items.interactions()
         kept_out = set(control_choices(interactions).values())
         self.n_stored = len(interactions)
         self.choices: list[Choice] = [

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from smallai_assistant import Example, Interaction, Item, JudgedTurn, TaskContext
-from smallai_recommend.interactions import Choice, UserHistory, choice_of, chosen
+from smallai_recommend.interactions import Choice, UserHistory, choice_of
 from smallai_recommend.memory import FeedbackMemory, ReportedChoice
 from smallai_recommend.query import TitleFinder, parse_query
 from smallai_recommend.signals import FindItem, signals_of
@@ -59,7 +59,7 @@ def examples_of(judged_turns: Sequence[JudgedTurn], context: TaskContext, find: 
         reported = reported[-MAX_EXAMPLES:]
     wanted = _wanted(judged_turns)
     found: dict[int, Example] = {}
-    for user, rows in _pasts(reported, chosen(context.items.interactions())).items():
+    for user, rows in _pasts(reported, context.items.interactions()).items():
         past = [choice for choice, _ in rows]
         had: set[str] = set()
         for n_before, (choice, number) in enumerate(rows):
@@ -81,13 +81,14 @@ def examples_of(judged_turns: Sequence[JudgedTurn], context: TaskContext, find: 
 def control_examples(judged_turns: Sequence[JudgedTurn], context: TaskContext) -> list[Example]:
     """The last choices of some users who gave no feedback, kept from training; see `control_choices`."""
     gave_feedback = {signal.user for row in judged_turns for signal in signals_of(row, lambda _: None)}
-    interactions = chosen(context.items.interactions())
+    interactions = context.items.interactions()
     last = control_choices(interactions)
     catalogue = {item.id: item for item in context.items.items()}
     pasts: defaultdict[str, list[Choice]] = defaultdict(list)
-    for interaction in interactions:
-        if interaction.user in last and interaction.user not in gave_feedback:
-            pasts[interaction.user].append(choice_of(interaction))
+    for place, interaction in enumerate(interactions):
+        user = interaction.user
+        if user in last and place <= last[user] and user not in gave_feedback:
+            pasts[user].append(choice_of(interaction))
     examples = [
         Example(
             id=f"control {_hash(user)}",
@@ -103,7 +104,9 @@ def control_examples(judged_turns: Sequence[JudgedTurn], context: TaskContext) -
 
 
 def control_choices(interactions: Sequence[Interaction]) -> dict[str, int]:
-    """By control user, the place in the log of choices of the last one, which is kept from training.
+    """By control user, the place in the log of the last choice, which is kept from training.
+
+    What a user had and was against is no choice: recommending it would be no success.
 
     Control users are one user in three, at most 500, chosen by a hash: the same ones in every cycle as long as the
     users stay. The result is empty if there are too few to judge by.
@@ -111,8 +114,9 @@ def control_choices(interactions: Sequence[Interaction]) -> dict[str, int]:
     n_choices: defaultdict[str, int] = defaultdict(int)
     last: dict[str, int] = {}
     for place, interaction in enumerate(interactions):
-        n_choices[interaction.user] += 1
-        last[interaction.user] = place
+        if interaction.weight > 0:
+            n_choices[interaction.user] += 1
+            last[interaction.user] = place
     hashes = {user: _hash(user) for user, n in n_choices.items() if n >= MIN_CONTROL_CHOICES}
     chosen = [user for user, digest in hashes.items() if int(digest, 16) % CONTROL_ONE_IN == 0]
     chosen.sort(key=lambda user: hashes[user])

@@ -13,7 +13,7 @@ from smallai_recommend.catalogue import Catalogue
 from smallai_recommend.cold_start import ColdNeighbours, nearest_warm
 from smallai_recommend.dislikes import StoredDislikes
 from smallai_recommend.feedback_reader import FeedbackReader
-from smallai_recommend.interactions import Bools, InteractionStats, choice_of, chosen, in_order
+from smallai_recommend.interactions import Bools, InteractionStats, choice_of, in_order
 from smallai_recommend.item_texts import ReadTexts, TextReader, TextVectors
 from smallai_recommend.memory import FeedbackMemory
 from smallai_recommend.movement_log import MovementLog
@@ -137,7 +137,7 @@ class Index:
         before = self.stats
         self._n_stored, self._imported = len(stored), {row.item for row in stored}
         self.dislikes = StoredDislikes.of(stored)
-        choices = [choice_of(row) for row in chosen(stored)]
+        choices = [choice_of(row) for row in stored]
         known = self.feedback.choices(self._knows)
         self.stats = InteractionStats.of(in_order([*choices, *known]) if known else choices)
         # The items have other indices now: everything that is ordered by them is void.
@@ -186,11 +186,7 @@ class Index:
 
     def _append(self, row: Interaction) -> bool:
         """Counts one more interaction of the store; False if everything has to be counted again."""
-        if row.weight > 0:
-            is_appended = self.stats.append(row)
-        else:  # the order within a user decides which word is the last
-            known = self.stats.users.get(row.user)
-            is_appended = known is None or row.at >= known.times[-1]
+        is_appended = self.stats.append(row)
         if is_appended:
             self.dislikes.take(row)
         return is_appended

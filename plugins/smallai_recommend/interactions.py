@@ -1,4 +1,4 @@
-"""Statistics of what users did: histories, popularity and transitions. Appending one choice takes microseconds."""
+"""Statistics of what users had: histories, popularity and transitions. Appending one choice takes microseconds."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ IMPORTED: Tie = (-math.inf, "")
 
 
 class Choice(NamedTuple):
-    """A user chose an item.
+    """A user chose an item, or had it and was against it.
 
     Attributes:
         user: the user's id.
         item: the item's id.
-        amount: how much the choice says about the user, above 0 and at most 2; see `strength`.
+        amount: how much the choice says about the user, at most 2, negative if the user was against it; see `strength`.
         at: seconds since 1970.
         share: the share of it that counts for other users, 0 to 1.
         public_amount: the amount that counts for other users; None if it is `amount`.
@@ -64,7 +64,7 @@ class UserHistory:
 
     Attributes:
         items: item indices.
-        strengths: how much each choice says about the user.
+        strengths: how much each choice says about the user, negative if the user was against the item.
         counts: how much each choice counts for other users. The n-th choice of an item counts 1/n², so a user cannot
             make an item popular by choosing it repeatedly.
         times: seconds since 1970.
@@ -142,14 +142,11 @@ def strength(weight: float) -> float:
     return 2.0 * weight / (1.0 + abs(weight))
 
 
-def chosen(interactions: Iterable[Interaction]) -> list[Interaction]:
-    """The interactions that are choices; the others speak against their item, see `dislikes`."""
-    return [interaction for interaction in interactions if interaction.weight > 0]
-
-
 def choice_of(interaction: Interaction) -> Choice:
-    """An interaction of the store as a choice; its weight is above 0."""
-    return Choice(interaction.user, interaction.item, strength(interaction.weight), interaction.at)
+    """An interaction of the store as a choice. If its weight is negative, the user had the item and was against it."""
+    amount = strength(interaction.weight)
+    # For other users it is at least a whole choice, whatever the user thought of the item; opinions.py says why.
+    return Choice(interaction.user, interaction.item, amount, interaction.at, public_amount=max(1.0, amount))
 
 
 def in_order(choices: Iterable[Choice]) -> list[Choice]:

@@ -73,7 +73,7 @@ def rank(
         candidates[of_user.refused] = False
     like = np.array(query.like, dtype=np.intp)
     if query.like_last and len(of_user.history):
-        like = of_user.history[-1:]
+        like = of_user.history[of_user.strengths > 0][-1:]
     candidates[like] = False  # who asks for something like Alien does not ask for Alien
 
     scores, understood = of_user.scores, True

@@ -10,6 +10,7 @@ import numpy as np
 from smallai_recommend.ease import MAX_HISTORY, RECENT_ITEMS, EaseModel, fade_next, fade_together
 from smallai_recommend.interactions import Bools, Floats, Ints, UserHistory
 from smallai_recommend.memory import MAX_REACTIONS
+from smallai_recommend.opinions import Support, counted, weighed
 from smallai_recommend.signals import REFUSED
 from smallai_recommend.snapshot import SHORT_HISTORY, Snapshot
 
@@ -34,11 +35,12 @@ class UserScores:
         popular: the contribution of popularity to `scores`, float32, shape (n_items,).
         history: the user's distinct items by their last choice, oldest first, shape (n_history,).
         strengths: how much each of these says, negative if the user was against it later, float32, shape (n_history,).
-        is_cold: whether the history is empty.
+        is_cold: whether the user has chosen nothing.
         refused: items that the user does not want to see again, shape (n_refused,).
-        model: the item-item weights that `scores` used; None if the history is empty.
-        together: the contribution of each item of the history by those weights, float32, shape (n_history,).
-        following: the contribution of the latest items by transitions, float32, shape (n_recent, n_items).
+        model: the item-item weights that `scores` used; None if the user has chosen nothing.
+        together: the contribution of each item of the history by those weights, float32, shape (n_history,); 0 for what
+            the user was against, which is never a reason.
+        following: the contribution of the latest items by transitions, float32, shape (n_recent, n_items); 0 likewise.
         read: the contribution of the items by their texts, float32, shape (n_read, n_items).
     """
 
@@ -85,8 +87,14 @@ def user_scores(snapshot: Snapshot, user: str | None, history: UserHistory | Non
     reactions = _reactions(snapshot, user, history)
     # All of them, before the oldest are left out: an imported dislike is also an item that the user has had.
     refused = np.array([item for item, amount in reactions.items() if amount <= REFUSED], dtype=np.intp)
+    items, strengths = history.latest() if history is not None else (np.zeros(0, np.intp), np.zeros(0, np.float32))
+    items, strengths = items[-MAX_HISTORY:], strengths[-MAX_HISTORY:]
+    if not (strengths > 0).any():
+        # An evaluation has a history, and no words of the user.
+        reactions = dict(zip(items.tolist(), strengths.tolist(), strict=True)) | reactions
+        refused = np.union1d(refused, items)
     reactions = dict(list(reactions.items())[-MAX_REACTIONS:])
-    if history is None or not history.items:
+    if not (strengths > 0).any():
         none = np.zeros((0, n), dtype=np.float32)
         scores = _with_cold_items(snapshot, popular + _by_reactions_alone(snapshot, reactions))
         _shift(scores, reactions)
@@ -102,27 +110,28 @@ def user_scores(snapshot: Snapshot, user: str | None, history: UserHistory | Non
             following=none,
             read=none,
         )
-    items, strengths = history.latest()
-    items, strengths = items[-MAX_HISTORY:], strengths[-MAX_HISTORY:]
     if reactions:  # the last word on an item decides: a choice that was disliked later counts against similar items
         known = zip(items.tolist(), strengths.tolist(), strict=True)
         strengths = np.array([reactions.get(item, amount) for item, amount in known], dtype=np.float32)
 
     # Each part is standardized over the warm items, so that the weights in `settings` mean the same in every store.
-    amounts = fade_together(strengths)
+    own, is_liked = counted(strengths), strengths > 0
+    share = float(np.mean(~is_liked))
+    amounts = fade_together(own)
     together = np.zeros(n, dtype=np.float32)
-    found = snapshot.model.score(items, amounts)
+    found = _together(snapshot.model, items, amounts, is_liked, share)
     together[: len(found)] = found
     unchosen, against = _unchosen(reactions, items)
     if len(unchosen):
         together[: len(found)] += snapshot.model.score(unchosen, against)
     spread = _spread(together, warm)
     scores = (together - _mean(together, warm)) / spread
-    amounts /= spread
+    amounts *= is_liked / spread
 
-    recent = items[-RECENT_ITEMS:]
-    following = snapshot.stats.transitions_from(recent) * fade_next(strengths)[:, None]
-    total = following.sum(axis=0)
+    recent, is_liked = items[-RECENT_ITEMS:], is_liked[-RECENT_ITEMS:]
+    following = snapshot.stats.transitions_from(recent) * fade_next(own)[:, None]
+    total = weighed(Support.of(following[is_liked]), Support.of(following[~is_liked]), share)
+    following *= is_liked[:, None]
     following *= settings.next / _spread(total, warm)
     scores += settings.next * (total - _mean(total, warm)) / _spread(total, warm)
 
@@ -142,6 +151,14 @@ def user_scores(snapshot: Snapshot, user: str | None, history: UserHistory | Non
         following=following,
         read=read,
     )
+
+
+def _together(model: EaseModel, items: Ints, amounts: Floats, is_liked: Bools, share: float) -> Floats:
+    """What the items of a history say by the item-item weights, for each item that has weights."""
+    if is_liked.all():
+        return model.score(items, amounts)
+    liked = model.support(items[is_liked], amounts[is_liked])
+    return weighed(liked, model.support(items[~is_liked], amounts[~is_liked]), share)
 
 
 def standardize(values: Floats, among: Bools) -> Floats:

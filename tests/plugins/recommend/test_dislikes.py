@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
+from scipy import sparse
 from support.recommending import ask, ids_of, items_of
 
 from smallai_assistant import Assistant, AssistantConfig, Feedback, Interaction, Item
 from smallai_recommend.dislikes import StoredDislikes
+from smallai_recommend.ease import EaseModel
 from smallai_recommend.interactions import InteractionStats, strength
+from smallai_recommend.opinions import Support, weighed
 from smallai_recommend.signals import REFUSED, STARS
 
 KINDS = {"w": "a western with cowboys", "j": "a concert of cool jazz"}
@@ -81,6 +85,43 @@ def test_dislikes_count_against_an_item_once_for_each_user() -> None:
     stats = InteractionStats.of([Interaction("c", "x", at=0.0)])
     assert StoredDislikes.of(rows).against(stats) == pytest.approx([1.18])
     assert StoredDislikes.of([*rows, Interaction("a", "x", 1.0, 4.0)]).against(stats) == pytest.approx([0.18])
+
+
+def test_what_was_disliked_counts_as_had(club: Assistant) -> None:
+    for n in range(5):  # fans of jazz who also had a western, and were against it
+        for item in ("j0", "j1", "w9"):
+            rate(club, f"fan{n}", item, 1 if item == "w9" else 5, 2 * YEAR + n)
+    stats = InteractionStats.of(club.items.interactions())
+    assert stats.users["fan0"].counts == [1.5, 1.5, 1.0]
+    assert stats.users["fan0"].strengths == [1.5, 1.5, -1.5]
+    # A single dislike of somebody who likes much else is no reason, and turns nothing round.
+    found = items_of(ask(club, user="fan0", k=20))
+    assert found[0].id.startswith("j")
+    assert "w9" not in {item.id for item in found}
+    assert not any("liked W 9" in item.why for item in found)
+
+
+def test_dislikes_speak_against_where_they_are_the_rule() -> None:
+    def support(values: list[float], n_near: int) -> Support:  # n_near equal items say this together
+        sums = np.array(values, dtype=np.float32)
+        return Support(sums, np.maximum(sums, 0), np.square(np.maximum(sums, 0)) / n_near)
+
+    liked, disliked = support([1.0, 0.0, 0.0], 5), support([0.2, 1.0, 1.0], 5)
+    few = weighed(liked, disliked, share=0.1)
+    assert few == pytest.approx([1.2, 1.0, 1.0])  # the user liked most: having had an item is what counts
+    assert (weighed(liked, disliked, share=0.9)[1:] < 0).all()
+    assert weighed(liked, disliked, share=0.5)[0] == pytest.approx(1.2)  # near the first item, most is liked
+    assert weighed(support([0.0], 5), support([1.0], 50), share=0.1)[0] < 0  # many items near it, all disliked
+    assert weighed(support([0.0], 5), support([1.0], 1), share=0.1)[0] == pytest.approx(1.0)  # one is no rule
+
+
+def test_sparse_weights_give_the_same_support() -> None:
+    weights = np.array([[0.0, 0.5, -0.2], [0.4, 0.0, 0.1], [0.0, 0.3, 0.0]], dtype=np.float32)
+    items, amounts = np.array([0, 1, 2, 7]), np.array([1.0, 0.5, 2.0, 1.0], dtype=np.float32)
+    dense = EaseModel.of_weights(weights, n_interactions=1, is_ease=True).support(items, amounts)
+    rare = EaseModel.of_weights(sparse.csr_matrix(weights), n_interactions=1, is_ease=True).support(items, amounts)
+    for one, other in zip(dense, rare, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
 
 
 def test_one_choice_after_quiet_years_moves_little(club: Assistant) -> None:
