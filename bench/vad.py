@@ -316,8 +316,7 @@ def with_detector(model: SpeechModel, detector: Detector) -> Callable[[FloatArra
 
     def transcribe_samples(samples: FloatArray) -> str:
         activity = Activity(samples, is_voiced=detector(samples))
-        windows = activity.windows()
-        items = transcribe(model, samples, windows, options, temperatures=temperatures, activity=activity)
+        items = transcribe(model, samples, activity.clips(), options, temperatures=temperatures, activity=activity)
         return "".join(item.delta for item in items if isinstance(item, Segment))
 
     return transcribe_samples

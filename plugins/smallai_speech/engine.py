@@ -14,6 +14,7 @@ from smallai_speech.decode import SAMPLE_RATE
 from smallai_speech.lora import SwappedWeights
 from smallai_speech.model_files import build, checked_dimensions, checked_heads, halve, read_config, shapes
 from smallai_speech.rescoring import Repairs, rescore, score_texts
+from smallai_speech.spectrogram import Window, loudest, mel_of
 from smallai_speech.window import (
     WINDOW_S,
     Decoded,
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 TASK = "automatic-speech-recognition"
 MODEL_TYPE = "openai-whisper"
 
-_N_FRAMES = 3000  # of the mel spectrogram in a window, 10 ms each
 _FRAMES_PER_S = 100
 _MAX_PROMPT_CHARS = 4_000  # far more than 224 tokens: bounds the time that the tokenizer takes
 _MAX_SCORED_PROMPT_CHARS = 600  # some 150 of the 224 tokens that a prompt may have
@@ -127,11 +127,12 @@ class SpeechModel(LoadedModel):
             return self.languages[0]
         return self.call(lambda: self._detect_language(samples))
 
-    def decode(self, samples: FloatArray, options: DecodeOptions, *, cancel: Event | None = None) -> Decoded:
-        """Decodes one window once.
+    def loudest(self, samples: FloatArray) -> float:
+        """The maximum of a recording's logarithmic spectrogram, which the `Window`s of the recording need."""
+        return self.call(lambda: loudest(samples, self.network.dims.n_mels))
 
-        Args:
-            samples: float32, shape (n_samples,), at most 30 s.
+    def decode(self, window: Window, options: DecodeOptions, *, cancel: Event | None = None) -> Decoded:
+        """Decodes one window once.
 
         Raises:
             ValueError: the window is empty or too long.
@@ -139,9 +140,9 @@ class SpeechModel(LoadedModel):
             AdapterMismatch: the adapter's weights do not fit the model.
             OutOfMemory: the device has no memory, even for a beam of 1.
         """
-        if not 0 < len(samples) <= WINDOW_S * SAMPLE_RATE:
-            raise ValueError(f"a window has 1 to {WINDOW_S * SAMPLE_RATE:.0f} samples, not {len(samples)}")
-        return self.call(lambda: self._decode(samples, options, cancel or Event()))
+        if not 0 < len(window.samples) <= WINDOW_S * SAMPLE_RATE:
+            raise ValueError(f"a window has 1 to {WINDOW_S * SAMPLE_RATE:.0f} samples, not {len(window.samples)}")
+        return self.call(lambda: self._decode(window, options, cancel or Event()))
 
     def prompt_fits(self, prompt: str) -> bool:
         """Whether all of the prompt is used; only the end of a longer one is."""
@@ -154,39 +155,41 @@ class SpeechModel(LoadedModel):
         import torch
 
         with torch.inference_mode():
-            _, probabilities = self.network.detect_language(self._encode(self._mel(samples)), self._tokenizer(None))
+            _, probabilities = self.network.detect_language(
+                self._encode(self._mel(Window(samples))), self._tokenizer(None)
+            )
         by_language: dict[str, float] = probabilities[0]
         return max(by_language, key=by_language.__getitem__)
 
-    def _decode(self, samples: FloatArray, options: DecodeOptions, cancel: Event) -> Decoded:
+    def _decode(self, window: Window, options: DecodeOptions, cancel: Event) -> Decoded:
         import torch
 
         try:
-            return self._decode_once(samples, options, cancel)
+            return self._decode_once(window, options, cancel)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
         # Outside the handler: inside it the traceback still holds the tensors of the first try.
         try:
-            return self._decode_once(samples, replace(options, beam_size=1), cancel)
+            return self._decode_once(window, replace(options, beam_size=1), cancel)
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
             raise errors.OutOfMemory(
-                f"the device {self.device} has no memory to decode {len(samples) / SAMPLE_RATE:.1f} s of speech",
+                f"the device {self.device} has no memory to decode {len(window.samples) / SAMPLE_RATE:.1f} s of speech",
                 hint="free some memory, or set device to cpu",
             ) from error
 
-    def _decode_once(self, samples: FloatArray, options: DecodeOptions, cancel: Event) -> Decoded:
+    def _decode_once(self, window: Window, options: DecodeOptions, cancel: Event) -> Decoded:
         import torch
 
         cuda = [torch.device(self.device)] if self.device.startswith("cuda") else []
-        window_s = len(samples) / SAMPLE_RATE
+        window_s = len(window.samples) / SAMPLE_RATE
         with (
             self._adapters.use(options.adapter),
             torch.inference_mode(),
             torch.random.fork_rng(devices=cuda),  # the random state of the process stays as it was
         ):
             torch.manual_seed(_SEED)
-            mel = self._mel(samples)
+            mel = self._mel(window)
             features = self._encode(mel)
             result = self._search(features, options, cancel)
             first_time = self._tokenizer(options.language).timestamp_begin
@@ -202,14 +205,8 @@ class SpeechModel(LoadedModel):
             repairs=repairs,
         )
 
-    def _mel(self, samples: FloatArray) -> Any:
-        """The spectrogram, shape (n_mels, 3000). After the sound it is zero, as in whisper's own `transcribe`."""
-        import torch
-        from whisper.audio import N_SAMPLES, log_mel_spectrogram, pad_or_trim
-
-        sound = torch.from_numpy(samples.copy()).to(self.device)
-        mel = log_mel_spectrogram(sound, self.network.dims.n_mels, padding=N_SAMPLES)
-        mel = pad_or_trim(mel[:, : -(-len(samples) * _FRAMES_PER_S // SAMPLE_RATE)], _N_FRAMES)
+    def _mel(self, window: Window) -> Any:
+        mel = mel_of(window, self.network.dims.n_mels, self.device)
         return mel.half() if self._is_half else mel
 
     def _encode(self, mel: Any) -> Any:
@@ -228,6 +225,12 @@ class SpeechModel(LoadedModel):
         text = prompt[-_MAX_PROMPT_CHARS:].strip()
         return list(self._tokenizer("en").encode(" " + text, disallowed_special=())) if text else []
 
+    def _tokens_before(self, options: DecodeOptions) -> list[int]:
+        """The prompt, and as much of what was said before the window as there is room for."""
+        given = self._prompt_tokens(options.prompt)
+        room = max(self.network.dims.n_text_ctx // 2 - 1 - len(given), 0)
+        return [*given, *(options.said[-room:] if room else ())]
+
     def _search(self, features: Any, options: DecodeOptions, cancel: Event) -> Any:
         from whisper.decoding import DecodingOptions, DecodingTask
 
@@ -240,7 +243,7 @@ class SpeechModel(LoadedModel):
                 temperature=options.temperature,
                 beam_size=None if samples else width,
                 best_of=width if samples else None,
-                prompt=self._prompt_tokens(options.prompt) or None,
+                prompt=self._tokens_before(options) or None,
                 fp16=self._is_half,
             ),
         )
@@ -278,6 +281,7 @@ class SpeechModel(LoadedModel):
                 "start": run.start_s,
                 "end": run.end_s,
                 "tokens": [token for token in run.tokens if token < tokenizer.eot],
+                "stamped": run.tokens,
             }
             for run in runs
         ]
@@ -294,7 +298,7 @@ class SpeechModel(LoadedModel):
                     num_frames=n_frames,
                     last_speech_timestamp=0.0,
                 )
-        return tuple(piece_of(segment, tokenizer.decode(segment["tokens"])) for segment in segments)
+        return tuple(piece_of(segment, tokenizer.decode(segment["tokens"]), segment["stamped"]) for segment in segments)
 
 
 class _StopWhen:

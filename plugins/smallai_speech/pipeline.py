@@ -81,7 +81,7 @@ def transcript_parts(recording: Recording, request: Request, lease: Lease, learn
     from smallai_speech.vad import Activity, Span
 
     activity = Activity(recording.samples) if request.options.vad else None
-    spans = [Span(0, len(recording.samples))] if activity is None else activity.windows()
+    spans = [Span(0, len(recording.samples))] if activity is None else activity.clips()
     if not spans:  # without speech the model is not even loaded
         yield Notice("no_speech", "Nobody speaks in the recording.")
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from smallai_speech.vocabulary import Vocabulary
 
 WINDOW_S = 30.0  # length of the encoder's input; shorter sound is padded
-_TIME_STEP_S = 0.02  # between two of Whisper's time tokens
+TIME_STEP_S = 0.02  # between two of Whisper's time tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,7 @@ class DecodeOptions:
     Args:
         language: a code such as `en`; the model must know it.
         prompt: text that precedes the recording, which sets names and style.
+        said: the tokens of the windows before, time stamps included; the last are used if there is no room for all.
         beam_size: hypotheses kept in the search at temperature 0; 1 is greedy.
         temperature: 0 searches; a higher one samples `beam_size` texts and keeps the best.
         word_timestamps: align every word.
@@ -30,6 +32,7 @@ class DecodeOptions:
 
     language: str
     prompt: str = ""
+    said: tuple[int, ...] = ()
     beam_size: int = 5
     temperature: float = 0.0
     word_timestamps: bool = False
@@ -58,12 +61,17 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A stretch of text between two time stamps of the model, in seconds from the start of the window."""
+    """A stretch of text between two time stamps of the model, in seconds from the start of the window.
+
+    Attributes:
+        tokens: of the text, with its time stamps.
+    """
 
     text: str
     start_s: float
     end_s: float
     words: tuple[Word, ...] = ()
+    tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +109,7 @@ def cut_at_times(tokens: list[int], first_time: int, window_s: float) -> tuple[l
     """
 
     def at(token: int) -> float:
-        return min((token - first_time) * _TIME_STEP_S, window_s)
+        return min((token - first_time) * TIME_STEP_S, window_s)
 
     is_time = [token >= first_time for token in tokens]
     pairs = [i + 1 for i in range(len(tokens) - 1) if is_time[i] and is_time[i + 1]]
@@ -126,10 +134,10 @@ def with_text(run: Run, text: str, tokenizer: Any) -> Run:
     return Run([*head, *tokenizer.encode(text, disallowed_special=()), *tail], run.start_s, run.end_s)
 
 
-def piece_of(segment: dict[str, Any], text: str) -> Piece:
+def piece_of(segment: dict[str, Any], text: str, tokens: Sequence[int]) -> Piece:
     """A piece from a segment in whisper's form, with its words if they were aligned."""
     words = tuple(
         Word(word["word"], float(word["start"]), float(word["end"]), float(word["probability"]))
         for word in segment.get("words", ())
     )
-    return Piece(text, float(segment["start"]), float(segment["end"]), words)
+    return Piece(text, float(segment["start"]), float(segment["end"]), words, tuple(tokens))
