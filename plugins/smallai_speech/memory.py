@@ -13,8 +13,6 @@ from smallai_speech.vocabulary import Vocabulary, entries_of
 
 log = logging.getLogger(__name__)
 
-_MAX_NAMED = 5  # words in a message; the rest is counted
-
 
 @dataclass(frozen=True, slots=True)
 class TranscriptPair:
@@ -81,28 +79,3 @@ def vocabulary_of(pairs: Iterable[TranscriptPair]) -> Vocabulary:
         found.attested |= new.attested
         known |= {word.casefold() for word, _ in new.pairs}
     return entries_of(found.pairs, found.vetoes, attested=frozenset(found.attested))
-
-
-def what_changed(before: Vocabulary, after: Vocabulary) -> str:
-    """Says for the user what a feedback taught; empty if it taught nothing."""
-    old = {entry.word: entry for entry in before.entries}
-    learned, freed = [], []
-    for entry in after.entries:
-        was = old.get(entry.word)
-        forms = [form for form in entry.heard if was is None or form not in was.heard]
-        if was is None or forms:
-            learned.append(f"“{entry.word}”" + (f" (heard as “{forms[0]}”)" if forms else ""))
-        freed += [(form, entry.word) for form in entry.never if was is None or form not in was.never]
-    sentences = []
-    if learned:
-        sentences.append(f"From now on {_list(learned)} will be recognized.")
-    if freed:
-        sentences.append(_list([f"“{form}” is no longer taken for “{word}”" for form, word in freed]) + ".")
-    return " ".join(sentences)
-
-
-def _list(names: Sequence[str]) -> str:
-    shown = list(names[:_MAX_NAMED])
-    if len(names) > _MAX_NAMED:
-        shown.append(f"{len(names) - _MAX_NAMED} more")
-    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"

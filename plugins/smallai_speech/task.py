@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from smallai_assistant import (
     Adapter,
+    AudioPart,
     Details,
     Example,
     JudgedTurn,
@@ -17,12 +19,14 @@ from smallai_assistant import (
     TaskContext,
     Training,
 )
-from smallai_speech.memory import WordMemory, what_changed
+from smallai_speech.memory import WordMemory
 from smallai_speech.options import SpeechOptions
 from smallai_speech.pipeline import Item, Learned, recording_of, transcript_parts
+from smallai_speech.receipt import MAX_CHECKED_S, changes_of, receipt
 
 if TYPE_CHECKING:
     from smallai_assistant import ModelRuntime
+    from smallai_speech.vocabulary import Vocabulary
 
 
 class SpeechRecognition(LearningTask):
@@ -67,7 +71,16 @@ class SpeechRecognition(LearningTask):
     def learn_now(self, judged_turn: JudgedTurn) -> str:
         before = self.memories.of_giver(judged_turn).vocabulary()
         self.memories.add(judged_turn)
-        return what_changed(before, self.memories.of_giver(judged_turn).vocabulary())
+        after = self.memories.of_giver(judged_turn).vocabulary()
+        return receipt(changes_of(before, after), judged_turn, lambda recording: self._tried(recording, after))
+
+    def _tried(self, recording: AudioPart, vocabulary: Vocabulary) -> str:
+        """The transcript of a short recording with these words and what serves now."""
+        from smallai_speech.evaluation import transcript
+
+        options = replace(self.context.options, max_duration_s=min(self.context.options.max_duration_s, MAX_CHECKED_S))
+        adapter, _ = self.serving()
+        return transcript(recording, self.spec, options, self.context.models, Learned(adapter, vocabulary))
 
     def rebuild(self, judged_turns: Sequence[JudgedTurn]) -> None:
         self.memories.replace(judged_turns)

@@ -13,9 +13,10 @@ from support.speech import JARGON
 
 from bench.data import librivox
 from smallai_speech.corrections import compare
-from smallai_speech.memory import TranscriptPair, vocabulary_of, what_changed
+from smallai_speech.memory import TranscriptPair, vocabulary_of
 from smallai_speech.ordinary import is_distinctive, is_ordinary
 from smallai_speech.phonetics import similarity
+from smallai_speech.receipt import Changes, changes_of
 from smallai_speech.vocabulary import Entry, Vocabulary, entries_of
 
 
@@ -119,15 +120,12 @@ def test_a_veto_lasts() -> None:
     after = vocabulary_of([first, TranscriptPair("We burn Cobrant here.", "We burn carbon here.")])
     assert before.suspects("We burn carbon.")
     assert not [suspect for suspect in after.suspects("We burn carbon.") if suspect.start == 8 and suspect.end == 14]
-    assert what_changed(before, after) == "“carbon” is no longer taken for “Cobrant”."
+    assert changes_of(before, after) == Changes(freed=(("carbon", "Cobrant"),))
 
 
 def test_what_a_correction_taught_is_said() -> None:
-    said = what_changed(Vocabulary(), taught("Ask Kelma Tren or one rule.", "Ask Kelmatrin or Quandrel."))
-    assert (
-        said
-        == "From now on “Kelmatrin” (heard as “kelma tren”) and “Quandrel” (heard as “one rule”) will be recognized."
-    )
+    found = changes_of(Vocabulary(), taught("Ask Kelma Tren or one rule.", "Ask Kelmatrin or Quandrel."))
+    assert found == Changes(learned=(("Kelmatrin", "kelma tren"), ("Quandrel", "one rule")))
 
 
 # -- the text alone --
