@@ -140,6 +140,7 @@ class Assistant:
             set_aside=self._serving.set_aside,
         )
         self._is_closed = False
+        self.schedule.start()  # last: a cycle uses all of the above
 
     @property
     def tasks(self) -> Mapping[str, Task]:

@@ -228,7 +228,7 @@ def prune(context: CommandContext) -> int:
     with context.assistant() as assistant:
         known = sorted({version.task for version in assistant.adapters.versions()})
         if args.task is not None and args.task not in {*known, *assistant.tasks}:
-            raise InvalidInput(f"there is no task {args.task!r}", hint=nearest(args.task, known))
+            raise InvalidInput(f"there is no task {args.task!r}", hint=nearest(args.task, {*known, *assistant.tasks}))
         limits = Limits.of(assistant.config.learning, keep=args.keep, max_mb=args.max_mb)
         done = {task: assistant.adapters.prune(task, limits) for task in known if args.task in (None, task)}
     for task, pruned in done.items():

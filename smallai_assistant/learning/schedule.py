@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from smallai_assistant.errors import AssistantError, Busy, Cancelled
@@ -65,7 +66,7 @@ class TaskStatus:
             "serves": self.serves,
             "n_new": self.n_new,
             "n_wanted": self.n_wanted,
-            "last": None if self.last is None else {name: _LAST[name](self.last) for name in _LAST},
+            "last": None if self.last is None else _ended(self.last),
             "running": running,
             "waits_for": self.waits_for,
             "next_at": _iso(self.next_at),
@@ -73,7 +74,7 @@ class TaskStatus:
 
 
 class LearningSchedule:
-    """Starts the cycles that are due, on a thread of its own; with `when = "manual"` there is no thread.
+    """Starts the cycles that are due, on a thread of its own between `start` and `close`.
 
     What it knows is in the database: several processes decide alike, and the lock of the cycles lets one of them begin.
 
@@ -102,7 +103,10 @@ class LearningSchedule:
         # Task -> the state of its feedback, and what was counted then.
         self._counted: dict[str, tuple[tuple[int, ...], list[float]]] = {}
         self._thread: threading.Thread | None = None
-        if config.when != "manual":
+
+    def start(self) -> None:
+        """Begins to look for cycles that are due, unless they are started by hand."""
+        if self._config.when != "manual":
             self._thread = threading.Thread(target=self._work, name="learning-schedule", daemon=True)
             self._thread.start()
 
@@ -166,19 +170,19 @@ class LearningSchedule:
             return False
         if not self._stores.cycles.ids_after(name, 0 if last is None else last.tried_up_to):
             return False  # the most frequent case, without reading all of the feedback
-        return self._has_enough(name, last, moment, now)
+        return self._has_enough(name, last, moment)
 
-    def _has_enough(self, name: str, last: CycleRecord | None, moment: float, now: float) -> bool:
+    def _has_enough(self, name: str, last: CycleRecord | None, moment: float) -> bool:
         # At a time of the day, what was given before it counts: otherwise one row more would start a cycle at noon.
-        until = now if self._config.when == "idle" else moment
+        until = math.inf if self._config.when == "idle" else moment
         return self._n_new(name, last, until) >= self._n_wanted(last)
 
     def _status(self, name: str, running: RunningCycle | None) -> TaskStatus:
         now, last = self._clock(), self._stores.cycles.last(name)
-        n_new, n_wanted = self._n_new(name, last, now), self._n_wanted(last)
+        n_new, n_wanted = self._n_new(name, last), self._n_wanted(last)
         mine = running if running is not None and running.task == name else None
         next_at = self._moment(now, last)
-        if next_at is not None and next_at <= now and not self._has_enough(name, last, next_at, now):
+        if next_at is not None and next_at <= now and not self._has_enough(name, last, next_at):
             next_at = now if self._config.when == "idle" else next_moment(self._config.when, now)
         waits_for: WaitsFor = "nothing"
         if running is not None:
@@ -214,7 +218,7 @@ class LearningSchedule:
         seen = self._n_new(last.task, last, last.at)
         return max(self._config.min_new_feedback, seen + last.n_missing)
 
-    def _n_new(self, name: str, last: CycleRecord | None, until: float) -> int:
+    def _n_new(self, name: str, last: CycleRecord | None, until: float = math.inf) -> int:
         """The rows given until then that a version for everyone may learn, and that no cycle has seen."""
         state = (*self._stores.feedback.revisions(name), -1 if last is None else last.learned_up_to)
         known = self._counted.get(name)
@@ -240,6 +244,15 @@ class LearningSchedule:
             for judged_turn in now.judged_turns
             if judged_turn.feedback.may_train and judged_turn.feedback.id not in known
         ]
+
+
+def _ended(last: CycleRecord) -> dict[str, Any]:
+    names = ("outcome", "seconds", "error", "failure", "adapter_id")
+    return {"at": _iso(last.at), **{name: getattr(last, name) for name in names}, "reasons": list(last.reasons)}
+
+
+def _iso(at: float | None) -> str | None:
+    return None if at is None else datetime.fromtimestamp(at, UTC).isoformat()
 
 
 def last_moment(when: str, now: float) -> float:
