@@ -22,7 +22,8 @@ MAX_THUMBNAIL_BYTES = 40_000
 # 16 seconds of 16 kHz, 16-bit mono. With 12 recordings the page stays under 9 MB, which mail programs still take.
 MAX_AUDIO_BYTES = 512 * 1024
 # What a picture may have before it is decoded: the decoder would need 4 bytes for each of them.
-_MAX_SOURCE_PIXELS = 64_000_000
+_MAX_SOURCE_PIXELS = 50_000_000  # as at the door of pictures
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF")  # as at that door: no other decoder sees a kept file
 _JPEG_QUALITIES = (85, 70, 50, 30)
 
 
@@ -59,7 +60,7 @@ def _picture(path: Path) -> Shown:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_FORMATS) as image:
             if image.width * image.height > _MAX_SOURCE_PIXELS:
                 return Shown("image", absent=f"picture of {image.width:,} x {image.height:,} pixels, too large to show")
             # JPEG decodes at a fraction of its size; other formats ignore it.

@@ -77,8 +77,13 @@ def test_a_damaged_picture_is_told(tmp_path: Path, data: bytes) -> None:
     assert shown(keep(tmp_path, data), tmp_path).absent == "the picture cannot be read"
 
 
+@pytest.mark.parametrize("kind", ["TIFF", "BMP", "PPM", "TGA", "ICO"])
+def test_other_formats_are_not_opened(tmp_path: Path, kind: str) -> None:
+    assert shown(keep(tmp_path, picture(noise(50, 50), kind)), tmp_path).absent == "the picture cannot be read"
+
+
 def test_a_giant_picture_is_not_decoded(tmp_path: Path) -> None:
-    giant = picture(Image.new("1", (10_000, 8_000)))
+    giant = picture(Image.new("1", (10_000, 5_001)))
     assert "too large to show" in shown(keep(tmp_path, giant), tmp_path).absent
 
 
