@@ -37,8 +37,8 @@ class LearningConfig:
     # A cycle needs four subjects to be judged by, and one in four is held out: 16 are the least, and rarely enough.
     min_new_feedback: int = 20
     budget_minutes: float = 30.0
-    # Three weeks of daily cycles. LoRA weights of a model with half a billion parameters have some tens of megabytes,
-    # so that the size rarely decides; it bounds what larger models and plugins store.
+    # Three weeks of daily cycles. A version of the 135M chat model has 20 MB for each set of weights, and one or two of
+    # them, so that the number decides; the size bounds what larger models and plugins store.
     max_versions: int = 20
     max_versions_mb: int = 2000
 

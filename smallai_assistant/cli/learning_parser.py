@@ -238,8 +238,8 @@ def _add_adapters(commands: Any, common: argparse.ArgumentParser) -> None:
         "adapters:prune",
         "remove old versions beyond the limits of the configuration",
         common,
-        note="Those that never served go first, then the oldest. The version that serves, the one that a rollback goes "
-        "to, the newest, and what served within the last hour stay.",
+        note="Refused ones go first, then the oldest. The version that serves, the one that a rollback goes to, the "
+        "newest, and what served within the last hour stay.",
         json_shape='{"task", "removed", "n_bytes_freed", "n_kept", "n_bytes_kept"}',
     )
     offer(

@@ -53,7 +53,7 @@ class Pruned:
 
 
 def to_prune(connection: sa.Connection, task: str, folder: Path, limits: Limits, *, now: float) -> Pruned:
-    """Chooses the versions to remove until the rest is within the limits: those that never served, then the oldest.
+    """Chooses the versions to remove until the rest is within the limits: refused ones, then the oldest.
 
     These stay, even beyond the limits: the champion, the version that a rollback goes to, what served within the last
     hour, the newest version, whose report is that of the last cycle, and a candidate that nobody has judged: it may be
@@ -72,7 +72,7 @@ def to_prune(connection: sa.Connection, task: str, folder: Path, limits: Limits,
     kept |= {entry["previous_id"] for entry in moves if now - entry["at"] < SERVED_RECENTLY_S}
     kept |= {row.id for row in rows if row.status == "candidate" and row.id not in served}
     candidates = [row for row in rows if row.id not in kept]
-    # An approved version that waits for a person's decision goes by its age, as those that served.
+    # A refused version that somebody forced goes by its age, as the approved ones.
     candidates.sort(key=lambda row: row.status == "approved" or row.id in served)  # stable: the oldest first in each
     n_left, n_bytes_left = len(rows), sum(sizes.values())
     chosen: list[str] = []
