@@ -1,10 +1,11 @@
 """MovieLens 100K as a stream: `python -m bench.replay_recommend [--plot] [--events N] [--cycle]`.
 
 The first 90 % of the ratings, by time and then by the order of the file, are imported. The last 10 % come one after
-the other, each as a click, whatever its stars. First the catalogue is ranked for the user, without what the user has
-had, and the click's film is scored (NDCG@10: 1 / log2(1 + place), 0 beyond place 10); then the click is learned.
-`frozen` is the same plugin that knows the first 90 % and learns nothing. Most of the last ratings are by users who came
-later, so it can only offer them what is popular. Plain EASE (ridge 500), frozen as well, is measured for comparison.
+the other, each as a click for everyone, whatever its stars. First the catalogue is ranked for the user, without what
+the user has had, and the click's film is scored (NDCG@10: 1 / log2(1 + place), 0 beyond place 10); then the click is
+learned. `frozen` is the same plugin that knows the first 90 % and learns nothing. Most of the last ratings are by users
+who came later, so it can only offer them what is popular. Plain EASE (ridge 500), frozen as well, is measured for
+comparison.
 
 The bench drives the plugin's index and fast memory directly. The cost of an update is also measured through
 `Assistant.give_feedback`, with the database. Poison: before the stream, 1 to 10 % fake users push a film by clicks.
@@ -97,7 +98,9 @@ def click(user: str, item: str, at: float, *, number: int) -> JudgedTurn:
     when = datetime.fromtimestamp(at, UTC)
     turn = Turn(f"{user} {item} {at}", user, user, TASK, Message((TextPart(MESSAGE),)), (), when)
     feedback_id = f"{number:06}"
-    given = Feedback(turn.id, signal="click", item=item, source=user, created_at=when, task=TASK, id=feedback_id)
+    given = Feedback(
+        turn.id, signal="click", item=item, source=user, created_at=when, task=TASK, id=feedback_id, audience="everyone"
+    )
     return JudgedTurn(given, turn)
 
 

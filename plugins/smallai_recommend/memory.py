@@ -12,7 +12,7 @@ import logging
 import threading
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import NamedTuple, TypeVar
@@ -247,8 +247,10 @@ class FeedbackMemory:
         reported.nth = len(earlier)
         if self._push_detector.count(first.voter, first.item, was_shown=first.was_shown):
             self._start_generation()
-        # With this voter there are enough: choices that counted for their own users only now count for all.
-        if len(earlier) == 1 and len(self._of_item[first.item]) == self._min_people:
+        # With this voter there are enough: choices that counted for their own users only now count for all. If there
+        # are no such choices, readers need not count everything again.
+        by_voter = self._of_item[first.item]
+        if len(earlier) == 1 and len(by_voter) == self._min_people and not _are_for_everyone(by_voter):
             self._start_generation()
         return True
 
@@ -301,6 +303,10 @@ class FeedbackMemory:
 
 def _by_item_and_voter() -> defaultdict[str, defaultdict[str, list[ReportedChoice]]]:
     return defaultdict(lambda: defaultdict(list))
+
+
+def _are_for_everyone(by_voter: Mapping[str, Sequence[ReportedChoice]]) -> bool:
+    return all(choice.first.is_for_everyone for choices in by_voter.values() for choice in choices)
 
 
 def _keep_later(words: dict[_Key, Signal], key: _Key, signal: Signal) -> None:

@@ -177,7 +177,7 @@ class FakeStore:
 
     catalogue: dict[str, Item] = field(default_factory=dict)
     log: list[Interaction] = field(default_factory=list)
-    revisions: tuple[int, int] = (0, 0)
+    revisions: tuple[int, int, int] = (0, 0, 0)
 
     def items(self) -> list[Item]:
         return [self.catalogue[name] for name in sorted(self.catalogue)]
@@ -185,18 +185,18 @@ class FakeStore:
     def interactions(self, *, after: int = 0) -> list[Interaction]:
         return sorted(self.log[after:], key=lambda row: row.at)
 
-    def revision(self) -> tuple[int, int]:
+    def revision(self) -> tuple[int, int, int]:
         return self.revisions
 
     def toggle(self, name: str) -> None:
         """Adds an item, or removes it if it is there."""
         if self.catalogue.pop(name, None) is None:
             self.catalogue[name] = Item(name, f"Title {name}")
-        self.revisions = (self.revisions[0] + 1, self.revisions[1])
+        self.revisions = (self.revisions[0] + 1, *self.revisions[1:])
 
     def add(self, row: Interaction) -> None:
         self.log.append(row)
-        self.revisions = (self.revisions[0], self.revisions[1] + 1)
+        self.revisions = (self.revisions[0], self.revisions[1] + 1, self.revisions[2])
 
 
 bought = st.builds(Interaction, user=who, item=which, at=second.map(lambda number: 57.0 + number))
