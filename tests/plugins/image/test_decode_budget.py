@@ -277,3 +277,11 @@ def test_a_long_picture_is_reduced_as_one() -> None:
     image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (3_001, 2_305, 3), np.uint8))
     wanted = np.asarray(image.reduce(2))
     assert (decode(encode(image, "PNG", compress_level=1)).pixels == wanted).all()
+
+
+def test_a_png_that_takes_too_long_is_refused() -> None:
+    header = struct.pack(">II5B", 7000, 7000, 8, 6, 0, 0, 0)
+    parts = ((b"IHDR", header), (b"IDAT", bytes(56_000_000)), (b"IEND", b""))
+    chunks = (struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in parts)
+    with pytest.raises(InputTooLarge, match="takes too long"):
+        decode(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
