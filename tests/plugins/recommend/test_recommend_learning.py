@@ -54,7 +54,7 @@ def test_a_disliked_item_comes_only_if_asked_for(own_shop: Assistant) -> None:
 
 def test_a_disliked_answer_is_followed_by_another(own_shop: Assistant) -> None:
     response = ask(own_shop, user=READER, k=3)
-    assert response.rate(good=False).effect.startswith("You did not like this answer")
+    assert response.rate(good=False).effect.startswith("For you alone: You did not like this answer")
     assert ids_of(ask(own_shop, user=READER, k=3)) != ids_of(response)
 
 
