@@ -1,4 +1,4 @@
-"""The settings of learning: whom feedback reaches, when cycles start by themselves, how many versions are kept."""
+"""The settings of learning: for whom, when cycles start by themselves, what is kept."""
 
 from __future__ import annotations
 

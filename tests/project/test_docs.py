@@ -20,7 +20,7 @@ import pytest
 
 from bench.data import imagenet_photos, librivox
 from smallai_assistant import Assistant, AssistantError, errors, hookspecs
-from smallai_assistant.config import AssistantConfig, ModelsConfig, load_config
+from smallai_assistant.config import AssistantConfig, LearningConfig, ModelsConfig, load_config
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")])
@@ -180,11 +180,16 @@ def test_every_setting_is_documented_with_its_default() -> None:
     page = ROOT / "docs" / "configuration.md"
     top = {row[0]: row[2] for row in table(page, "## Keys")}
     fields = {field.name: field for field in dataclasses.fields(AssistantConfig)}
-    assert list(top) == [name for name in fields if name not in ("models", "tasks")]
+    assert list(top) == [name for name in fields if name not in ("models", "learning", "tasks")]
     for name in ("device", "memory_budget_mb", "intent_threshold"):
         assert top[name] == str(fields[name].default)
     models = {row[0]: row[1] for row in table(page, "### `[models]`")}
     assert models == {field.name: field.default or "empty" for field in dataclasses.fields(ModelsConfig)}
+    learning = {row[0]: row[1] for row in table(page, "### `[learning]`")}
+    defaults = LearningConfig()
+    assert learning == {
+        field.name: shown(getattr(defaults, field.name)).removesuffix(".0") for field in dataclasses.fields(defaults)
+    }
 
 
 @pytest.mark.parametrize(("page", "task"), GUIDES.items())
