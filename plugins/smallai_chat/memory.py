@@ -1,8 +1,10 @@
-"""The fast memory of dialogue: judged turns, retrieved by sentence similarity and put into the prompt."""
+"""The fast memory of dialogue: judged turns, retrieved if they answer the question, and put into the prompt.
+
+Sentence vectors find candidates, and `same_question` decides which of them have the same answer as the question asked.
+"""
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -10,7 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from smallai_assistant import EmbeddingModel, JudgedTurn, Steering
-from smallai_chat.words import content_words, overlap, question_key
+from smallai_chat.calibration import Calibration
+from smallai_chat.question_words import language_of
+from smallai_chat.same_question import MIN_LIKELIHOOD, likelihoods
+from smallai_chat.words import question_key
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,12 +25,6 @@ if TYPE_CHECKING:
 
 Lease = Callable[[], AbstractContextManager[EmbeddingModel]]
 
-# Chosen on `python -m bench.facts`: everyday questions score below it beside thirty facts, their paraphrases above it.
-MIN_SIMILARITY = 0.64
-# Weight of the content words in common, added to the cosine. MiniLM alone confuses facts that are phrased alike.
-_OVERLAP_WEIGHT = 0.1
-# From this similarity on, two questions count as the same one, so that another answer than the rejected ones is wanted.
-_MIN_SAME_QUESTION = 0.9
 # Entries in a prompt: few, because each takes room that the conversation needs.
 MAX_SHOWN = 2
 # Longer texts would take the place of the conversation in a small context.
@@ -58,12 +57,15 @@ class Retrieved:
     """What `ChatMemory.retrieve` returns for a question.
 
     Attributes:
-        shown: entries with answers, for the prompt, most similar first.
+        shown: entries with answers, for the prompt, likeliest first.
         rejected: answers to the same question that were rejected.
+        unknown_language: whether entries were compared by their words alone, because the embedding model's vectors
+            mean nothing in the language of the question.
     """
 
     shown: tuple[MemoryEntry, ...] = ()
     rejected: tuple[str, ...] = ()
+    unknown_language: bool = False
 
     @property
     def steering(self) -> Steering | None:
@@ -106,13 +108,20 @@ class ChatMemory:
         lease: lends the embedding model.
         vectors: the vectors that are known, by question; several memories may share them. A vector stays valid if its
             entry is replaced.
+        calibration: what the similarities of the embedding model mean, as far as measured; memories may share it.
     """
 
-    def __init__(self, lease: Lease, vectors: dict[str, FloatArray] | None = None) -> None:
+    def __init__(
+        self,
+        lease: Lease,
+        vectors: dict[str, FloatArray] | None = None,
+        calibration: Calibration | None = None,
+    ) -> None:
         self._lease = lease
         self._lock = threading.Lock()
         self._entries: list[MemoryEntry] = []
         self._vectors = {} if vectors is None else vectors
+        self._calibration = calibration or Calibration()
 
     @property
     def entries(self) -> tuple[MemoryEntry, ...]:
@@ -142,7 +151,7 @@ class ChatMemory:
         return next((entry for entry in reversed(self._entries) if entry.turn_id == turn_id), None)
 
     def retrieve(self, question: str) -> Retrieved:
-        """Returns the entries whose questions are similar to the given one.
+        """Returns the entries whose questions have the same answer as the given one.
 
         Raises:
             ModelError: the embedding model is not available.
@@ -150,13 +159,13 @@ class ChatMemory:
         entries = self.entries
         if not entries:
             return Retrieved()
-        scores = self._scores(question[:_MAX_QUESTION_CHARS], entries)
-        order = sorted(range(len(entries)), key=lambda i: -scores[i])
-        # "Where is the Porto branch?" and "Where is the Lisbon branch?" are similar, but have different answers.
-        similar = [i for i in order if scores[i] >= MIN_SIMILARITY and not names_differ(question, entries[i].question)]
-        shown = [entries[i] for i in similar if entries[i].answer]
-        rejected = [entries[i].rejected for i in similar if entries[i].rejected and scores[i] >= _MIN_SAME_QUESTION]
-        return Retrieved(tuple(shown[:MAX_SHOWN]), tuple(dict.fromkeys(rejected)))
+        found, is_reliable = self._likelihoods(question[:_MAX_QUESTION_CHARS], entries)
+        # Of two that are as likely, the newer one.
+        order = sorted(range(len(entries)), key=lambda i: (-found[i], -i))
+        same = [entries[i] for i in order if found[i] >= MIN_LIKELIHOOD]
+        shown = [entry for entry in same if entry.answer]
+        rejected = [entry.rejected for entry in same if entry.rejected]
+        return Retrieved(tuple(shown[:MAX_SHOWN]), tuple(dict.fromkeys(rejected)), not is_reliable)
 
     def _append(self, entry: MemoryEntry | None) -> None:
         """Adds an entry and drops those of the same question that it replaces. The caller holds the lock."""
@@ -173,33 +182,16 @@ class ChatMemory:
         ]
         self._entries.append(entry)
 
-    def _scores(self, question: str, entries: Sequence[MemoryEntry]) -> list[float]:
-        """Returns the cosine similarity of the question with each entry's, plus a bonus for content words in common."""
+    def _likelihoods(self, question: str, entries: Sequence[MemoryEntry]) -> tuple[list[float], bool]:
+        """Returns how likely each entry answers the question, and whether vectors mean anything in its language."""
         import numpy as np
 
+        stored = [entry.question for entry in entries]
         # The lock is held while the model runs: two threads would otherwise embed the same missing questions twice.
-        with self._lock:
-            missing = [entry.question for entry in entries if entry.question not in self._vectors]
-            with self._lease() as model:
-                rows = model.embed([question, *missing])
+        with self._lock, self._lease() as model:
+            meaning = self._calibration.of(language_of(question), model.embed)
+            missing = [text for text in dict.fromkeys(stored) if text not in self._vectors]
+            rows = model.embed([question, *missing])
             self._vectors |= dict(zip(missing, rows[1:], strict=True))
-            matrix = np.stack([self._vectors[entry.question] for entry in entries])
-        cosines = matrix @ rows[0]
-        words = content_words(question)
-        return [
-            float(cosine) + _OVERLAP_WEIGHT * overlap(words, content_words(entry.question))
-            for cosine, entry in zip(cosines, entries, strict=True)
-        ]
-
-
-def names_differ(first: str, second: str) -> bool:
-    """Whether both texts contain names and have none in common: "the office in Porto", "the office in Lisbon"."""
-    first_names, second_names = _names(first), _names(second)
-    return bool(first_names and second_names and not first_names & second_names)
-
-
-def _names(text: str) -> frozenset[str]:
-    """Returns the capitalized words inside sentences and the words with a digit, without plural endings."""
-    # Every sentence begins with a capital, so one at the beginning does not show a name.
-    found = re.findall(r"(?<![.?!] )(?<!^)\b[A-Z]\w+|\b\w*\d\w*", text)
-    return frozenset(re.sub(r"s$", "", word.casefold()) for word in found)
+            cosines = (np.stack([self._vectors[text] for text in stored]) @ rows[0]).tolist()
+            return likelihoods(question, stored, cosines, self._calibration, model.embed), meaning.is_reliable

@@ -1,8 +1,10 @@
-"""The scope of an adapter: it answers questions that are similar to its training questions, the base answers the rest.
+"""The scope of an adapter: it answers questions with the answers of its training questions, the base answers the rest.
 
 In a small network short taught answers leak into other questions. One everyday question in twenty got a taught answer,
 even when training kept hundreds of other questions close to the base (docs/decisions.md, 17). Weights that were trained
-on corrections are therefore used only inside a scope, defined by sentence similarity (SERAC, Mitchell et al. 2022).
+on corrections are therefore used only inside a scope (SERAC, Mitchell et al. 2022): for questions that `same_question`
+finds to have the same answer as a training question. Scopes of older adapters know only sentence vectors and go by
+similarity.
 
 Ratings teach style, which applies to every question. An adapter that was trained on both holds two sets of weights: the
 main one for questions inside the scope, and one in the folder `elsewhere`, trained on ratings alone, for the others. An
@@ -16,10 +18,13 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from smallai_assistant import Adapter, EmbeddingModel, errors
+from smallai_chat.calibration import Calibration, Embed
+from smallai_chat.question_words import language_of
+from smallai_chat.same_question import MIN_LIKELIHOOD, likelihoods
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,9 +34,9 @@ if TYPE_CHECKING:
 
     FloatArray = npt.NDArray[np.float32]
 
-# Chosen for all-MiniLM-L6-v2: the paraphrases of `bench.facts` score above it, the gate's 24 everyday questions and all
-# 504 questions of the benches' canary below it. An embedding model that finds all texts similar makes the scope too
-# wide; the gate then measures the leak and refuses the adapter.
+# For scopes without texts. Chosen for all-MiniLM-L6-v2: the paraphrases of `bench.facts` score above it, the gate's 24
+# everyday questions and all 504 questions of the benches' canary below it. An embedding model that finds all texts
+# similar makes such a scope too wide; the gate then measures the leak and refuses the adapter.
 MIN_SIMILARITY = 0.5
 FILE, ELSEWHERE = "scope.safetensors", "elsewhere"
 # A question is cut here before it is embedded: the embedding model reads 256 tokens, and the subject comes early.
@@ -45,15 +50,19 @@ Base = Callable[[], Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """The sentence vectors of an adapter's training questions.
+    """An adapter's training questions and their sentence vectors.
 
     Attributes:
         vectors: float32, shape (n_questions, n_dimensions), unit length.
         embedding: name and file hashes of the embedding model that made the vectors.
+        questions: the texts; empty in the scope of an older adapter.
+        calibration: what the similarities of that embedding model mean, as far as measured.
     """
 
     vectors: FloatArray
     embedding: Mapping[str, Any]
+    questions: tuple[str, ...] = ()
+    calibration: Calibration = field(default_factory=Calibration)
 
     def similarity(self, vectors: FloatArray) -> FloatArray:
         """Returns each question's cosine similarity with its most similar training question.
@@ -67,15 +76,26 @@ class Scope:
         nearest: FloatArray = (vectors @ self.vectors.T).max(axis=1)
         return nearest
 
-    def covers(self, vectors: FloatArray) -> list[bool]:
-        """Whether each question, given as vectors of shape (n, n_dimensions), lies inside the scope."""
-        return [bool(similarity >= MIN_SIMILARITY) for similarity in self.similarity(vectors)]
+    def covers(self, questions: Sequence[str], vectors: FloatArray, embed: Embed) -> list[bool]:
+        """Whether each question, given with its vectors of shape (n, n_dimensions), lies inside the scope."""
+        if not self.questions:
+            return [bool(similarity >= MIN_SIMILARITY) for similarity in self.similarity(vectors)]
+        cosines = (vectors @ self.vectors.T).tolist()
+        return [
+            max(likelihoods(asked, self.questions, row, self.calibration, embed)) >= MIN_LIKELIHOOD
+            for asked, row in zip(questions, cosines, strict=True)
+        ]
 
     def save(self, folder: Path) -> None:
         """Writes the scope file into the adapter's folder."""
         from safetensors.numpy import save_file
 
-        save_file({"questions": self.vectors}, folder / FILE, {"embedding": json.dumps(dict(self.embedding))})
+        about = {
+            "embedding": json.dumps(dict(self.embedding)),
+            "questions": json.dumps(self.questions),
+            "calibration": json.dumps(self.calibration.as_json()),
+        }
+        save_file({"questions": self.vectors}, folder / FILE, about)
 
     @classmethod
     def load(cls, folder: Path) -> Scope | None:
@@ -91,12 +111,17 @@ class Scope:
         try:
             with safe_open(folder / FILE, framework="numpy") as opened:
                 vectors = opened.get_tensor("questions")
-                embedding = json.loads(opened.metadata()["embedding"])
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+                about = opened.metadata()
+                embedding = json.loads(about["embedding"])
+                questions = tuple(json.loads(about.get("questions", "[]")))
+                calibration = Calibration.from_json(json.loads(about.get("calibration", "{}")))
+        except (AttributeError, OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise errors.AdapterMismatch(f"{folder.name}: not a scope: {error}") from error
         if vectors.ndim != 2 or not len(vectors) or not isinstance(embedding, dict):
             raise errors.AdapterMismatch(f"{folder.name}: a scope of the shape {vectors.shape}")
-        return cls(vectors, embedding)
+        if questions and (len(questions) != len(vectors) or not all(isinstance(text, str) for text in questions)):
+            raise errors.AdapterMismatch(f"{folder.name}: a scope of {len(questions)} texts and {len(vectors)} vectors")
+        return cls(vectors, embedding, questions, calibration)
 
 
 class Scopes:
@@ -119,7 +144,13 @@ class Scopes:
         Raises:
             ModelError: the embedding model is not available.
         """
-        return Scope(self.vectors(questions), dict(self._base()))
+        texts = tuple(question[:MAX_CHARS] for question in questions)
+        calibration = Calibration()
+        with self._lease() as model:
+            vectors = model.embed(texts)
+            for language in {language_of(text) for text in texts}:
+                calibration.of(language, model.embed)
+        return Scope(vectors, dict(self._base()), texts, calibration)
 
     def vectors(self, questions: Sequence[str]) -> FloatArray:
         """Returns the questions' sentence vectors: float32, shape (n_questions, n_dimensions), unit length.
@@ -148,7 +179,11 @@ class Scopes:
                 hint="learn again",
             )
         elsewhere = adapter.with_part(ELSEWHERE)
-        covered = scope.covers(self.vectors(questions)) if questions else []
+        if not questions:
+            return []
+        asked = [question[:MAX_CHARS] for question in questions]
+        with self._lease() as model:
+            covered = scope.covers(asked, model.embed(asked), model.embed)
         return [adapter if is_covered else elsewhere for is_covered in covered]
 
     def _scope(self, adapter: Adapter) -> Scope | None:

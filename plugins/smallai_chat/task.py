@@ -35,10 +35,12 @@ from smallai_assistant import (
     Turn,
     errors,
 )
+from smallai_chat.calibration import Calibration
 from smallai_chat.evaluation import evaluate
 from smallai_chat.examples import examples_of, protected_of
 from smallai_chat.memory import ChatMemory, Retrieved, entry_of
 from smallai_chat.other_answer import OtherAnswer, Stream
+from smallai_chat.question_words import language_of
 from smallai_chat.scope import Scopes
 
 Messages = list[dict[str, str]]
@@ -98,7 +100,11 @@ class ChatTask(LearningTask):
     def setup(self, context: TaskContext) -> None:
         super().setup(context)
         self._vectors: dict[str, Any] = {}  # sentence vectors of corrected questions, for the memories of all people
-        self.memories = context.memory_per_audience(lambda: ChatMemory(self._lease_embedding, self._vectors))
+        self._calibration = Calibration()
+        self._told_languages: set[str] = set()  # in which a notice said that only the same words are found again
+        self.memories = context.memory_per_audience(
+            lambda: ChatMemory(self._lease_embedding, self._vectors, self._calibration)
+        )
         self.scopes = Scopes(self._lease_embedding, lambda: context.models.base_of(self._embedding()))
 
     def run(self, request: Request, models: ModelRuntime) -> Iterator[TextPart | Notice | Details]:
@@ -113,6 +119,7 @@ class ChatTask(LearningTask):
             except AssistantError as error:
                 # An answer without the memory is better than no answer.
                 yield Notice("memory_unavailable", f"What was learned a moment ago was not used: {error}")
+        yield from self._words_only_notice(request.message.text, retrieved)
         with models.lease(self.spec, TextModel) as model:
             messages, notice = fit_messages(request, options, model, memory=memory, retrieved=retrieved)
             if notice is not None:
@@ -150,6 +157,18 @@ class ChatTask(LearningTask):
                     "answer_truncated",
                     f"The answer was cut after {facts.n_completion_tokens} tokens: raise max_tokens for more.",
                 )
+
+    def _words_only_notice(self, question: str, retrieved: Retrieved) -> list[Notice]:
+        """Returns a notice, once for each language, if the embedding model knows no meaning in it."""
+        language = language_of(question)
+        if not retrieved.unknown_language or language in self._told_languages:
+            return []
+        self._told_languages.add(language)
+        text = (
+            "The embedding model does not understand the language of this question. What was taught is used only for "
+            "questions with the same words."
+        )
+        return [Notice("memory_by_words", text)]
 
     @property
     def spec(self) -> ModelSpec:

@@ -13,7 +13,7 @@ from support.dialogue import ANSWER, PARAPHRASE, QUESTION, TASK, ask, judged_tur
 from smallai_assistant import Assistant, AssistantConfig
 from smallai_assistant.config import ModelsConfig
 from smallai_chat.evaluation import contains_answer
-from smallai_chat.memory import ChatMemory, entry_of, names_differ
+from smallai_chat.memory import ChatMemory, entry_of
 from smallai_chat.words import normalized
 
 
@@ -128,17 +128,3 @@ def test_useless_judged_turns_leave_no_entry() -> None:
     assert entry_of(judged_turn("c?", correction="x" * 2_000)) is None
     assert entry_of(judged_turn("c?", comment="hm")) is None
     assert entry_of(judged_turn("q" * 900, correction="x")) is None
-
-
-@pytest.mark.parametrize(
-    ("asked", "told", "expected"),
-    [
-        ("Where is the Porto branch?", "Where is the Lisbon branch?", True),
-        ("When is the Friday meeting?", "When is the Monday meeting?", True),
-        ("At what time is the meeting on Mondays?", "When is the Monday meeting?", False),
-        ("Where can I find the 3D printer?", "Which room has the 3D printer?", False),
-        ("What is it?", "Where is the Lisbon branch?", False),
-    ],
-)
-def test_names_distinguish_questions(asked: str, told: str, expected: bool) -> None:
-    assert names_differ(asked, told) is expected

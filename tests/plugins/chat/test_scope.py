@@ -13,7 +13,7 @@ import pytest
 from support.dialogue import adapter_in
 
 from smallai_assistant import errors
-from smallai_chat.scope import Scopes
+from smallai_chat.scope import Scope, Scopes
 
 
 class FirstLetterModel:
@@ -31,12 +31,25 @@ def test_base_answers_outside_the_scope(tmp_path: Path) -> None:
     adapter = adapter_in(tmp_path)
     assert scopes().adapters_for(None, ["at", "bo"]) == [None, None]
     assert scopes().adapters_for(adapter, ["at", "bo"]) == [adapter, adapter]  # no scope file: every question
-    scopes().of_questions(["as taught", "cup"]).save(tmp_path)
+    # The scope of an older adapter has vectors only, and goes by their similarity.
+    replace(scopes().of_questions(["as taught", "cup"]), questions=()).save(tmp_path)
     assert scopes().adapters_for(adapter, ["at", "bo", "cat"]) == [adapter, None, adapter]
     assert scopes().adapters_for(adapter, []) == []
     with_ratings = replace(adapter, files={"adapter.bin": "", "elsewhere/adapter.bin": ""})
     found = scopes().adapters_for(with_ratings, ["bo", "cat"])
     assert [(chosen.id, chosen.part_name) if chosen else None for chosen in found] == [("a1", "elsewhere"), ("a1", "")]
+
+
+def test_scope_decides_by_its_questions(tmp_path: Path) -> None:
+    adapter = adapter_in(tmp_path)
+    scopes().of_questions(["Where is the red boat?", "Who owns the mill?"]).save(tmp_path)
+    asked = ["where is the red boat", "Where is the blue boat?", "What is it?"]
+    assert scopes().adapters_for(adapter, asked) == [adapter, None, None]
+    loaded = Scope.load(tmp_path)
+    assert loaded is not None
+    assert loaded.questions == ("Where is the red boat?", "Who owns the mill?")
+    # Measured once: what the similarities of the model mean is stored with the scope.
+    assert list(loaded.calibration.as_json()) == ["en"]
 
 
 def test_scope_of_another_embedding_model_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,117 @@
+"""How far a correction reaches: `python -m bench.scope [--tune] [--show]`.
+
+Every taught question of `scope_unseen.jsonl` is asked in other words, which should find it, and beside it near misses,
+which should not: another place, number, day, month, person, unit or subject, a negation, an opposite, something
+unrelated.
+`--tune` asks the half that the decider was made with; `--show` prints what went wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+from bench.questions import MODELS, CachedModel, Pair, embedding_model, pairs
+from smallai_assistant import EmbeddingModel, Feedback, JudgedTurn, Message, TextPart, Turn
+from smallai_assistant.types import new_id, now
+from smallai_chat.memory import ChatMemory
+from smallai_chat.same_question import texts_of
+
+TASK = "text-generation"
+N_TIMED = 40
+
+
+def is_found(memory: ChatMemory, taught: str, asked: str) -> bool:
+    """Whether a memory that knows only the taught question shows its answer to the one asked."""
+    memory.replace([judged(taught)])
+    return bool(memory.retrieve(asked).shown)
+
+
+def judged(question: str) -> JudgedTurn:
+    """Returns a corrected turn."""
+    turn = Turn(new_id(), "s", None, TASK, Message((TextPart(question),)), (TextPart("I do not know."),), now())
+    return JudgedTurn(Feedback(turn.id, task=TASK, correction="so it is"), turn)
+
+
+def shares(asked: Sequence[tuple[Pair, bool]], attribute: str) -> dict[str, float]:
+    """Returns the share of found ones by language or kind."""
+    found: defaultdict[str, list[bool]] = defaultdict(list)
+    for pair, is_hit in asked:
+        found[getattr(pair, attribute)].append(is_hit)
+    return {name: round(sum(hits) / len(hits), 4) for name, hits in found.items()}
+
+
+def measured(model: EmbeddingModel, half: str, *, shows: bool) -> dict[str, Any]:
+    """Returns the figures of an embedding model on one half."""
+    cached: Any = CachedModel(model)
+    cached.embed([text for pair in pairs(half) for text in texts_of(pair.stored, pair.asked, pair.language)])
+    memory = ChatMemory(lambda: nullcontext(cached))
+    asked = [(pair, is_found(memory, pair.stored, pair.asked)) for pair in pairs(half)]
+    same = [row for row in asked if row[0].kind == "same"]
+    others = [row for row in asked if row[0].kind != "same"]
+    for pair, is_hit in asked:
+        if shows and is_hit != (pair.kind == "same"):
+            print(f"      {pair.language} {pair.kind}: {pair.stored} | {pair.asked}")
+    return {
+        "hits": shares(same, "language"),
+        "false_hits": shares(others, "language"),
+        "false_hits_by_kind": shares(others, "kind"),
+        "n_same": len(same),
+        "n_others": len(others),
+        "hit": round(sum(hit for _, hit in same) / len(same), 4),
+        "false_hit": round(sum(hit for _, hit in others) / len(others), 4),
+    }
+
+
+def ms_per_turn(model: EmbeddingModel, half: str) -> float:
+    """Returns the median time of a question beside 30 taught ones, in milliseconds, sentence vector included."""
+    memory = ChatMemory(lambda: nullcontext(model))
+    english = [pair for pair in pairs(half) if pair.language == "en"]
+    memory.replace([judged(question) for question in list(dict.fromkeys(pair.stored for pair in pairs(half)))[:30]])
+    memory.retrieve("warm up")
+    times = []
+    for pair in english[:N_TIMED]:
+        begun = time.perf_counter()
+        memory.retrieve(pair.asked)
+        times.append(time.perf_counter() - begun)
+    return round(1000 * sorted(times)[len(times) // 2], 1)
+
+
+def show(name: str, half: str, figures: Mapping[str, Any]) -> None:
+    """Prints one model's table."""
+    print(f"{name}, {half} half: {figures['n_same']} in other words, {figures['n_others']} others", flush=True)
+    for language, share in figures["hits"].items():
+        print(f"  {language:3} found {share:6.1%}, false {figures['false_hits'][language]:6.1%}")
+    print(
+        "  false by kind: " + ", ".join(f"{kind} {share:.1%}" for kind, share in figures["false_hits_by_kind"].items())
+    )
+    print(f"  all found {figures['hit']:.1%}, false {figures['false_hit']:.1%}, {figures['ms']} ms a turn", flush=True)
+
+
+def main() -> None:
+    """Prints the tables and a JSON line."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--tune", action="store_true", help="also the half that the decider was made with")
+    parser.add_argument("--show", action="store_true", help="print what went wrong in the tuning half")
+    args = parser.parse_args()
+    halves = ["unseen", *(["tune"] if args.tune else [])]
+    out: dict[str, Any] = {}
+    for name in MODELS:
+        with embedding_model(name) as model:
+            if model is None:
+                continue
+            for half in halves:
+                figures = measured(model, half, shows=args.show and half == "tune")
+                figures["ms"] = ms_per_turn(model, half)
+                show(name, half, figures)
+                out[f"{name.split('-')[1]}_{half}"] = figures
+    print(json.dumps({"bench": "scope", **out}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
