@@ -396,4 +396,5 @@ class Assistant:
             data_dir=self.config.data_dir / "tasks" / name,
             adapters=self._serving,
             min_people=self.config.learning.min_people,
+            titles=lambda: {name: task.title for name, task in self._plugins.tasks.items()},
         )

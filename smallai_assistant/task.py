@@ -51,6 +51,7 @@ class TaskContext:
         items: items and interactions, for recommendation.
         data_dir: the task's own folder. A task must not write anywhere else.
         min_people: what so many people say alike, each for that person alone, may count for others.
+        titles: returns the tasks that can be used now: name -> title.
         adapters: tells which adapter serves. Ask once per answer, so that an answer ends with the version that it
             began with.
     """
@@ -62,6 +63,7 @@ class TaskContext:
     data_dir: Path
     adapters: Champions
     min_people: int = 3
+    titles: Callable[[], Mapping[str, str]] = dict
 
     @staticmethod
     def memory_per_audience(make: Callable[[], M]) -> MemoryPerAudience[M]:
@@ -202,7 +204,7 @@ class Training:
     """One training run: what to learn from, where to write, and when to stop or wait.
 
     Attributes:
-        examples: the examples of new feedback. None of them is asked in the evaluation.
+        examples: the examples of new feedback. No candidate is asked an example that it was trained on.
         replay: examples of earlier cycles, to be learned again so that they are not forgotten.
         folder: the adapter's files are written here.
         work_folder: checkpoints are written here. After a kill, the next run with the same examples finds them.
@@ -286,6 +288,14 @@ class LearningTask(Task):
     primary_metric: ClassVar[str]
     min_examples: ClassVar[int] = 4
     honours_audiences: ClassVar[bool] = False
+
+    @property
+    def is_cheap_to_train(self) -> bool:
+        """Whether a cycle may train six times; a class attribute will do. The trainings share `Training.work_folder`.
+
+        Little feedback is then used whole: each example is judged by a candidate that did not learn it.
+        """
+        return False
 
     def serving(self) -> tuple[Adapter | None, list[Notice]]:
         """The adapter to answer with. Call it once per answer.

@@ -9,10 +9,11 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from smallai_assistant import EmbeddingModel, JudgedTurn, Steering
 from smallai_chat.calibration import Calibration
+from smallai_chat.follow_up import question_of
 from smallai_chat.question_words import language_of
 from smallai_chat.same_question import MIN_LIKELIHOOD, likelihoods
 from smallai_chat.words import question_key
@@ -59,12 +60,15 @@ class Retrieved:
     Attributes:
         shown: entries with answers, for the prompt, likeliest first.
         rejected: answers to the same question that were rejected.
+        because: what was used of the fast memory: the feedback's id, the cosine similarity of the questions, and the
+            verdict, as JSON values.
         unknown_language: whether entries were compared by their words alone, because the embedding model's vectors
             mean nothing in the language of the question.
     """
 
     shown: tuple[MemoryEntry, ...] = ()
     rejected: tuple[str, ...] = ()
+    because: tuple[dict[str, Any], ...] = ()
     unknown_language: bool = False
 
     @property
@@ -82,7 +86,7 @@ class Retrieved:
 def entry_of(judged_turn: JudgedTurn) -> MemoryEntry | None:
     """Returns the entry of a judged turn; None if it tells nothing about the answer or a text is too long."""
     given, turn = judged_turn.feedback, judged_turn.turn
-    question = " ".join(turn.request.text.split())
+    question = question_of(turn)
     if not question or len(question) > _MAX_QUESTION_CHARS:
         return None
     answer = turn.text.strip()
@@ -159,13 +163,22 @@ class ChatMemory:
         entries = self.entries
         if not entries:
             return Retrieved()
-        found, is_reliable = self._likelihoods(question[:_MAX_QUESTION_CHARS], entries)
+        found, cosines, is_reliable = self._likelihoods(question[:_MAX_QUESTION_CHARS], entries)
         # Of two that are as likely, the newer one.
         order = sorted(range(len(entries)), key=lambda i: (-found[i], -i))
-        same = [entries[i] for i in order if found[i] >= MIN_LIKELIHOOD]
-        shown = [entry for entry in same if entry.answer]
-        rejected = [entry.rejected for entry in same if entry.rejected]
-        return Retrieved(tuple(shown[:MAX_SHOWN]), tuple(dict.fromkeys(rejected)), not is_reliable)
+        same = [i for i in order if found[i] >= MIN_LIKELIHOOD]
+        shown = [i for i in same if entries[i].answer][:MAX_SHOWN]
+        because = [
+            {
+                "feedback_id": entries[i].feedback_id,
+                "similarity": round(cosines[i], 3),
+                "verdict": f"taken for the same question with {found[i]:.0%}",
+            }
+            for i in same
+            if i in shown or entries[i].rejected
+        ]
+        rejected = dict.fromkeys(entries[i].rejected for i in same if entries[i].rejected)
+        return Retrieved(tuple(entries[i] for i in shown), tuple(rejected), tuple(because), not is_reliable)
 
     def _append(self, entry: MemoryEntry | None) -> None:
         """Adds an entry and drops those of the same question that it replaces. The caller holds the lock."""
@@ -182,8 +195,8 @@ class ChatMemory:
         ]
         self._entries.append(entry)
 
-    def _likelihoods(self, question: str, entries: Sequence[MemoryEntry]) -> tuple[list[float], bool]:
-        """Returns how likely each entry answers the question, and whether vectors mean anything in its language."""
+    def _likelihoods(self, question: str, entries: Sequence[MemoryEntry]) -> tuple[list[float], list[float], bool]:
+        """Returns how likely each entry answers the question, the cosines, and whether vectors mean anything."""
         import numpy as np
 
         stored = [entry.question for entry in entries]
@@ -194,4 +207,5 @@ class ChatMemory:
             rows = model.embed([question, *missing])
             self._vectors |= dict(zip(missing, rows[1:], strict=True))
             cosines = (np.stack([self._vectors[text] for text in stored]) @ rows[0]).tolist()
-            return likelihoods(question, stored, cosines, self._calibration, model.embed), meaning.is_reliable
+            found = likelihoods(question, stored, cosines, self._calibration, model.embed)
+            return found, cosines, meaning.is_reliable

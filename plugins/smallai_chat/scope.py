@@ -186,6 +186,10 @@ class Scopes:
             covered = scope.covers(asked, model.embed(asked), model.embed)
         return [adapter if is_covered else elsewhere for is_covered in covered]
 
+    def has_scope(self, adapter: Adapter) -> bool:
+        """Whether the adapter's main weights are used for some questions only."""
+        return self._scope(adapter) is not None
+
     def _scope(self, adapter: Adapter) -> Scope | None:
         # An adapter's folder never changes after training, so a cached scope never goes stale.
         key = str(adapter.folder)

@@ -38,6 +38,8 @@ from smallai_assistant import (
 from smallai_chat.calibration import Calibration
 from smallai_chat.evaluation import evaluate
 from smallai_chat.examples import examples_of, protected_of
+from smallai_chat.follow_up import WHOLE_QUESTION, question_in
+from smallai_chat.identity import Self, about_itself
 from smallai_chat.memory import ChatMemory, Retrieved, entry_of
 from smallai_chat.other_answer import OtherAnswer, Stream
 from smallai_chat.question_words import language_of
@@ -48,6 +50,7 @@ Messages = list[dict[str, str]]
 # The smallest reserve for the answer: in a context below 256 tokens a quarter would be too short.
 _MIN_ANSWER_TOKENS = 64
 _MAX_QUOTED_CHARS = 60  # of a question or answer, in a message to the user
+DEFAULT_PERSONA, _MAX_PERSONA_CHARS = "Smallai", 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,8 @@ class ChatOptions:
 
     Attributes:
         system_prompt: the first message of every prompt; history never displaces it. Empty for none.
+        persona: the assistant's name, and what it is, such as "Ada, the assistant of the library". It says so if it is
+            asked, and another name than the default begins the system prompt, too.
         max_tokens, temperature, top_p, top_k, repetition_penalty, seed, stop: see GenerationOptions. A penalty
             slightly above 1 keeps the smallest models from repeating themselves.
         max_history_turns: maximum number of earlier turns in the prompt, 0 to 1000.
@@ -66,6 +71,7 @@ class ChatOptions:
     """
 
     system_prompt: str = "You are a helpful assistant. Answer briefly."
+    persona: str = DEFAULT_PERSONA
     max_tokens: int = 512
     temperature: float = 0.0
     top_p: float = 1.0
@@ -78,12 +84,21 @@ class ChatOptions:
 
     def __post_init__(self) -> None:
         self.generation()
+        if not 0 < len(self.persona.strip()) <= _MAX_PERSONA_CHARS:
+            raise InvalidInput(f"a persona of {len(self.persona):,} characters", hint=f"give 1 to {_MAX_PERSONA_CHARS}")
         if not 0 <= self.max_history_turns <= 1000:
             raise InvalidInput(f"max_history_turns is {self.max_history_turns}", hint="give 0 to 1000")
 
     def generation(self) -> GenerationOptions:
         """Returns the options that the model takes."""
         return GenerationOptions(**{field.name: getattr(self, field.name) for field in fields(GenerationOptions)})
+
+    @property
+    def whole_system_prompt(self) -> str:
+        """The system prompt with the persona, if it is not the default one."""
+        if self.persona == DEFAULT_PERSONA:
+            return self.system_prompt
+        return f"You are {self.persona.strip().rstrip('.')}. {self.system_prompt}".strip()
 
 
 class ChatTask(LearningTask):
@@ -109,17 +124,22 @@ class ChatTask(LearningTask):
 
     def run(self, request: Request, models: ModelRuntime) -> Iterator[TextPart | Notice | Details]:
         options: ChatOptions = request.options
-        adapter, notices = self._adapter_for(request.message.text)
+        question = question_in(request)
+        adapter, notices = self._adapter_for(question)
         yield from notices
         memory = self.memories.of(request.audiences)
         retrieved = Retrieved()
         if options.use_memory:
             try:
-                retrieved = memory.retrieve(request.message.text)
+                retrieved = memory.retrieve(question)
             except AssistantError as error:
                 # An answer without the memory is better than no answer.
                 yield Notice("memory_unavailable", f"What was learned a moment ago was not used: {error}")
-        yield from self._words_only_notice(request.message.text, retrieved)
+        yield from self._words_only_notice(question, retrieved)
+        if not retrieved.because and (told := self._about_itself(request, adapter)):
+            yield TextPart(told)
+            yield Details({"recalled": [], "stop_reason": "stop"})
+            return
         with models.lease(self.spec, TextModel) as model:
             messages, notice = fit_messages(request, options, model, memory=memory, retrieved=retrieved)
             if notice is not None:
@@ -144,8 +164,11 @@ class ChatTask(LearningTask):
                 {
                     "model": str(model.spec),
                     "adapter": adapter.id if adapter is not None else None,
+                    "part": adapter.part_name if adapter is not None else "",
+                    "because": list(retrieved.because),
                     # Stored turns and callers know this key, so it keeps its name.
                     "recalled": [entry.feedback_id for entry in retrieved.shown],
+                    **({WHOLE_QUESTION: question} if question != request.message.text else {}),
                     "n_prompt_tokens": facts.n_prompt_tokens,
                     "n_completion_tokens": facts.n_completion_tokens,
                     "stop_reason": facts.stop_reason,
@@ -157,6 +180,14 @@ class ChatTask(LearningTask):
                     "answer_truncated",
                     f"The answer was cut after {facts.n_completion_tokens} tokens: raise max_tokens for more.",
                 )
+
+    def _about_itself(self, request: Request, adapter: Adapter | None) -> str:
+        """Answers a question about the assistant, unless a version learned it; empty for every other message."""
+        if request.is_bare or (adapter is not None and self.scopes.has_scope(adapter) and not adapter.part_name):
+            return ""
+        options: ChatOptions = request.options
+        known = Self(options.persona, str(self.spec), self.context.titles())
+        return about_itself(request.message.text, known)
 
     def _words_only_notice(self, question: str, retrieved: Retrieved) -> list[Notice]:
         """Returns a notice, once for each language, if the embedding model knows no meaning in it."""
@@ -206,7 +237,7 @@ class ChatTask(LearningTask):
         from smallai_chat.training import train
 
         options: ChatOptions = self.context.options
-        return train(training, self.spec, self.scopes, system_prompt=options.system_prompt)
+        return train(training, self.spec, self.scopes, system_prompt=options.whole_system_prompt)
 
     def evaluate(self, examples: Sequence[Example], adapter: Adapter | None, models: ModelRuntime) -> list[Score]:
         options: ChatOptions = self.context.options
@@ -214,7 +245,7 @@ class ChatTask(LearningTask):
         # Each question is evaluated with the weights that would answer it in service: main, elsewhere or base.
         routes = dict(zip(questions, self.scopes.adapters_for(adapter, questions), strict=True))
         with models.lease(self.spec, TextModel) as model:
-            return evaluate(examples, model, adapter, system_prompt=options.system_prompt, routes=routes)
+            return evaluate(examples, model, adapter, system_prompt=options.whole_system_prompt, routes=routes)
 
     def _adapter_for(self, question: str) -> tuple[Adapter | None, list[Notice]]:
         """Returns the weights that answer the question, None for the base, and a notice if an adapter is unusable."""
@@ -252,7 +283,9 @@ def fit_messages(
     Raises:
         InputTooLarge: the system prompt and the question alone leave no room for an answer.
     """
-    system: Messages = [{"role": "system", "content": options.system_prompt}] if options.system_prompt else []
+    system: Messages = (
+        [{"role": "system", "content": options.whole_system_prompt}] if options.whole_system_prompt else []
+    )
     shown = [
         message
         for entry in reversed(retrieved.shown if retrieved else ())
