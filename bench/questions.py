@@ -62,11 +62,13 @@ def embedding_model(name: str) -> Iterator[EmbeddingModel | None]:
         print(f"{name} is not in the folder of models", flush=True)
         yield None
         return
+    # A model outside the catalogue is named by its folder.
+    where = name if name == MODELS[0] else str(config.models_dir / name)
     with tempfile.TemporaryDirectory() as folder:
         opened = AssistantConfig(data_dir=Path(folder), models_dir=config.models_dir, device="cpu")
         with (
             Assistant(opened) as assistant,
-            assistant.models.lease(ModelSpec(name, task="feature-extraction"), EmbeddingModel) as model,
+            assistant.models.lease(ModelSpec(where, task="feature-extraction"), EmbeddingModel) as model,
         ):
             yield model
 

@@ -14,11 +14,13 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 from bench.questions import MODELS, CachedModel, Pair, embedding_model, pairs
 from smallai_assistant import EmbeddingModel, Feedback, JudgedTurn, Message, TextPart, Turn
 from smallai_assistant.types import new_id, now
+from smallai_chat.follow_up import whole_question
 from smallai_chat.memory import ChatMemory
 from smallai_chat.same_question import texts_of
 
@@ -53,7 +55,8 @@ def measured(model: EmbeddingModel, half: str, *, shows: bool) -> dict[str, Any]
     memory = ChatMemory(lambda: nullcontext(cached))
     asked = [(pair, is_found(memory, pair.stored, pair.asked)) for pair in pairs(half)]
     same = [row for row in asked if row[0].kind == "same"]
-    others = [row for row in asked if row[0].kind != "same"]
+    others = [row for row in asked if row[0].kind not in {"same", "another row"}]
+    rows = [row for row in asked if row[0].kind == "another row"]
     for pair, is_hit in asked:
         if shows and is_hit != (pair.kind == "same"):
             print(f"      {pair.language} {pair.kind}: {pair.stored} | {pair.asked}")
@@ -63,9 +66,23 @@ def measured(model: EmbeddingModel, half: str, *, shows: bool) -> dict[str, Any]
         "false_hits_by_kind": shares(others, "kind"),
         "n_same": len(same),
         "n_others": len(others),
+        "false_rows": round(sum(hit for _, hit in rows) / len(rows), 4),
         "hit": round(sum(hit for _, hit in same) / len(same), 4),
         "false_hit": round(sum(hit for _, hit in others) / len(others), 4),
     }
+
+
+def follow_ups(model: EmbeddingModel) -> dict[str, float]:
+    """Returns how often a corrected follow-up is found in the same sense elsewhere, and in another sense."""
+    memory = ChatMemory(lambda: nullcontext(model))
+    lines = Path(__file__).with_name("follow_ups.jsonl").read_text(encoding="utf-8").splitlines()
+    hits, false_hits = [], []
+    for row in map(json.loads, lines):
+        taught = whole_question(row["taught"], row["before"])
+        hits.append(is_found(memory, taught, whole_question(row["same"], row["same_before"])))
+        false_hits.append(is_found(memory, taught, whole_question(row["other"], row["other_before"])))
+    n = len(hits)
+    return {"n": n, "hit": round(sum(hits) / n, 4), "false_hit": round(sum(false_hits) / n, 4)}
 
 
 def ms_per_turn(model: EmbeddingModel, half: str) -> float:
@@ -90,7 +107,10 @@ def show(name: str, half: str, figures: Mapping[str, Any]) -> None:
     print(
         "  false by kind: " + ", ".join(f"{kind} {share:.1%}" for kind, share in figures["false_hits_by_kind"].items())
     )
-    print(f"  all found {figures['hit']:.1%}, false {figures['false_hit']:.1%}, {figures['ms']} ms a turn", flush=True)
+    print(
+        f"  all found {figures['hit']:.1%}, false {figures['false_hit']:.1%}, other rows {figures['false_rows']:.1%}, {figures['ms']} ms a turn",
+        flush=True,
+    )
 
 
 def main() -> None:
@@ -105,6 +125,8 @@ def main() -> None:
         with embedding_model(name) as model:
             if model is None:
                 continue
+            out[f"{name.split('-')[1]}_follow_ups"] = found = follow_ups(model)
+            print(f"{name}: {found['n']} follow-ups, found {found['hit']:.1%}, false {found['false_hit']:.1%}")
             for half in halves:
                 figures = measured(model, half, shows=args.show and half == "tune")
                 figures["ms"] = ms_per_turn(model, half)

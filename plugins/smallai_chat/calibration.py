@@ -1,8 +1,8 @@
 """Measures what a sentence embedding model's similarities mean, language by language.
 
 Similarity 0.7 is close for one model and usual among unrelated texts for another, and a model can know one script and
-not the next. `calibration.jsonl` has ten everyday questions with a paraphrase in each language: how similar the model finds
-unrelated ones and paraphrases sets the scale. Where it cannot tell them apart, its vectors mean nothing.
+not the next. `calibration.jsonl` has ten everyday questions with a paraphrase in each language: how similar the model
+finds unrelated ones and paraphrases sets the scale. Where it cannot tell them apart, its vectors mean nothing.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from functools import cache
 from importlib import resources
 
 from smallai_assistant import Example, JudgedTurn
+from smallai_chat.follow_up import question_of
 from smallai_chat.reference_prompts import HELD_OUT_ANSWERS, HELD_OUT_QUESTIONS
 from smallai_chat.words import content_words, normalized, overlap, question_key
 
@@ -116,7 +117,7 @@ def examples_of(judged_turns: Sequence[JudgedTurn]) -> list[Example]:
     subjects = _Subjects()
     for judged_turn in judged_turns:
         given, turn = judged_turn.feedback, judged_turn.turn
-        question, answer = " ".join(turn.request.text.split()), turn.text.strip()
+        question, answer = question_of(turn), turn.text.strip()
         if not question or len(question) > _MAX_QUESTION_CHARS:
             continue
         if given.correction is not None and len(given.correction) <= _MAX_ANSWER_CHARS:
