@@ -88,6 +88,9 @@ def _later(assistant: Assistant, given: Feedback) -> str:
         return f"noted; {given.task} does not learn"
     if not given.may_train:
         return "noted; it is kept, and no cycle learns from it"
+    if given.audience not in (None, EVERYONE):
+        n_people = assistant.config.learning.min_people
+        return f"noted; it is not for everyone, so a cycle learns it only if {n_people} people say the same"
     return f"noted; it counts at the next `smallai learn {given.task}`"
 
 

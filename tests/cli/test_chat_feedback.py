@@ -18,12 +18,12 @@ def test_a_correction_is_known_to_the_next_turn(talk: Talk, learner: Assistant) 
     assert (done.code, done.err) == (0, "")
     assert done.out.splitlines() == [
         "hello",
-        "'hello' is answered with 'HELLO!' from now on",
+        "For you alone: 'hello' is answered with 'HELLO!' from now on",
         "HELLO!",
         "taken back",
         "hello",
-        "noted; it counts at the next `smallai learn echo`",
-        "noted; it counts at the next `smallai learn echo`",
+        "noted; it is not for everyone, so a cycle learns it only if 3 people say the same",
+        "noted; it is not for everyone, so a cycle learns it only if 3 people say the same",
     ]
     rows = learner.feedback.rows()
     assert [row.state for row in rows] == ["retracted", "active", "active"]

@@ -28,8 +28,9 @@ def test_feedback_add_says_what_it_changed(run: Run, own: Assistant) -> None:
     turn = own.ask("hello", task="echo", user_id="ada").turn
     done = run("feedback", "add", turn.id, "--bad", "--correction", "HELLO", "--comment", "too quiet")
     assert (done.code, done.err) == (0, "")
-    assert done.out == "'hello' is answered with 'HELLO' from now on\n"
-    assert ask(own, "hello") == "HELLO"
+    assert done.out == "For you alone: 'hello' is answered with 'HELLO' from now on\n"
+    assert own.ask("hello", task="echo", user_id="ada").text == "HELLO"
+    assert ask(own, "hello") == "hello"
     (row,) = own.feedback.rows()
     assert row.feedback is not None
     assert (row.turn_id, row.source) == (turn.id, "ada")
