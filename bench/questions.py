@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from smallai_assistant import Assistant, AssistantConfig, EmbeddingModel, ModelSpec
 from smallai_assistant.config import load_config
 
+_FIRST_FACT_ROW = 10_000  # of `fact_pairs`, so that they share no row with the others
 MODELS = ("all-minilm-l6-v2", "multilingual-e5-small")
 
 
@@ -51,6 +52,19 @@ def pairs(half: str) -> list[Pair]:
             for other in found
             if other is not row and other["language"] == language
         ][:3]
+    return out
+
+
+def fact_pairs() -> list[Pair]:
+    """Returns the facts of `bench.facts` with their paraphrases, and with paraphrases of the facts before and after."""
+    lines = Path(__file__).with_name("facts.jsonl").read_text(encoding="utf-8").splitlines()
+    facts = [json.loads(line) for line in lines]
+    out: list[Pair] = []
+    for number, fact in enumerate(facts):
+        row = _FIRST_FACT_ROW + number
+        out += [Pair("en", "same", fact["question"], asked, row) for asked in fact["paraphrases"]]
+        for other in (facts[number - 1], facts[(number + 1) % len(facts)]):
+            out += [Pair("en", "another row", fact["question"], asked, row) for asked in other["paraphrases"]]
     return out
 
 

@@ -1,7 +1,7 @@
 """Makes `plugins/smallai_chat/same_question.json`: `python -m bench.train_same_question`.
 
 Boosted trees that decide whether two questions have the same answer, from the alignment of their words and what an
-embedding model says. They learn from the tuning half of `bench.scope` with both embedding models, whose similarities
+embedding model says. They learn from the tuning half of `bench.scope` and from `bench.facts`, with both embedding models, whose similarities
 are on one scale. Each feature can only speak for "same", or only against it, so that few rows are enough. Prints the
 cross-validated figures; no row of the unseen half is read.
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.questions import MODELS, CachedModel, Pair, embedding_model, pairs
+from bench.questions import MODELS, CachedModel, Pair, embedding_model, fact_pairs, pairs
 from smallai_chat.calibration import Calibration
 from smallai_chat.question_words import read
 from smallai_chat.same_question import FEATURES, MIN_LIKELIHOOD, cannot_be_same, features_of, texts_of
@@ -33,9 +33,13 @@ def learned_rows(name: str) -> tuple[list[Pair], list[list[float]]]:
             raise SystemExit(1)
         cached, calibration = CachedModel(model), Calibration()
         cached.embed(
-            [text for pair in pairs("tune") for text in texts_of(pair.stored, pair.asked, pair.language)]
+            [
+                text
+                for pair in [*pairs("tune"), *fact_pairs()]
+                for text in texts_of(pair.stored, pair.asked, pair.language)
+            ]
         )  # all at once is much faster
-        for pair in pairs("tune"):
+        for pair in [*pairs("tune"), *fact_pairs()]:
             meaning = calibration.of(pair.language, cached.embed)
             first, second = read(pair.stored, pair.language), read(pair.asked, pair.language)
             if meaning.is_reliable and not cannot_be_same(first, second):

@@ -1,8 +1,8 @@
 """Makes a follow-up question whole: after "How many legs has a spider?", "And an ant?" is "How many legs has an ant?".
 
 A rule does it. A follow-up begins with "and" or "what about", or has a pronoun and hardly a word of its own. In the
-first case its words replace the last ones with an article, or the last word, in the question before; in the second those
-replace the pronoun. A question that is whole stays as it is.
+first case its words replace the last ones with an article, or the last word, in the question before; in the second
+those replace the pronoun. A question that is whole stays as it is.
 """
 
 from __future__ import annotations
