@@ -119,7 +119,7 @@ def _subject(question: str, language: str) -> str:
         # Behind "is", the rest is one name: "Where is the Lisbon office?". Elsewhere a verb may follow.
         behind_is = re.search(r"\b(is|are|was|were|ist|sind|war|est|sont|es|está)\s*$", bare[:begin], re.IGNORECASE)
         phrase = re.match(r"\s*[\w'-]+(?:\s+[\w'-]+)?$|\s*[\w'-]+" if behind_is else r"\s*[\w'-]+", bare[last:])
-        return bare[begin : last + phrase.end()] if phrase else ""
+        return str(bare[begin : last + phrase.end()]) if phrase else ""
     words = [word for word in re.findall(r"\S+", bare) if read(word, language).words]
     if words and bare.split()[0] != bare:
         return words[-1] if language != "ko" and language != "hi" and language != "ar" else words[0]
