@@ -107,11 +107,8 @@ def show(name: str, half: str, figures: Mapping[str, Any]) -> None:
     print(
         "  false by kind: " + ", ".join(f"{kind} {share:.1%}" for kind, share in figures["false_hits_by_kind"].items())
     )
-    print(
-        print(f"  all found {figures['hit']:.1%}, false {figures['false_hit']:.1%}", end=", ")
-        print(f"other rows {figures['false_rows']:.1%}, {figures['ms']} ms a turn", flush=True)
-        flush=True,
-    )
+    print(f"  all found {figures['hit']:.1%}, false {figures['false_hit']:.1%}", end=", ")
+    print(f"other rows {figures['false_rows']:.1%}, {figures['ms']} ms a turn", flush=True)
 
 
 def main() -> None:

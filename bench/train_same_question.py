@@ -1,8 +1,8 @@
 """Makes `plugins/smallai_chat/same_question.json`: `python -m bench.train_same_question`.
 
 Boosted trees that decide whether two questions have the same answer, from the alignment of their words and what an
-embedding model says. They learn from the tuning half of `bench.scope` and from `bench.facts`, with both embedding
-models, whose similarities are on one scale. Each feature can only speak for "same", or only against it, so that few rows are
+embedding model says. They learn from the tuning half of `bench.scope` and from `bench.facts`, with both models, whose
+similarities are on one scale. Each feature can only speak for "same", or only against it, so that few rows are
 enough. Prints the cross-validated figures; no row of the unseen half is read.
 """
 

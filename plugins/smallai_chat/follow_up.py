@@ -122,5 +122,6 @@ def _subject(question: str, language: str) -> str:
         return str(bare[begin : last + phrase.end()]) if phrase else ""
     words = [word for word in re.findall(r"\S+", bare) if read(word, language).words]
     if words and bare.split()[0] != bare:
-        return words[-1] if language != "ko" and language != "hi" and language != "ar" else words[0]
+        # The subject comes first in Korean and Hindi, whose sentences end in the verb.
+        return str(words[0] if language in {"ko", "hi", "ar"} else words[-1])
     return found.words[0] if found.words and found.words[0] in bare else ""
