@@ -208,6 +208,8 @@ class Training:
         replay: examples of earlier cycles, to be learned again so that they are not forgotten.
         folder: the adapter's files are written here.
         work_folder: checkpoints are written here. After a kill, the next run with the same examples finds them.
+        shared_folder: for what is computed from one example alone, under its id: all trainings of a cycle share it.
+            None if there is one training; then use `work_folder`.
         parent: the adapter that serves now.
         models: lends models.
         seed: the seed of everything random.
@@ -230,6 +232,7 @@ class Training:
     on_progress: Callable[[str, float], None] = lambda *_: None
     losses: list[float] = field(default_factory=list)
     trials: list[Trial] = field(default_factory=list)
+    shared_folder: Path | None = None
 
     @property
     def is_out_of_time(self) -> bool:
@@ -291,10 +294,7 @@ class LearningTask(Task):
 
     @property
     def is_cheap_to_train(self) -> bool:
-        """Whether a cycle may train six times; a class attribute will do. The trainings share `Training.work_folder`.
-
-        Little feedback is then used whole: each example is judged by a candidate that did not learn it.
-        """
+        """Whether a cycle may train six times. Little feedback is then judged by candidates that did not learn it."""
         return False
 
     def serving(self) -> tuple[Adapter | None, list[Notice]]:

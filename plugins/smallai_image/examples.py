@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from smallai_assistant import AssistantError, Example, ImagePart, JudgedTurn, Score
 from smallai_image.containers import read_header
@@ -18,6 +19,9 @@ from smallai_image.feedback import (
     pictures_of,
     read_pictures,
 )
+
+if TYPE_CHECKING:
+    from smallai_image.features import Features
 
 # Decoded pictures are large: at most this many are in memory at once.
 _BATCH = 16
@@ -49,6 +53,26 @@ def examples_of(judged_turns: Sequence[JudgedTurn]) -> list[Example]:
         elif known is not None and label_key(known.label) == label_key(item.label):
             del newest[key]
     return [_example(key, labelled, ids) for key, (labelled, ids) in newest.items()]
+
+
+def with_subjects(examples: Sequence[Example], features: Sequence[Features | None]) -> list[Example]:
+    """Returns the examples with one subject for all copies of a picture: they are one piece of evidence.
+
+    Args:
+        features: of each example's picture; None for a picture that cannot be read.
+    """
+    found: list[Example] = []
+    known: list[tuple[Features, int]] = []  # of the first of each picture, with its index
+    for example, own in zip(examples, features, strict=True):
+        first = next((i for other, i in known if own is not None and own.is_same_picture(other)), None)
+        if first is None:
+            if own is not None:
+                known.append((own, len(found)))
+            found.append(example)
+            continue
+        found[first] = replace(found[first], subject=found[first].split_key)
+        found.append(replace(example, subject=found[first].subject))
+    return found
 
 
 def protected_of(judged_turns: Sequence[JudgedTurn]) -> Mapping[str, Sequence[Example]]:

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 _VECTORS_VERSION = 1
 _MAX_LABELS = 1000
 _MAX_TOP = 1000  # the number of ImageNet classes
+MAX_COMPARED = 1000  # pictures of a cycle in which copies are looked for, the newest
 # Below this probability a picture is rather of no taught class.
 _MIN_LIKE_TAUGHT = 0.5
 # A text beside a picture that asks what is on it. Any other text is reported as not used.
@@ -217,9 +218,13 @@ class ImageClassification(LearningTask):
         return {**self.context.models.base_of(self._spec()), "vectors": _VECTORS_VERSION}
 
     def examples(self, judged_turns: Sequence[JudgedTurn]) -> list[Example]:
-        from smallai_image.examples import examples_of
+        from smallai_image.examples import examples_of, with_subjects
 
-        return examples_of(judged_turns)
+        found = examples_of(judged_turns)
+        # As many as the features of which are kept; each of them is compared with all others.
+        older, newer = found[:-MAX_COMPARED], found[-MAX_COMPARED:]
+        features = self._ready().extract([example.payload.part for example in newer], self.context.models)
+        return [*older, *with_subjects(newer, features)]
 
     def protected(self, judged_turns: Sequence[JudgedTurn]) -> Mapping[str, Sequence[Example]]:
         from smallai_image.examples import protected_of
@@ -235,6 +240,12 @@ class ImageClassification(LearningTask):
             for item, found in zip(labelled, features, strict=True)
             if found is not None
         }
+
+    @property
+    def is_cheap_to_train(self) -> bool:
+        from smallai_image.training import trains_head_only
+
+        return trains_head_only(self.context.models, self._spec())
 
     def train(self, training: Training) -> str:
         from smallai_image.training import train

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from smallai_assistant import Adapter, AssistantError, Example, ImageModel, ModelSpec, Training, errors
+from smallai_assistant import Adapter, AssistantError, Example, ImageModel, ModelRuntime, ModelSpec, Training, errors
 from smallai_image.classifier import HEAD, LORA
 from smallai_image.examples import LabelledPicture
 from smallai_image.features import FeatureExtractor, border_color, pad_to_square
@@ -94,6 +94,12 @@ def train(training: Training, spec: ModelSpec, extractor: FeatureExtractor) -> s
     return HEAD if tuned is None else LORA
 
 
+def trains_head_only(models: ModelRuntime, spec: ModelSpec) -> bool:
+    """Whether a training fits a head alone, which takes a second once the features are computed."""
+    with models.lease(spec, ImageModel) as model:
+        return _lora_of(model) is None
+
+
 def _check_labels(examples: Sequence[Example]) -> None:
     labels = {label_key(example.payload.label) for example in examples}
     if len(labels) < _MIN_LABELS:
@@ -106,10 +112,8 @@ def _check_labels(examples: Sequence[Example]) -> None:
 def _train_lora(training: Training, spec: ModelSpec, examples: Sequence[Example]) -> Adapter | None:
     """Trains LoRA weights into `training.folder`. Returns them as an adapter; None if the model cannot have any."""
     with training.models.lease(spec, ImageModel) as model:
-        if not isinstance(model, TunableModel) or not model.can_tune:
-            return None
-        if importlib.util.find_spec("peft") is None:
-            log.warning("peft is not installed, so only a head is trained: pip install 'smallai-assistant[train]'")
+        tunable = _lora_of(model)
+        if tunable is None:
             return None
         keys = list(dict.fromkeys(label_key(example.payload.label) for example in examples))
         pictures, classes = [], []
@@ -119,10 +123,20 @@ def _train_lora(training: Training, spec: ModelSpec, examples: Sequence[Example]
                 small = Image.fromarray(pad_to_square(pixels)).resize((_TUNE_PIXELS, _TUNE_PIXELS))
                 pictures.append(np.asarray(small, np.uint8))
                 classes.append(keys.index(label_key(example.payload.label)))
-        cast("TunableModel", model).tune(pictures, classes, training)
+        tunable.tune(pictures, classes, training)
     # The registry gives the adapter its id after training. Until then the model knows the weights under this name.
     name = f"{training.folder.name}-candidate"
     return Adapter(name, spec.task, LORA, training.folder, base={}, files={}, created_at=datetime.now(UTC))
+
+
+def _lora_of(model: ImageModel) -> TunableModel | None:
+    """Returns the model if LoRA weights can be trained for it here."""
+    if not isinstance(model, TunableModel) or not model.can_tune:
+        return None
+    if importlib.util.find_spec("peft") is None:
+        log.warning("peft is not installed, so only a head is trained: pip install 'smallai-assistant[train]'")
+        return None
+    return cast("TunableModel", model)
 
 
 def _views_of(
@@ -134,7 +148,7 @@ def _views_of(
 ) -> Iterator[tuple[Example, FloatArray]]:
     """Yields each readable example with the vectors of its views: float32, shape (N_VIEWS, n_dimensions).
 
-    Vectors are kept in `training.work_folder`. A training that was killed reuses those of the bare model.
+    Vectors are kept in a folder of the cycle. A training that was killed reuses those of the bare model.
     """
     labels: set[str] = set()
     for number, example in enumerate(examples):
@@ -142,7 +156,8 @@ def _views_of(
         if training.is_out_of_time and len(labels) >= _MIN_LABELS:
             return
         training.yield_to_serving()
-        file = training.work_folder / f"{example.id}.npy"
+        # The vectors depend on the picture and the seed alone, so the candidates of a cross-fitted cycle share them.
+        file = (training.shared_folder or training.work_folder) / f"{example.id}.npy"
         # Vectors by LoRA weights are not reused: those weights may differ after a restart.
         views = _load(file) if tuned is None else None
         if views is None:

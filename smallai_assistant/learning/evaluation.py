@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Mapping, Sequence
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import compress
 from typing import Literal
 
 from smallai_assistant.errors import EvalContaminated
@@ -81,12 +83,15 @@ class Reason:
         slice: the figures, if the reason is the gate's.
         plugin: the name of the plugin, if the reason is a plugin's.
         detail: the error of a candidate that did not answer, or the recorded sentence.
+        n_missing: about how many more subjects would decide, if they turn out like these; 0 unless the kind is
+            `not_sure` and the answers became better in the mean.
     """
 
     kind: ReasonKind
     slice: SliceReport | None = None
     plugin: str = ""
     detail: str = ""
+    n_missing: int = 0
 
     def __str__(self) -> str:
         match self.kind:
@@ -111,7 +116,8 @@ class Reason:
         figures = f"{found.before:.1%} before, {found.after:.1%} after, change {100 * found.change:+.1f} points"
         interval = f"95 % interval {100 * found.low:+.1f} to {100 * found.high:+.1f}"
         several = f" ({found.n_examples} examples)" if found.n_examples > found.n else ""
-        return f"{words[self.kind]} {found.name}: {figures}, {interval}, n = {found.n}{several}"
+        more = f"; feedback on about {self.n_missing} more would decide" if self.n_missing else ""
+        return f"{words[self.kind]} {found.name}: {figures}, {interval}, n = {found.n}{several}{more}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,20 +136,27 @@ def is_held_out(split_key: str) -> bool:
     return int(hashlib.sha256(split_key.encode()).hexdigest()[:8], 16) % HELD_OUT_ONE_IN == 0
 
 
-def split(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
+def split(
+    examples: Sequence[Example], *, is_known: Callable[[Example], bool] = lambda _: False
+) -> tuple[list[Example], list[Example]]:
     """Splits examples into those to train on and those to evaluate with.
 
     A prompt that would be on both sides stays on the held-out side only.
 
+    Args:
+        is_known: whether what serves learned the example, or its twin, although its key is held out. Such an example
+            is trained on: asking it would compare one that knows the answer with one that does not.
+
     Returns:
         The training examples and the held-out examples, each in the given order.
     """
-    held_out = [example for example in examples if is_held_out(example.split_key)]
+    is_asked = [is_held_out(example.split_key) and not is_known(example) for example in examples]
+    held_out = list(compress(examples, is_asked))
     asked = {normalized(example.prompt) for example in held_out}
     training = [
         example
-        for example in examples
-        if not is_held_out(example.split_key) and normalized(example.prompt) not in asked
+        for example, held in zip(examples, is_asked, strict=True)
+        if not held and normalized(example.prompt) not in asked
     ]
     return training, held_out
 
@@ -235,13 +248,20 @@ def compare(
     return SliceReport(name, kind, n, float(first.mean()), float(second.mean()), *ends, n_examples=len(before))
 
 
-def gate(slices: Sequence[SliceReport]) -> Verdict:
+def gate(slices: Sequence[SliceReport], *, n_per_judged: int = 1) -> Verdict:
     """Decides on a candidate.
 
     Approves if the lower 95 % bound of every target's gain is above zero and no protected slice loses more than one
     point. Without a target slice it refuses.
+
+    Args:
+        n_per_judged: how many subjects it takes until one more is judged by; with one in four held out, four.
     """
-    reasons = [Reason(_kind_of(found), found) for found in slices]
+    kinds = [_kind_of(found) for found in slices]
+    reasons = [
+        Reason(kind, found, n_missing=n_per_judged * _n_missing(found) if kind is ReasonKind.NOT_SURE else 0)
+        for kind, found in zip(kinds, slices, strict=True)
+    ]
     is_approved = any(found.kind == "target" for found in slices) and all(
         reason.kind in (ReasonKind.IMPROVED, ReasonKind.KEPT) for reason in reasons
     )
@@ -253,6 +273,16 @@ def _kind_of(found: SliceReport) -> ReasonKind:
     if found.kind == "target":
         return ReasonKind.IMPROVED if found.low > 0 else ReasonKind.NOT_SURE
     return ReasonKind.KEPT if found.change >= -MAX_DROP - _ROUNDING else ReasonKind.LOST
+
+
+def _n_missing(found: SliceReport) -> int:
+    """Returns about how many more subjects would put the lower end of the interval above zero."""
+    # More of the same does not decide for a candidate that is not better.
+    if not (0 < found.change < math.inf and math.isfinite(found.low)):
+        return 0
+    # The interval's width falls with the square root of the number.
+    wanted = found.n * ((found.change - found.low) / found.change) ** 2
+    return max(1, math.ceil(wanted - found.n))
 
 
 def _means(scores: Sequence[Score], subjects: Sequence[Hashable]) -> list[float]:

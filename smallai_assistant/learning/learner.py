@@ -8,25 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import partial
+from datetime import UTC, datetime
 from pathlib import Path
 
-from smallai_assistant.errors import AssistantError, Busy, Cancelled, InvalidInput, StoreError, TrainingFailed
-from smallai_assistant.feedback import Adapter, AdapterStatus, Example, Score
+from smallai_assistant.errors import Busy, InvalidInput, NotEnoughData, StoreError, TrainingFailed
+from smallai_assistant.feedback import Adapter, AdapterStatus, Score
 from smallai_assistant.filesystem import exclusive
-from smallai_assistant.foreign.calls import described, is_ctrl_c
 from smallai_assistant.learning.agreement import shared_feedback
+from smallai_assistant.learning.candidates import Deadline, run_training, scores_of
 from smallai_assistant.learning.cycle_history import RunningCycle
 from smallai_assistant.learning.evaluation import Reason, ReasonKind
 from smallai_assistant.learning.feedback_service import FeedbackService, LearningStores
-from smallai_assistant.learning.preparation import EARLIER, TARGET, Cycle, call_task, prepare
+from smallai_assistant.learning.preparation import EARLIER, TARGET, Cycle, prepare
 from smallai_assistant.learning.preparation import CycleOptions as CycleOptions
 from smallai_assistant.learning.promotion import Promoter
 from smallai_assistant.learning.pruning import Limits
@@ -159,12 +158,17 @@ class Learner:
         shared = shared_feedback(self._feedback.judged_turns(task.name), min_people=self._min_people)
         cycle = prepare(task, shared, options, self._folder)
         tell("evaluating what serves now", 0.05)
-        cycle.before = self._scores(cycle, cycle.slices, cycle.baseline, stop)
+        cycle.before = scores_of(cycle, cycle.slices, cycle.baseline, self._models, stop)
+        deadline = Deadline(options.budget_s, 1 + len(cycle.folds))
+        end = 0.4 if cycle.folds else 0.8
         # A plugin reports its own fraction, which may be anything.
-        candidate = self._train(cycle, stop, lambda what, share: tell(what, 0.1 + 0.7 * min(1.0, max(0.0, share))))
+        candidate = self._train(
+            cycle, stop, deadline, lambda what, share: tell(what, 0.1 + (end - 0.1) * min(1.0, max(0.0, share)))
+        )
         try:
-            tell("evaluating the candidate", 0.8)
-            after = self._scores(cycle, cycle.slices, candidate, stop)
+            after = self._after(
+                cycle, candidate, stop, deadline, lambda what, share: tell(what, end + (0.8 - end) * share)
+            )
             report = self._decide(cycle, candidate, report_of(cycle, candidate, after))
             if report.is_approved:
                 tell("evaluating what it learned", 0.9)
@@ -224,21 +228,15 @@ class Learner:
                 hint="nothing was changed; start it again: it learns from the rest",
             )
 
-    def _train(self, cycle: Cycle, stop: threading.Event, tell: OnProgress) -> Adapter:
+    def _train(self, cycle: Cycle, stop: threading.Event, deadline: Deadline, tell: OnProgress) -> Adapter:
         """Lets the task train a candidate and registers it.
 
         Raises:
             TrainingFailed: the loss became NaN, or the task raised.
         """
-        task, options = cycle.task, cycle.options
         cycle.checkpoints.mkdir(parents=True, exist_ok=True)
         # Checkpoints of other keys are of cycles over other feedback: no later cycle can use them.
         _drop_folders(cycle.checkpoints.parent, but=cycle.checkpoints)
-
-        def told(what: str, share: float) -> None:
-            _check_losses(training.losses[-1:], task.name)
-            tell(what, share)
-
         with self._adapters.work_folder() as folder:
             training = Training(
                 examples=cycle.training,
@@ -247,61 +245,79 @@ class Learner:
                 work_folder=cycle.checkpoints,
                 parent=cycle.parent,
                 models=self._models,
-                seed=options.seed,
+                seed=cycle.options.seed,
                 cancel=stop,
-                deadline=None if options.budget_s is None else time.monotonic() + options.budget_s,
-                on_progress=told,
+                deadline=deadline.next(),
+                on_progress=tell,
                 losses=cycle.losses,
                 trials=cycle.trials,
+                shared_folder=cycle.checkpoints,
             )
-            try:
-                kind = task.train(training)
-                # A task may append losses itself, without `progress`.
-                _check_losses(training.losses, task.name)
-            except TrainingFailed:
-                shutil.rmtree(cycle.checkpoints, ignore_errors=True)  # they may hold NaN, too
-                raise
-            except BaseException as error:
-                if isinstance(error, AssistantError) or is_ctrl_c(error):
-                    raise
-                log.exception("training of %s", task.name)
-                raise TrainingFailed(f"the training of {task.name} failed: {described(error)}") from error
+            kind = run_training(cycle, training)
             learned = {row_id for example in [*cycle.training, *cycle.replay] for row_id in example.feedback_ids}
-            ids = _in_order(cycle, learned)
             return self._adapters.add(
                 folder,
-                task=task.name,
+                task=cycle.task.name,
                 kind=kind,
                 base=cycle.base,
-                feedback_ids=ids,
+                feedback_ids=_in_order(cycle, learned),
                 started_from=cycle.parent.id if cycle.parent is not None else None,
             )
 
-    def _scores(
-        self, cycle: Cycle, slices: Mapping[str, Sequence[Example]], adapter: Adapter | None, stop: threading.Event
+    def _after(
+        self, cycle: Cycle, candidate: Adapter, stop: threading.Event, deadline: Deadline, tell: OnProgress
     ) -> dict[str, list[Score]]:
-        """Lets the task score every slice with an adapter, or with the bare base.
+        """Scores the candidate on every slice; by the candidates of the folds, if the cycle is cross-fitted."""
+        by_folds: dict[str, list[Score]] = {}
+        if cycle.folds:
+            found = []
+            for number, fold in enumerate(cycle.folds):
+                tell("training without what judges", number / len(cycle.folds))
+                found.append(self._fold_scores(cycle, fold, stop, deadline))
+            by_folds = cycle.pooled(found)
+        tell("evaluating the candidate", 1.0)
+        rest = {name: examples for name, examples in cycle.slices.items() if name not in by_folds}
+        # In the order of the slices, as the report shows them.
+        scores = by_folds | scores_of(cycle, rest, candidate, self._models, stop)
+        return {name: scores[name] for name in cycle.slices}
 
-        Raises:
-            TrainingFailed: the task did not give one value in [0, 1] for every example.
-            PluginError: the task raised.
-            Cancelled: `stop` was set between two slices.
+    def _fold_scores(
+        self, cycle: Cycle, fold: Sequence[int], stop: threading.Event, deadline: Deadline
+    ) -> list[Score] | None:
+        """Trains a candidate without the examples of a fold, and scores it on them.
+
+        Returns:
+            None if there is too little to learn without the fold.
         """
-        task, found = cycle.task, {}
-        for name, examples in slices.items():
-            self._models.wait_until_idle(cancel=stop)
-            if stop.is_set():
-                raise Cancelled("the cycle was stopped", hint="start it again: it continues from the last checkpoint")
-            scores = call_task(task, "evaluate", partial(task.evaluate, examples, adapter, self._models))
-            # Written so that NaN fails, too.
-            if len(scores) != len(examples) or not all(0.0 <= score.value <= 1.0 for score in scores):
-                values = [score.value for score in scores]
-                raise TrainingFailed(
-                    f"{task.name}.evaluate must give {len(examples)} values in [0, 1] for {name!r}, and gave "
-                    f"{len(values)}, from {min(values, default=0)} to {max(values, default=0)}"
-                )
-            found[name] = scores
-        return found
+        every = cycle.judged_by_folds
+        # Not the folder of the candidate: a checkpoint of that one has learned the fold.
+        work_folder = cycle.checkpoints / cycle.name_of_fold(fold)
+        work_folder.mkdir(parents=True, exist_ok=True)
+        with self._adapters.work_folder() as folder:
+            training = Training(
+                examples=cycle.without_fold(fold),
+                replay=cycle.replay,
+                folder=folder,
+                work_folder=work_folder,
+                parent=cycle.parent,
+                models=self._models,
+                seed=cycle.options.seed,
+                cancel=stop,
+                deadline=deadline.next(),
+                shared_folder=cycle.checkpoints,
+            )
+            try:
+                kind = run_training(cycle, training)
+            except NotEnoughData as error:
+                log.info("%s: a fold decides nothing: %s", cycle.task.name, error)
+                return None
+            # Never registered: it serves nobody, and its files go with the folder.
+            adapter = Adapter(folder.name, cycle.task.name, kind, folder, cycle.base, {}, datetime.now(UTC))
+            try:
+                asked = {TARGET: [every[index] for index in fold]}
+                return scores_of(cycle, asked, adapter, self._models, stop)[TARGET]
+            finally:
+                self._models.retire_adapter(adapter.id)
 
     def _decide(self, cycle: Cycle, candidate: Adapter, report: CycleReport) -> CycleReport:
         """Returns the report with the gate's decision, or with that of a plugin that overrules it."""
@@ -318,9 +334,10 @@ class Learner:
     ) -> tuple[str, ...]:
         """Finds the feedback that the candidate answers by itself: all examples made from it score 1."""
         newest = [*cycle.replay, *cycle.training][-_MAX_RETIRED_AT_ONCE:]
-        scores = self._scores(cycle, {"what it learned": newest}, candidate, stop)["what it learned"]
+        scores = scores_of(cycle, {"what it learned": newest}, candidate, self._models, stop)["what it learned"]
         pairs = list(zip(newest, scores, strict=True))
-        for name in (TARGET, EARLIER):  # scored already
+        # Scored already; in a cross-fitted cycle by other candidates, and they are among what this one learned.
+        for name in () if cycle.folds else (TARGET, EARLIER):
             pairs += zip(cycle.slices.get(name, ()), after.get(name, ()), strict=True)
         is_right: dict[str, bool] = {}
         for example, score in pairs:
@@ -350,10 +367,3 @@ def _drop_folders(folder: Path, *, but: Path | None = None) -> None:
     for path in folder.iterdir():
         if path.is_dir() and path != but:
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _check_losses(losses: Sequence[float], name: str) -> None:
-    if wrong := [loss for loss in losses if not math.isfinite(loss)]:
-        raise TrainingFailed(
-            f"the loss of {name} became {wrong[0]}", hint="nothing was changed; train with less at once"
-        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +14,14 @@ from smallai_assistant.errors import AssistantError, InvalidInput, NotEnoughData
 from smallai_assistant.feedback import Adapter, Example, JudgedTurn, Score
 from smallai_assistant.foreign.calls import described, is_ctrl_c
 from smallai_assistant.learning.agreement import SharedFeedback
-from smallai_assistant.learning.evaluation import HELD_OUT_ONE_IN, check_contamination, n_subjects, split
+from smallai_assistant.learning.cross_fitting import MAX_SUBJECTS, folds_of, groups_of, twin_keys
+from smallai_assistant.learning.evaluation import (
+    HELD_OUT_ONE_IN,
+    check_contamination,
+    is_held_out,
+    n_subjects,
+    split,
+)
 from smallai_assistant.learning.quarantine import Labels
 from smallai_assistant.learning.screening import ScreenedFeedback, screen
 from smallai_assistant.task import LearningTask, Trial
@@ -23,8 +30,8 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 # The names of the slices of held-out feedback, as reports show them: feedback that the champion was not judged by, and
-# feedback that it was.
-TARGET, EARLIER = "new feedback", "earlier feedback"
+# feedback that it was. LEARNED is feedback that both champion and candidate learned, although its hash holds it out.
+TARGET, EARLIER, LEARNED = "new feedback", "earlier feedback", "learned feedback"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +76,7 @@ class Cycle:
         checkpoints: the folder of the checkpoints of this cycle.
         training, replay: new examples, and examples that the champion learned.
         slices: the examples of the evaluation, by the slice's name.
+        folds: the folds of a cross-fitted cycle, as indexes into `judged_by_folds`; empty if one in four is held out.
         before: the baseline's scores, by the slice's name.
         losses, trials: what training told of its progress.
     """
@@ -85,9 +93,52 @@ class Cycle:
     training: list[Example] = field(default_factory=list)
     replay: list[Example] = field(default_factory=list)
     slices: dict[str, list[Example]] = field(default_factory=dict)
+    folds: list[list[int]] = field(default_factory=list)
     before: dict[str, list[Score]] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
     trials: list[Trial] = field(default_factory=list)
+
+    @property
+    def judged_by_folds(self) -> list[Example]:
+        """The examples that, in a cross-fitted cycle, candidates which did not learn them are scored on."""
+        return [*self.slices[TARGET], *self.slices.get(EARLIER, ())] if self.folds else []
+
+    def without_fold(self, fold: Sequence[int]) -> list[Example]:
+        """The new examples that the candidate of a fold learns."""
+        every = self.judged_by_folds
+        left_out = {every[index].id for index in fold}
+        return [example for example in self.training if example.id not in left_out]
+
+    def name_of_fold(self, fold: Sequence[int]) -> str:
+        """A name for the checkpoints of a fold's candidate: the same only for the same examples."""
+        ids = sorted(example.id for example in self.without_fold(fold))
+        return f"fold-{hashlib.sha256(json.dumps(ids).encode()).hexdigest()[:16]}"
+
+    @property
+    def learned_although_held_out(self) -> list[Example]:
+        """The examples that this cycle learns although their hash holds them out."""
+        return [example for example in (*self.training, *self.replay) if is_held_out(example.split_key)]
+
+    def pooled(self, found: Sequence[Sequence[Score] | None]) -> dict[str, list[Score]]:
+        """Puts the scores of the folds together, by the slice's name.
+
+        Args:
+            found: the scores of each fold; None keeps the scores before, so that the fold counts for neither side.
+        """
+        before = [score for name in (TARGET, EARLIER) for score in self.before.get(name, ())]
+        pool = list(before)
+        for fold, scores in zip(self.folds, found, strict=True):
+            for position, index in enumerate(fold):
+                pool[index] = before[index] if scores is None else scores[position]
+        n_target = len(self.slices[TARGET])
+        return {TARGET: pool[:n_target]} | ({EARLIER: pool[n_target:]} if EARLIER in self.slices else {})
+
+    @property
+    def n_per_judged(self) -> int:
+        """How many new subjects it takes until one more is judged by."""
+        # A subject with several examples can be on both sides. Of those with one example, one in four is held out.
+        are_on_both_sides = any(example.subject for example in (*self.training, *self.slices[TARGET]))
+        return 1 if self.folds or are_on_both_sides else HELD_OUT_ONE_IN
 
 
 def prepare(task: LearningTask, shared: SharedFeedback, options: CycleOptions, folder: Path) -> Cycle:
@@ -108,19 +159,13 @@ def prepare(task: LearningTask, shared: SharedFeedback, options: CycleOptions, f
         _weighted(example, screened.weights)
         for example in call_task(task, "examples", lambda: task.examples(screened.judged_turns))
     ]
-    training, held_out = split(examples)
-    champion = cycle.baseline
-    learned = frozenset(champion.feedback_ids if champion is not None else ())
-    judged = frozenset(champion.report.get("held_out_ids", ()) if champion is not None else ())
-    cycle.replay, cycle.training = _by_age(training, learned)
-    earlier, target = _by_age(held_out, judged)
-    _check_enough(cycle, target)
-    cycle.slices = {TARGET: target} | ({EARLIER: earlier} if earlier else {})
+    _share_out(cycle, examples)
+    _check_enough(cycle)
     for name, protected in call_task(task, "protected", lambda: task.protected(screened.judged_turns)).items():
         if protected:
             # A task may name a slice like one of ours; both are kept.
-            cycle.slices[f"{name} (protected)" if name in (TARGET, EARLIER) else name] = list(protected)
-    check_contamination([*cycle.training, *cycle.replay], cycle.slices)
+            cycle.slices[f"{name} (protected)" if name in (TARGET, EARLIER, LEARNED) else name] = list(protected)
+    _check_contamination(cycle)
     cycle.checkpoints = folder / task.name / _key(cycle)
     return cycle
 
@@ -169,7 +214,67 @@ def _begin(task: LearningTask, options: CycleOptions, shared: SharedFeedback, sc
     return Cycle(task, options, shared, screened, base, champion_id, champion, champion if is_clean else None)
 
 
-def _check_enough(cycle: Cycle, target: Sequence[Example]) -> None:
+def _share_out(cycle: Cycle, examples: Sequence[Example]) -> None:
+    """Decides which examples are learned, which ones judge the candidate, and whether some do both."""
+    task, champion = cycle.task, cycle.baseline
+    report = champion.report if champion is not None else {}
+    learned = frozenset(champion.feedback_ids if champion is not None else ())
+    judged = frozenset(report.get("held_out_ids", ()))
+    known_keys = _known_keys(cycle, frozenset(report.get("cross_fitted_ids", ())))
+
+    def is_known(example: Example) -> bool:
+        return not known_keys.isdisjoint(twin_keys(example))
+
+    training, held_out = split(examples, is_known=is_known)
+    cycle.replay, cycle.training = _by_age(training, learned)
+    earlier, target = _by_age(held_out, judged)
+    # Checked in this order: whether the task is cheap may take loading its model.
+    if n_subjects(target) < MAX_SUBJECTS and call_task(task, "is_cheap_to_train", lambda: bool(task.is_cheap_to_train)):
+        on_training_side = [found for found in examples if not is_held_out(found.split_key) or is_known(found)]
+        cycle.replay, _ = _by_age(on_training_side, learned)
+        replayed = {id(example) for example in cycle.replay}
+        cycle.training = [example for example in examples if id(example) not in replayed]
+        # What the champion learned, and twins of it, would be asked of one that knows the answer.
+        fresh = [
+            examples[index]
+            for group in groups_of(examples, twin_keys)
+            if not any(id(examples[index]) in replayed or is_known(examples[index]) for index in group)
+            for index in group
+        ]
+        earlier, target = _by_age(fresh, judged)
+        cycle.folds = folds_of([*target, *earlier])
+    cycle.slices = {TARGET: target} | ({EARLIER: earlier} if earlier else {})
+    if kept := [example for example in cycle.replay if is_held_out(example.split_key)]:
+        cycle.slices[LEARNED] = kept
+
+
+def _known_keys(cycle: Cycle, cross_fitted: frozenset[str]) -> frozenset[Hashable]:
+    """Returns the keys of the examples that the baseline learned although their hash holds them out.
+
+    They are made again from the feedback, because a later word on the same thing may have replaced them since.
+    """
+    rows = [row for row in cycle.screened.judged_turns if row.feedback.id in cross_fitted]
+    found = call_task(cycle.task, "examples", lambda: cycle.task.examples(rows)) if rows else []
+    return frozenset(key for example in found for key in twin_keys(example))
+
+
+def _check_contamination(cycle: Cycle) -> None:
+    """Checks that no candidate is asked what it learned.
+
+    Raises:
+        EvalContaminated: a training example is also in the evaluation.
+    """
+    by_folds = (TARGET, EARLIER) if cycle.folds else ()
+    # LEARNED is what both sides of the comparison have learned.
+    asked = {name: found for name, found in cycle.slices.items() if name not in (LEARNED, *by_folds)}
+    check_contamination([*cycle.training, *cycle.replay], asked)
+    every = cycle.judged_by_folds
+    for fold in cycle.folds:
+        learned = [*cycle.without_fold(fold), *cycle.replay]
+        check_contamination(learned, {TARGET: [every[index] for index in fold]})
+
+
+def _check_enough(cycle: Cycle) -> None:
     """Checks that both sides of the split are about as many new subjects as the task needs.
 
     Raises:
@@ -177,12 +282,11 @@ def _check_enough(cycle: Cycle, target: Sequence[Example]) -> None:
     """
     task, screened = cycle.task, cycle.screened
     least = task.min_examples
-    n_learned, n_asked = n_subjects(cycle.training), n_subjects(target)
+    n_asked = n_subjects(cycle.slices[TARGET])
+    n_learned = min(map(n_subjects, map(cycle.without_fold, cycle.folds)), default=n_subjects(cycle.training))
     if n_learned >= least and n_asked >= least:
         return
-    # A subject with several examples can be on both sides. Of those with one example, one in four is held out.
-    are_on_both_sides = any(example.subject for example in (*cycle.training, *target))
-    n_missing = max(least - n_learned, (least - n_asked) * (1 if are_on_both_sides else HELD_OUT_ONE_IN))
+    n_missing = max(least - n_learned, (least - n_asked) * cycle.n_per_judged)
     n_aside, n_personal = len(screened.quarantined), cycle.shared.n_personal
     left_out = [f"{n_aside} sources are set aside"] if n_aside else []
     left_out += [f"{n_personal} rows are not for everyone, so that no shared version learns them"] if n_personal else []

@@ -123,6 +123,8 @@ class CycleReport:
         changes: the answers that changed most.
         retired_ids: feedback that the adapter answers by itself, so that the fast memory no longer holds it.
         held_out_ids: feedback that the adapter was judged by and has not seen.
+        cross_fitted_ids: feedback that the hash holds out and that the adapter learned, because it or a version before
+            it was judged by way of candidates that had not seen it.
         seconds: duration of the cycle.
     """
 
@@ -140,6 +142,7 @@ class CycleReport:
     base: Mapping[str, Any] = field(default_factory=dict)
     retired_ids: tuple[str, ...] = ()
     held_out_ids: tuple[str, ...] = ()
+    cross_fitted_ids: tuple[str, ...] = ()
     is_promoted: bool = False
     seconds: float = 0.0
 
@@ -211,6 +214,7 @@ class CycleReport:
             ),
             retired_ids=tuple(table.get("retired_ids", ())),
             held_out_ids=tuple(table.get("held_out_ids", ())),
+            cross_fitted_ids=tuple(table.get("cross_fitted_ids", ())),
             seconds=table.get("seconds", 0.0),
         )
 
@@ -242,7 +246,7 @@ def report_of(cycle: Cycle, candidate: Adapter, after: Mapping[str, Sequence[Sco
         )
         for name, examples in cycle.slices.items()
     ]
-    verdict = gate(slices)
+    verdict = gate(slices, n_per_judged=cycle.n_per_judged)
     changes = [
         Change(
             slice=name,
@@ -292,7 +296,8 @@ def report_of(cycle: Cycle, candidate: Adapter, after: Mapping[str, Sequence[Sco
             losses=tuple(cycle.losses),
             trials=tuple(cycle.trials),
         ),
-        held_out_ids=tuple(dict.fromkeys(feedback_id for example in held_out for feedback_id in example.feedback_ids)),
+        held_out_ids=() if cycle.folds else _ids_of(held_out),
+        cross_fitted_ids=_ids_of(cycle.learned_although_held_out),
     )
 
 
@@ -346,13 +351,23 @@ def taught_by(examples: Iterable[Example], source_of: Mapping[str, str]) -> dict
     }
 
 
+def _ids_of(examples: Iterable[Example]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(feedback_id for example in examples for feedback_id in example.feedback_ids))
+
+
 def _shortened(text: str) -> str:
     return text if len(text) <= _MAX_TAUGHT_CHARS else f"{text[: _MAX_TAUGHT_CHARS - 1]}…"
 
 
 def _reason_to_json(reason: Reason) -> dict[str, Any]:
     found = reason.slice.name if reason.slice is not None else None
-    return {"kind": reason.kind.value, "slice": found, "plugin": reason.plugin, "detail": reason.detail}
+    return {
+        "kind": reason.kind.value,
+        "slice": found,
+        "plugin": reason.plugin,
+        "detail": reason.detail,
+        "n_missing": reason.n_missing,
+    }
 
 
 def _reasons_from_json(table: Mapping[str, Any], slices: Mapping[str, SliceReport]) -> tuple[Reason, ...]:
@@ -364,7 +379,8 @@ def _reasons_from_json(table: Mapping[str, Any], slices: Mapping[str, SliceRepor
         kind = row.get("kind")
         # A later version may store a kind that this one does not know.
         if kind in set(ReasonKind):
-            found.append(Reason(ReasonKind(kind), slices.get(row["slice"]), row["plugin"], row["detail"]))
+            n_missing = row.get("n_missing", 0)
+            found.append(Reason(ReasonKind(kind), slices.get(row["slice"]), row["plugin"], row["detail"], n_missing))
         else:
             found.append(Reason(ReasonKind.RECORDED, detail=sentence))
     return tuple(found)

@@ -317,6 +317,34 @@ def test_no_gain_pays_for_a_protected_point(gain: int, protected: list[tuple[boo
         assert gate([target, kept]).is_approved == (target.low > 0)
 
 
+def test_a_refusal_says_how_many_more_would_decide() -> None:
+    wide = slice_of("target", 0.0, 0.5, 0.0, 1.0, n=6)
+    (reason,) = gate([wide]).reasons
+    assert (reason.kind, reason.n_missing) == (ReasonKind.NOT_SURE, 1)
+    # Twice as wide on the lower side as the gain: four times as many.
+    (reason,) = gate([slice_of("target", 0.5, 0.75, -0.25, 0.75, n=10)], n_per_judged=4).reasons
+    assert reason.n_missing == 4 * 30
+    assert "feedback on about 120 more would decide" in str(reason)
+    for hopeless in (slice_of("target", 0.5, 0.5, -0.1, 0.1), slice_of("target", 0.5, 0.4, -0.3, 0.1)):
+        (reason,) = gate([hopeless]).reasons
+        assert (reason.kind, reason.n_missing) == (ReasonKind.NOT_SURE, 0)
+        assert "more" not in str(reason)
+
+
+def test_the_named_number_decides() -> None:
+    values = [1.0] * 3 + [0.0] * 6 + [-1.0]
+
+    def found(times: int) -> Reason:
+        better = [value for value in values for _ in range(times)]
+        before, after = scores([float(v < 0) for v in better]), scores([float(v > 0) for v in better])
+        return gate([compare("new feedback", "target", before, after)]).reasons[0]
+
+    small = found(1)
+    assert small.kind is ReasonKind.NOT_SURE
+    # About as many as it says, in the same proportions.
+    assert found(math.ceil(1 + small.n_missing / len(values))).kind is ReasonKind.IMPROVED
+
+
 def test_a_gate_without_a_target_approves_nothing() -> None:
     assert not gate([]).is_approved
     assert not gate([slice_of("protected", 0.5, 0.9, 0.1, 0.5)]).is_approved

@@ -143,7 +143,7 @@ def test_budget_ends_the_training_only(opened: Assistant, task: Dictionary, monk
     now = [0.0]
     clock = SimpleNamespace(monotonic=lambda: now[0])
     monkeypatch.setattr("smallai_assistant.task.time", clock)
-    monkeypatch.setattr("smallai_assistant.learning.learner.time", clock)
+    monkeypatch.setattr("smallai_assistant.learning.candidates.time", clock)
 
     def tick(_: int) -> None:
         now[0] += 1.0

@@ -110,6 +110,16 @@ def test_an_empty_report_can_be_read() -> None:
     assert (report.outcome, report.reasons, report.slices) == ("refused", (), ())
 
 
+def test_how_many_are_missing_is_stored() -> None:
+    slices = (SliceReport("new feedback", "target", 6, 0.0, 0.5, 0.0, 1.0),)
+    report = replace(CycleReport.from_json({}), slices=slices, reasons=gate(slices).reasons)
+    table = report.to_json()
+    assert table["reason_details"][0]["n_missing"] == 1
+    assert CycleReport.from_json(table).reasons == report.reasons
+    del table["reason_details"][0]["n_missing"]  # as an older version stored it
+    assert CycleReport.from_json(table).reasons[0].n_missing == 0
+
+
 def test_a_candidate_that_did_not_answer() -> None:
     slices = (SliceReport("new feedback", "target", 40, 0.3, 0.7, 0.2, 0.6),)
     stored = CycleReport.from_json({"is_approved": True, "outcome": "approved"})

@@ -156,6 +156,7 @@ def test_transformers_model_is_trained_with_lora(models_dir: Path, tmp_path: Pat
         teach(assistant, rings, "target", range(6))
         teach(assistant, face, "smiley", range(6))
         task = task_of(assistant)
+        assert not task.is_cheap_to_train
         with training_of(assistant, tmp_path / "work") as training:
             training.on_progress = lambda _, share: training.cancel.set() if share > 0.3 else None
             with pytest.raises(Cancelled):

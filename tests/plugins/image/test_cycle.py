@@ -1,0 +1,50 @@
+"""A few pictures of each kind are enough for a cycle, and copies of a picture are one piece of evidence."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+
+import pytest
+from PIL import Image
+from support.drawings import face, flag, rings
+from support.pictures import TASK, best_label, examples_of, task_of, teach
+
+from smallai_assistant import Assistant, AssistantConfig, ImagePart
+
+KINDS = {"target": rings, "banner": flag, "smiley": face}
+
+
+@pytest.fixture
+def fresh(config: AssistantConfig) -> Iterator[Assistant]:
+    with Assistant(config) as opened:
+        yield opened
+
+
+def copy_of(data: bytes) -> bytes:
+    """Returns the picture as it is after somebody saved it again, a little smaller."""
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    file = io.BytesIO()
+    image.resize((image.width * 9 // 10, image.height * 9 // 10)).save(file, "JPEG", quality=85)
+    return file.getvalue()
+
+
+def test_few_pictures_judge_and_teach(fresh: Assistant) -> None:
+    for label, draw in KINDS.items():
+        teach(fresh, draw, label, range(4))
+    assert task_of(fresh).is_cheap_to_train
+    report = fresh.learn(TASK)
+    assert report.is_promoted, report.summary()
+    assert (report.slices[0].n, report.training.n_new) == (12, 12)
+    assert report.held_out_ids == ()
+    assert [best_label(fresh, draw(100)) for draw in KINDS.values()] == list(KINDS)
+    assert len(fresh.adapters.versions(TASK)) == 1
+
+
+def test_copies_of_a_picture_are_one_subject(fresh: Assistant) -> None:
+    teach(fresh, rings, "target", range(3))
+    for data in (copy_of(rings(0)), flag(0), flag(1)):
+        fresh.teach(TASK, ImagePart(data=data), "banner")
+    examples = examples_of(fresh)
+    assert examples[0].subject == examples[3].subject == examples[0].split_key
+    assert [example.subject for example in (*examples[1:3], *examples[4:])] == [""] * 4
