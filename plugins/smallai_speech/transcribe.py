@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from threading import Event
@@ -88,9 +87,7 @@ def transcribe(
     joint = "" if options.language in UNSPACED else " "
     is_first = True
     loudest = model.loudest(samples)
-    left = deque(spans)
-    while left:
-        span = left.popleft()
+    for span in spans:
         # After a long pause the words before do not help: carried on, they cost 5.1 % of the words instead of 3.3 %.
         said: tuple[int, ...] = ()
         start = span.start // FRAME_SAMPLES * FRAME_SAMPLES
@@ -99,16 +96,7 @@ def transcribe(
         ):
             end = min(span.end, start + int(WINDOW_S * SAMPLE_RATE))
             window = _window(samples, Span(start, end), loudest)
-            parts = activity.cut(Span(start, span.end), end) if activity is not None else []
-            hinted = replace(options, said=said)
-            try:
-                decoded, temperature = _decode(
-                    model, window, hinted, temperatures, cancel=cancel, may_repeat=len(parts) < 2
-                )
-            except _Repetitive:
-                # Decode each stretch of speech alone, before what follows.
-                left.extendleft(reversed(parts))
-                break
+            decoded, temperature = _decode(model, window, replace(options, said=said), temperatures, cancel=cancel)
             # As in whisper's own `transcribe`: text that was sampled freely must not lead the next window astray.
             said = (*said, *_tokens(decoded))[-_MAX_SAID:] if temperature <= _MAX_SURE_TEMPERATURE else ()
             offset_s = start / SAMPLE_RATE
@@ -124,13 +112,6 @@ def transcribe(
                     "speech_unclear", f"What is said between {offset_s:.1f} and {end_s:.1f} s was not understood."
                 )
             start = _next(start, end, decoded)
-
-
-class _Repetitive(Exception):
-    """The text of a window repeats itself.
-
-    Either the speaker does, or the model runs in circles. The stretches of speech decoded one by one show which.
-    """
 
 
 def _window(samples: FloatArray, span: Span, loudest: float) -> Window:
@@ -161,35 +142,23 @@ def _decode(
     temperatures: Sequence[float],
     *,
     cancel: Event | None,
-    may_repeat: bool,
 ) -> tuple[Decoded | None, float]:
-    """Returns the first good decoding; if there is none, the most probable one that can be believed, or None.
+    """Returns the first good decoding; if there is none, the most probable one, or None if it cannot be believed.
 
     The second value is the temperature at which the search ended.
-
-    Args:
-        may_repeat: try the next temperature if the text repeats itself, instead of raising.
-
-    Raises:
-        _Repetitive: the text repeats itself, and `may_repeat` is false.
     """
-    fallbacks: list[Decoded] = []
+    tried: list[Decoded] = []
     temperature = 0.0
     for temperature in temperatures:
         decoded = model.decode(window, replace(options, temperature=temperature), cancel=cancel)
         is_silence = decoded.no_speech_prob > _MAX_NO_SPEECH and decoded.avg_logprob < _MIN_LOGPROB
         if is_silence:
             return None, temperature
-        if decoded.compression_ratio > _MAX_REPETITIVE:
-            if not may_repeat:
-                raise _Repetitive
-        else:
-            fallbacks.append(decoded)
-            if decoded.avg_logprob >= _MIN_LOGPROB:
-                break
-    best = max(fallbacks, key=lambda decoded: decoded.avg_logprob, default=None)
-    if best is None:
-        return None, temperature
+        tried.append(decoded)
+        if decoded.compression_ratio <= _MAX_REPETITIVE and decoded.avg_logprob >= _MIN_LOGPROB:
+            break
+    # A text that repeats itself comes last: it may be a loop of the model, or the speaker really says it again.
+    best = max(tried, key=lambda decoded: (decoded.compression_ratio <= _MAX_REPETITIVE, decoded.avg_logprob))
     pieces = tuple(piece for piece in best.pieces if _is_believable(piece, best))
     return (replace(best, pieces=pieces) if pieces else None), temperature
 

@@ -74,14 +74,6 @@ class Activity:
                 clips.append(span)
         return clips
 
-    def cut(self, span: Span, end: int) -> list[Span]:
-        """Cuts `span` into its stretches with speech up to `end`, and one more with all that follows."""
-        inside = [own for own in self.spans if own.end > span.start and own.start < min(span.end, end)]
-        parts = [Span(max(span.start, own.start), min(span.end, own.end)) for own in inside]
-        if parts and parts[-1].end >= end:  # the last one goes on behind the end
-            return [*parts[:-1], Span(parts[-1].start, span.end)] if len(parts) > 1 else [span]
-        return [*parts, Span(end, span.end)] if end < span.end else parts
-
 
 def n_frames_of(n_samples: int) -> int:
     """Number of frames of a recording; one that is shorter than a frame has one."""

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import pytest
 import soundfile
-from support.speech import NOISE, RATE, ask, clip, lease, wav
+from support.speech import NOISE, RATE, ask, clip, lease, resampled, wav
 
 from bench.data import cards, spoken
 from smallai_assistant import Assistant
-
-
-def resampled(data: bytes) -> np.ndarray:
-    """A recording at 16 kHz, by straight lines between its samples."""
-    samples, rate = soundfile.read(io.BytesIO(data), dtype="float32")
-    return np.interp(np.arange(len(samples) * RATE // rate) * rate / RATE, np.arange(len(samples)), samples)
 
 
 def commands() -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.speech import NO_SPEECH, NOISE, RATE, clip
 
 from smallai_speech.silero import CHUNK, speech_probabilities
-from smallai_speech.vad import Activity, Span, n_frames_of
+from smallai_speech.vad import Activity, n_frames_of
 
 
 @pytest.mark.parametrize("name", NO_SPEECH)
@@ -53,16 +53,6 @@ def test_clips_hold_all_speech(pauses: list[float]) -> None:
     assert all(before.end <= after.start for before, after in pairwise(clips))
     for span in activity.spans:
         assert any(clip.start <= span.start and span.end <= clip.end for clip in clips)
-
-
-@pytest.mark.parametrize("end_s", [1.0, 8.0, 14.0, 60.0])
-def test_a_cut_keeps_all_speech_in_order(end_s: float) -> None:
-    pause = np.zeros(2 * RATE, np.float32)
-    activity = Activity(np.concatenate([clip(1), pause, clip(4), pause, clip(1)]))
-    whole = Span(activity.spans[0].start, activity.spans[-1].end)
-    parts = activity.cut(whole, int(end_s * RATE))
-    assert all(before.end <= after.start for before, after in pairwise(parts))
-    assert sum(activity.voiced_s(part) for part in parts) == pytest.approx(activity.voiced_s(whole), abs=0.1)
 
 
 def test_frames_of_another_detector_count() -> None:

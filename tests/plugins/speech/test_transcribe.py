@@ -1,0 +1,76 @@
+"""What is said again and again is kept, and which of several decodings of a window counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from support.speech import RATE, ask, clip, normalized_words, resampled, wav
+
+from bench.data import spoken
+from smallai_assistant import Assistant
+from smallai_speech.transcribe import Segment, transcribe
+from smallai_speech.vad import Span
+from smallai_speech.window import Decoded, DecodeOptions, Piece
+
+
+class Scripted:
+    """A model with one decoding for each temperature."""
+
+    def __init__(self, by_temperature: dict[float, Decoded]) -> None:
+        self._by_temperature = by_temperature
+
+    def loudest(self, _samples: Any) -> float:
+        return 0.0
+
+    def decode(self, _window: Any, options: DecodeOptions, *, cancel: Any) -> Decoded:
+        assert cancel is None
+        return self._by_temperature[options.temperature]
+
+
+def decoded(text: str, *, logprob: float = -0.3, ratio: float = 1.0, no_speech: float = 0.1) -> Decoded:
+    return Decoded((Piece(text, 0.0, 1.0),), 0.0, logprob, no_speech, ratio)
+
+
+SURE, UNSURE = decoded("sure"), decoded("unsure", logprob=-1.5)
+LOOP, UNSURE_LOOP = decoded("loop", ratio=3.0), decoded("unsure loop", logprob=-1.5, ratio=3.0)
+
+
+@pytest.mark.parametrize(
+    ("at_each", "text"),
+    [
+        ([SURE], "sure"),
+        ([LOOP, SURE], "sure"),
+        ([UNSURE, SURE], "sure"),
+        ([LOOP, UNSURE, UNSURE_LOOP], "unsure"),
+        ([UNSURE_LOOP, LOOP], "loop"),  # the speaker may really say it again: never an empty text
+        ([LOOP, decoded("hush", logprob=-1.5, no_speech=0.9)], ""),
+        ([decoded("...", logprob=-1.5)], ""),
+    ],
+)
+def test_which_decoding_counts(at_each: list[Decoded], text: str) -> None:
+    by_temperature = {i / 10: decoded for i, decoded in enumerate(at_each)}
+    found = transcribe(
+        Scripted(by_temperature),  # type: ignore[arg-type]
+        np.full(RATE, 0.5, np.float32),
+        [Span(0, RATE)],
+        DecodeOptions("en"),
+        temperatures=tuple(by_temperature),
+    )
+    assert [item.delta for item in found if isinstance(item, Segment)] == [text] * bool(text)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_times", [3, 5])
+def test_a_sentence_said_several_times(assistant: Assistant, n_times: int) -> None:
+    said = np.concatenate([clip(1), np.zeros(RATE // 2, np.float32)] * n_times)
+    words = normalized_words(ask(assistant, wav(said)).text)
+    assert words.count("young") == words.count("man") == n_times
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["no", "open the gate"])
+def test_a_command_said_eight_times(assistant: Assistant, command: str) -> None:
+    once = np.concatenate([resampled(spoken(command, "en-us")), np.zeros(4 * RATE // 10)])
+    assert normalized_words(ask(assistant, wav(np.tile(once, 8))).text)
