@@ -16,7 +16,7 @@ from smallai_assistant.learning.text import normalized
 # With five pictures of each kind, every fold has one of each, and its candidate learns four.
 N_FOLDS = 5
 # Cross-fitting, while one in four would be fewer new subjects than this. By `python -m bench.cross_fitting`, of 40
-# subjects, of which 40 % get better and 10 % worse, the gate sees the gain in 78 % of the cycles; of 6 subjects, in 11 %.
+# subjects, 40 % better and 10 % worse, the gate sees the gain in 78 % of the cycles; of 6 subjects, in 11 %.
 MAX_SUBJECTS = 40
 
 
