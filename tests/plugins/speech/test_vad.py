@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.speech import NO_SPEECH, NOISE, RATE, clip
 
 from smallai_speech.silero import CHUNK, speech_probabilities
-from smallai_speech.vad import Activity, n_frames_of
+from smallai_speech.vad import Activity, Span, n_frames_of
 
 
 @pytest.mark.parametrize("name", NO_SPEECH)
@@ -85,3 +85,12 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_long_pause_begins_a_clip(pause_s: float, n_clips: int) -> None:
     samples = np.concatenate([clip(4), np.zeros(int(pause_s * RATE), np.float32), clip(4)])
     assert len(Activity(samples).clips()) == n_clips
+
+
+@pytest.mark.parametrize(("pause_s", "is_kept"), [(5.0, True), (12.0, False)])
+def test_a_short_pause_at_an_end_is_kept(pause_s: float, is_kept: bool) -> None:
+    pause = np.zeros(int(pause_s * RATE), np.float32)
+    samples = np.concatenate([pause, clip(4), pause])
+    [whole] = Activity(samples).clips()
+    assert (whole == Span(0, len(samples))) == is_kept
+    assert whole.n_samples < len(clip(4)) + 2 * RATE or is_kept
