@@ -88,7 +88,8 @@ def transcribe(
     is_first = True
     loudest = model.loudest(samples)
     for span in spans:
-        # After a long pause the words before do not help: carried on, they cost 5.1 % of the words instead of 3.3 %.
+        # After a long pause the words before do not help: with clips that ended at pauses of 3 s, 5.1 % of the
+        # words were wrong if they were carried on, 3.3 % if not.
         said: tuple[int, ...] = ()
         start = span.start // FRAME_SAMPLES * FRAME_SAMPLES
         while span.end - start >= FRAME_SAMPLES and (
