@@ -25,6 +25,8 @@ CONFIDENCE = 0.95
 MAX_DROP = 0.01
 # The mean of 100 scores is rounded; a drop of exactly one point must still pass.
 _ROUNDING = 1e-9
+# More feedback than this nobody gives: then no number is named.
+_MAX_WANTED = 100_000
 
 SliceKind = Literal["target", "protected"]
 
@@ -277,12 +279,13 @@ def _kind_of(found: SliceReport) -> ReasonKind:
 
 def _n_missing(found: SliceReport) -> int:
     """Returns about how many more subjects would put the lower end of the interval above zero."""
-    # More of the same does not decide for a candidate that is not better.
-    if not (0 < found.change < math.inf and math.isfinite(found.low)):
+    # More of the same does not decide for a candidate that is not better. Written so that NaN fails, too.
+    if not found.change > 0:
         return 0
-    # The interval's width falls with the square root of the number.
-    wanted = found.n * ((found.change - found.low) / found.change) ** 2
-    return max(1, math.ceil(wanted - found.n))
+    # The interval's width falls with the square root of the number. A product, because a power may overflow.
+    ratio = (found.change - found.low) / found.change
+    wanted = found.n * (ratio * ratio)
+    return max(1, math.ceil(wanted - found.n)) if wanted < _MAX_WANTED else 0
 
 
 def _means(scores: Sequence[Score], subjects: Sequence[Hashable]) -> list[float]:
