@@ -227,7 +227,8 @@ def protected_of(judged_turns: Sequence[JudgedTurn]) -> dict[str, list[Example]]
 def wordings(question: str, n: int, rng: random.Random) -> list[str]:
     """Returns up to `n` different wordings of a question, the question itself first.
 
-    A wording puts the question, or its content words in another order and with one left out, into a frame.
+    A wording puts the question, or its content words in another order, into a frame. It keeps all content words: with
+    one of them left out it may be another question.
     """
     found = {question: None}
     words = keywords(question)
@@ -235,9 +236,6 @@ def wordings(question: str, n: int, rng: random.Random) -> list[str]:
         if len(found) >= n:
             break
         chosen = list(words)
-        # With two words or fewer, the one that is left would become the cue for the answer.
-        if len(chosen) > 2 and rng.random() < 0.4:
-            del chosen[rng.randrange(len(chosen))]
         if rng.random() < 0.4:
             rng.shuffle(chosen)
         ask = rng.choice(_QUESTION_WORDS).capitalize()
