@@ -130,9 +130,8 @@ def reference_rows(
 
 
 def corrected_questions(facts: Sequence[Example]) -> list[str]:
-    """Returns each corrected question once, in the first of its wordings."""
-    # Later entries of a dictionary win, hence the detour from the end: the first wording of a feedback is kept.
-    return list({fact.feedback_ids: fact.payload.question for fact in reversed(facts)}.values())[::-1]
+    """Returns each corrected question once, as it was asked: that wording may be held out, so it is not in `facts`."""
+    return list({fact.feedback_ids: fact.payload.asked or fact.payload.question for fact in facts}.values())
 
 
 def tokenize(rows: Sequence[Row], tokenizer: Any) -> list[Row]:

@@ -64,11 +64,13 @@ class Fact:
     Attributes:
         answer: the correction.
         rejected: the answer that was corrected; empty if none is known or it equals the correction.
+        asked: the question as it was asked; empty if this is that wording.
     """
 
     question: str
     answer: str
     rejected: str = ""
+    asked: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,7 @@ def examples_of(judged_turns: Sequence[JudgedTurn]) -> list[Example]:
                     expected=right,
                     split_key=f"{turn.id}/{number}" if number else f"{turn.id}/as asked",
                     feedback_ids=(given.id,),
-                    payload=Fact(wording, right, answer if answer != right else ""),
+                    payload=Fact(wording, right, answer if answer != right else "", question),
                     subject=subject,
                 )
                 for number, wording in enumerate(wordings(question, N_WORDINGS, rng))
