@@ -97,7 +97,13 @@ def test_names_and_sets_come_once_in_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)
-def test_names_that_are_paths_are_refused(catalog: Catalog, pulled: Path, name: str) -> None:
+def test_names_that_are_paths_are_refused(
+    catalog: Catalog, pulled: Path, name: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A folder whose parents hold nothing that could be taken for a model.
+    here = tmp_path_factory.mktemp("here") / "a" / "b"
+    here.mkdir(parents=True)
+    monkeypatch.chdir(here)
     (pulled.parents[1] / "x").mkdir()
     before = files_below(pulled.parents[1])
     for call in (catalog.is_pulled, catalog.verify, catalog.remove, lambda name: catalog.pull([name])):
