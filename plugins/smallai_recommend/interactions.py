@@ -299,6 +299,8 @@ class InteractionStats:
         item = self.index_of(choice.item)
         amount = history.add(item, choice)
         self.n_interactions += 1
+        if not amount:
+            return history, item  # not even its time may be seen by others: `newest_at` is what trends refer to
         sums = self._sums[:, item]
         # The trend refers to the item's newest choice, so that nothing has to be updated as time passes.
         newest = max(sums[_TREND_AT], choice.at)

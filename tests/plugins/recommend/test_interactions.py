@@ -10,7 +10,7 @@ from support.interactions import log_of, random_log
 
 from smallai_assistant import Interaction
 from smallai_recommend import interactions as module
-from smallai_recommend.interactions import LAGS, TREND_S, InteractionStats, strength
+from smallai_recommend.interactions import LAGS, TREND_S, Choice, InteractionStats, strength
 
 interactions = st.builds(
     Interaction,
@@ -87,3 +87,12 @@ def test_the_trend_fades_with_age() -> None:
     assert new == pytest.approx(1.0)
     assert old == pytest.approx(np.exp(-1))
     assert found.trend(0.0)[1] == pytest.approx(1.0)  # a clock that is behind increases nothing
+
+
+def test_a_choice_that_does_not_count_for_others_leaves_no_trace_for_them() -> None:
+    stats = InteractionStats.of([Interaction("ada", "a", at=10.0), Interaction("bob", "b", at=20.0)])
+    before = stats.sums
+    assert stats.append(Choice("cem", "a", 1.0, 1e9, share=0.0))
+    assert (stats.sums == before).all()
+    assert stats.newest_at == 20.0
+    assert [stats.item_ids[item] for item in stats.users["cem"].items] == ["a"]
