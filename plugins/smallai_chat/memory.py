@@ -123,19 +123,21 @@ class ChatMemory:
     ) -> None:
         self._lease = lease
         self._lock = threading.Lock()
-        self._entries: list[MemoryEntry] = []
+        self._entries: dict[int, MemoryEntry] = {}  # by the number of their arrival, oldest first
+        self._of_question: dict[str, list[int]] = {}  # question key -> the numbers of its entries
+        self._n_arrived = 0
         self._vectors = {} if vectors is None else vectors
         self._calibration = calibration or Calibration()
 
     @property
     def entries(self) -> tuple[MemoryEntry, ...]:
         """The entries, oldest first."""
-        return tuple(self._entries)
+        return tuple(self._entries.values())
 
     def replace(self, judged_turns: Sequence[JudgedTurn]) -> None:
         """Forgets all entries and adds those of the judged turns, which are given oldest first."""
         with self._lock:
-            self._entries = []
+            self._entries, self._of_question = {}, {}
             for judged_turn in judged_turns:
                 self._append(entry_of(judged_turn))
 
@@ -152,7 +154,7 @@ class ChatMemory:
 
     def of_turn(self, turn_id: str) -> MemoryEntry | None:
         """Returns the newest entry of a turn; None if the turn was not judged."""
-        return next((entry for entry in reversed(self._entries) if entry.turn_id == turn_id), None)
+        return next((entry for entry in reversed(self.entries) if entry.turn_id == turn_id), None)
 
     def retrieve(self, question: str) -> Retrieved:
         """Returns the entries whose questions have the same answer as the given one.
@@ -188,12 +190,15 @@ class ChatMemory:
         # The newest answer to a question replaces the earlier ones. Rejected answers accumulate: the model looks for an
         # answer that is none of them.
         only_rejects = bool(entry.rejected) and not entry.answer
-        self._entries = [
-            earlier
-            for earlier in self._entries
-            if question_key(earlier.question) != same or (only_rejects and not earlier.answer)
-        ]
-        self._entries.append(entry)
+        kept = []
+        for number in self._of_question.get(same, ()):
+            if only_rejects and not self._entries[number].answer:
+                kept.append(number)
+            else:
+                del self._entries[number]
+        self._n_arrived += 1
+        self._entries[self._n_arrived] = entry
+        self._of_question[same] = [*kept, self._n_arrived]
 
     def _likelihoods(self, question: str, entries: Sequence[MemoryEntry]) -> tuple[list[float], list[float], bool]:
         """Returns how likely each entry answers the question, the cosines, and whether vectors mean anything."""

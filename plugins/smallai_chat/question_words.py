@@ -11,7 +11,7 @@ import tomllib
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from typing import Any
 
@@ -86,6 +86,9 @@ def tokens(text: str) -> list[str]:
     return re.findall(rf"{_NUMBER}|(?:[^\W\d_]|[\u0900-\u097f\u0300-\u036f\u0e00-\u0e7f])+", text)
 
 
+_MAX_READ = 20_000  # questions that are kept as they were read; a program that runs for months must not keep all
+
+
 def language_of(*texts: str) -> str:
     """Returns the language of the texts, which are in one; empty if no table knows it."""
     joined = " ".join(texts)
@@ -100,7 +103,7 @@ def language_of(*texts: str) -> str:
     return best if votes[best] else "en"
 
 
-@cache
+@lru_cache(maxsize=_MAX_READ)
 def read(text: str, language: str) -> Question:
     """Returns the question as it is compared in that language."""
     table = _table(language)

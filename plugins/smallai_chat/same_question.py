@@ -269,18 +269,22 @@ def likelihoods(
     """
     out = [0.0] * len(stored)
     pairs: list[_Pair] = []
+    asked_key = question_key(asked)
     for at in sorted(range(len(stored)), key=lambda i: -cosines[i]):
-        if question_key(stored[at]) == question_key(asked):
+        if question_key(stored[at]) == asked_key:
             out[at] = 1.0
             continue
         language = language_of(asked, stored[at])
+        meaning = calibration.of(language, embed)
+        # Before the words are read: of thousands of stored questions few are candidates.
+        if meaning.is_reliable and (len(pairs) == MAX_CANDIDATES or meaning.closeness(cosines[at]) < MIN_CLOSENESS):
+            continue
         first, second = read(stored[at], language), read(asked, language)
         if cannot_be_same(first, second):
             continue
-        meaning = calibration.of(language, embed)
         if not meaning.is_reliable:
             out[at] = float(same_words(first, second))
-        elif len(pairs) < MAX_CANDIDATES and meaning.closeness(cosines[at]) >= MIN_CLOSENESS:
+        else:
             pairs.append(_Pair(at, first, second, align(first, second), cosines[at], meaning))
     texts = list(dict.fromkeys(text for pair in pairs for text in pair.probe_texts()))
     vectors = dict(zip(texts, embed(texts), strict=True)) if texts else {}
