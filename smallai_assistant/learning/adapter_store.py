@@ -53,10 +53,8 @@ from smallai_assistant.learning.withdrawal import (
 )
 from smallai_assistant.models.files import check_name, file_sha256
 from smallai_assistant.storage.database import Database
+from smallai_assistant.storage.row_reader import chunks
 from smallai_assistant.storage.schema import adapters, learned
-
-# SQLite allows 999 parameters in one statement by default before version 3.32.
-_IDS_PER_STATEMENT = 500
 
 
 class AdapterStore:
@@ -341,8 +339,7 @@ class AdapterStore:
         wanted = list(feedback_ids)
         found: set[str] = set()
         with self._database.read() as connection:
-            for start in range(0, len(wanted), _IDS_PER_STATEMENT):
-                chunk = wanted[start : start + _IDS_PER_STATEMENT]
+            for chunk in chunks(wanted):
                 found |= set(
                     connection.scalars(sa.select(learned.c.adapter_id).where(learned.c.feedback_id.in_(chunk)))
                 )

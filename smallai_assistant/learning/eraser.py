@@ -138,8 +138,9 @@ class Eraser:
 
     def _read(self, feedback_ids: list[str], turn_ids: list[str]) -> list[JudgedTurn]:
         """The judged turns before they are erased, as far as they can be read: a task needs them to forget them."""
-        rows = self._feedback.rows_by_id(feedback_ids)
-        rows += self._feedback.rows_of_turns(turn_ids)
+        rows = self._feedback.rows_of_turns(turn_ids)
+        read = {row.id for row in rows}
+        rows += self._feedback.rows_by_id([name for name in feedback_ids if name not in read])
         given = {row.id: row.feedback for row in rows if row.feedback is not None}
         turns = self._turns.turns_by_id(sorted({row.turn_id for row in given.values()}))
         return [JudgedTurn(row, turns[row.turn_id]) for row in given.values() if row.turn_id in turns]

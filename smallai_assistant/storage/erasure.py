@@ -6,20 +6,17 @@ A tombstone keeps an import or a repeated call from bringing back what was erase
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import sqlalchemy as sa
 
 from smallai_assistant.errors import InvalidInput
 from smallai_assistant.storage.media import digests_in, mark_unused
 from smallai_assistant.storage.revisions import ERASURES, feedback_key, increment
-from smallai_assistant.storage.row_reader import rows_or_one_by_one
+from smallai_assistant.storage.row_reader import chunks, rows_or_one_by_one
 from smallai_assistant.storage.schema import ERASED, FAILURE_PREFIX, adapters, feedback, learned, meta, turns
-
-IDS_PER_STATEMENT = 400  # a statement binds up to two values for each; older builds of SQLite allow 999
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +84,6 @@ def erase_rows(connection: sa.Connection, feedback_ids: Iterable[str] = (), turn
     increment(connection, ERASURES)
     connection.execute(sa.delete(meta).where(meta.c.key.startswith(FAILURE_PREFIX, autoescape=True)))
     return done
-
-
-def chunks(ids: Sequence[T]) -> Iterator[Sequence[T]]:
-    """The ids in pieces that fit one statement."""
-    return (ids[start : start + IDS_PER_STATEMENT] for start in range(0, len(ids), IDS_PER_STATEMENT))
 
 
 # Without the body: a row whose content cannot be read can still be erased.

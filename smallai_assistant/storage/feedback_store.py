@@ -14,10 +14,10 @@ import sqlalchemy as sa
 from smallai_assistant.errors import InvalidInput, StoreError
 from smallai_assistant.feedback import Feedback, JudgedTurn, default_audience
 from smallai_assistant.storage.database import Database
-from smallai_assistant.storage.erasure import ErasedFiles, ErasedRows, chunks, erase_rows
+from smallai_assistant.storage.erasure import ErasedFiles, ErasedRows, erase_rows
 from smallai_assistant.storage.media import delete_unused, has_marked, mark_unused
 from smallai_assistant.storage.revisions import ERASURES, current, feedback_key, increment
-from smallai_assistant.storage.row_reader import rows_or_one_by_one
+from smallai_assistant.storage.row_reader import chunks, rows_or_one_by_one
 from smallai_assistant.storage.schema import ERASED, feedback, turns
 from smallai_assistant.storage.serialization import read_time
 from smallai_assistant.storage.turn_store import TurnStore

@@ -13,13 +13,12 @@ import sqlalchemy as sa
 from smallai_assistant.errors import InvalidInput
 from smallai_assistant.storage.database import Database, upsert
 from smallai_assistant.storage.revisions import current, increment
-from smallai_assistant.storage.row_reader import means_damage
+from smallai_assistant.storage.row_reader import chunks, means_damage
 from smallai_assistant.storage.schema import interactions, items
 from smallai_assistant.types import Interaction, Item
 from smallai_assistant.validation import MAX_AHEAD, fold_key
 
 _MAX_TITLE_CHARS = 1_000  # a longer name is not looked up: SQLite refuses LIKE patterns over 50,000 bytes
-_IDS_PER_STATEMENT = 500  # SQLite's default limit is 32,766 bound values; older builds allow 999
 
 
 class ItemStore:
@@ -45,8 +44,7 @@ class ItemStore:
         wanted = [fold_key(item_id) for item_id in ids]
         n_removed = 0
         with self._database.write() as connection:
-            for start in range(0, len(wanted), _IDS_PER_STATEMENT):
-                chunk = wanted[start : start + _IDS_PER_STATEMENT]
+            for chunk in chunks(wanted):
                 n_removed += connection.execute(sa.delete(items).where(items.c.id.in_(chunk))).rowcount
             if n_removed:
                 increment(connection, "items_revision")

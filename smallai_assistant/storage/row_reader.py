@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ import sqlalchemy as sa
 T = TypeVar("T")
 Row = sa.Row[Any]
 log = logging.getLogger(__name__)
+_IDS_PER_STATEMENT = 400  # a statement binds up to two values for each; older builds of SQLite allow 999
 _N_SHOWN = 200  # characters of a reason: it may quote the row
 
 
@@ -163,6 +164,11 @@ def means_damage(error: sa.exc.DBAPIError) -> bool:
     code = getattr(reason, "sqlite_errorcode", None) or 0
     # The low byte is the kind of the error. Python decodes text itself, and its error has no code of SQLite.
     return code & 0xFF == sqlite3.SQLITE_CORRUPT or str(reason).startswith("Could not decode to UTF-8")
+
+
+def chunks(ids: Sequence[T]) -> Iterator[Sequence[T]]:
+    """The ids in pieces that fit one statement."""
+    return (ids[start : start + _IDS_PER_STATEMENT] for start in range(0, len(ids), _IDS_PER_STATEMENT))
 
 
 def rows_or_one_by_one(

@@ -20,13 +20,12 @@ from smallai_assistant.errors import AssistantError, InvalidInput, StoreError
 from smallai_assistant.storage.database import Database, insert_missing
 from smallai_assistant.storage.import_lines import depth
 from smallai_assistant.storage.media import MAX_KEPT_MEDIA_BYTES, digests_in, keep_media, media_path
-from smallai_assistant.storage.row_reader import means_damage, rows_or_one_by_one
+from smallai_assistant.storage.row_reader import chunks, means_damage, rows_or_one_by_one
 from smallai_assistant.storage.schema import ERASED, sessions, turns
 from smallai_assistant.storage.serialization import MAX_DETAILS_DEPTH, parts_from_json, parts_to_json
 from smallai_assistant.types import AudioPart, ImagePart, Message, Notice, Part, Turn
 
 log = logging.getLogger(__name__)
-_IDS_PER_STATEMENT = 500  # SQLite's default limit is 32,766 bound values; older builds allow 999
 
 # What the writer thread takes from its queue: a turn to store, an event to set once all turns before it are stored, or
 # None, the end.
@@ -170,8 +169,8 @@ class TurnStore:
         query = sa.select(turns).where(turns.c.body != ERASED)
         rows: list[sa.Row[Any]] = []
         with self._database.read() as connection:
-            for start in range(0, len(ids), _IDS_PER_STATEMENT):
-                rows += rows_or_one_by_one(connection, turns, ids[start : start + _IDS_PER_STATEMENT], query)
+            for chunk in chunks(ids):
+                rows += rows_or_one_by_one(connection, turns, chunk, query)
         return {turn.id: turn for turn in self._database.reader.read(turns, rows, self._read)}
 
     def forget_session(self, session_id: str) -> list[str]:
@@ -204,8 +203,7 @@ class TurnStore:
         """The ids among these whose turns are erased are left out; a turn that is not stored yet stays."""
         erased: set[str] = set()
         with self._database.read() as connection:
-            for start in range(0, len(ids), _IDS_PER_STATEMENT):
-                chunk = ids[start : start + _IDS_PER_STATEMENT]
+            for chunk in chunks(ids):
                 erased |= set(
                     connection.scalars(sa.select(turns.c.id).where(turns.c.id.in_(chunk), turns.c.body == ERASED))
                 )
