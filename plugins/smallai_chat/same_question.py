@@ -79,7 +79,7 @@ def align(first: Question, second: Question) -> Alignment:
                 left_first.remove(word)
                 left_second.remove(found)
     n_first, n_second = len(first.words), len(second.words)
-    # A word that repeats what was matched, or is a part of it ("school" in "Schulausflug"), is no other subject.
+    # A word that repeats what was matched, or is a part of it ("school" in "Schulausflug"), is not another subject.
     matched = n_first - len(left_first)
     rest_first = tuple(w for w in left_first if not any(_is_part(w, other) for other in second.words))
     rest_second = tuple(w for w in left_second if not any(_is_part(w, other) for other in first.words))

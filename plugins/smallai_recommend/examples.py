@@ -106,7 +106,7 @@ def control_examples(judged_turns: Sequence[JudgedTurn], context: TaskContext) -
 def control_choices(interactions: Sequence[Interaction]) -> dict[str, int]:
     """By control user, the place in the log of the last choice, which is kept from training.
 
-    What a user had and was against is no choice: recommending it would be no success.
+    What a user had and was against does not count as a choice: recommending it would not be a success.
 
     Control users are one user in three, at most 500, chosen by a hash: the same ones in every cycle as long as the
     users stay. The result is empty if there are too few to judge by.

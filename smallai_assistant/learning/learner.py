@@ -179,7 +179,7 @@ class Learner:
             # Nobody has judged the candidate. Its checkpoints stay, so that the next cycle need not train again.
             with contextlib.suppress(InvalidInput):  # an erasure may have taken it already
                 self._adapters.remove(candidate.id)
-            # A step that fails because its files were erased under it is no fault of the task.
+            # A step that fails because its files were erased under it is not the fault of the task.
             with contextlib.suppress(StoreError):  # the first error says more
                 self._check_not_erased(cycle, candidate)
             raise

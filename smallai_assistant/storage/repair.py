@@ -127,7 +127,7 @@ def forget_set_aside(data_dir: Path, ids: Collection[str]) -> list[str]:
 
 
 def _move_lost(path: Path, data_dir: Path, folder: Path) -> list[str]:
-    """Moves a file away that is no database, and the files of a database that is gone. Returns their new names."""
+    """Moves a file away that is not a database, and the files of a database that is gone. Returns their new names."""
     moving = [path] if path.is_file() and path.stat().st_size and not is_readable(path) else []
     try:
         if not moving:
@@ -154,7 +154,7 @@ def _head(row: UnreadableRow) -> dict[str, Any]:
 
 
 def _content(database: Database, row: UnreadableRow) -> dict[str, Any]:
-    """The columns of a row as they are. What is no text in UTF-8 is kept byte by byte, in escapes."""
+    """The columns of a row as they are. What is not text in UTF-8 is kept byte by byte, in escapes."""
     table = _TABLES[row.table]
     columns: list[sa.ColumnElement[Any]] = list(table.columns)
     if database.is_sqlite:  # its driver raises for a text that is not UTF-8
