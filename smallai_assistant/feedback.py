@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -195,6 +195,10 @@ class Example:
         subject: what the example is evidence about. All wordings of one question have one subject and count once: in
             the minimum number of examples, in the mean score and in its interval. Empty for an example that is a
             subject of its own.
+        component: what of a version learns the example, such as `corrections`. The examples of a component are judged
+            by themselves, and a component that fails is left out of the version. `LearningTask.train` writes the files
+            of a component into the subfolder of its name, a single word; files outside are in the version in any case.
+            Empty if the task learns one thing only. An example that comes from no feedback has none.
     """
 
     id: str
@@ -206,6 +210,7 @@ class Example:
     weight: float = 1.0
     media: tuple[ImagePart | AudioPart, ...] = ()
     subject: str = ""
+    component: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,10 +220,13 @@ class Score:
     Args:
         value: in [0, 1]; higher is better.
         answer: what the task answered, as people read it.
+        component: the component whose weights answered, see `Example.component`. A loss in a protected slice is that
+            of the component which answered; if none is named, of every component.
     """
 
     value: float
     answer: str = ""
+    component: str = ""
 
 
 AdapterStatus = Literal["candidate", "approved", "refused"]
@@ -243,6 +251,21 @@ class AdapterPart:
 
 
 @dataclass(frozen=True, slots=True)
+class Component:
+    """One of several things that a version learned: judged, taken over and left out by itself, see `Example.component`.
+
+    Attributes:
+        name: the component's name. The part of the same name holds its files, see `Adapter.with_part`.
+        feedback_ids: the feedback that it was trained on.
+        taken_from: the version that trained it; None if it was trained for this one.
+    """
+
+    name: str
+    feedback_ids: tuple[str, ...]
+    taken_from: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Adapter:
     """One version of what a task learned on top of a frozen base: LoRA weights, a classifier head, a vocabulary.
 
@@ -258,6 +281,9 @@ class Adapter:
             no longer holds it.
         report: the figures of the learning report, as JSON.
         part_name: the part that answers, see `with_part`; empty for the main weights.
+        components: what it learned, if the task learns several things that are judged by themselves.
+        audience: whom it serves: `everyone`, `group:NAME` or `user:ID`.
+        over: the less personal adapter that answers what this one was not taught; None for the bare base.
     """
 
     id: str
@@ -273,11 +299,25 @@ class Adapter:
     retired_ids: tuple[str, ...] = ()
     report: Mapping[str, Any] = field(default_factory=dict)
     part_name: str = ""
+    components: tuple[Component, ...] = ()
+    audience: str = EVERYONE
+    over: Adapter | None = None
 
     @property
     def part(self) -> AdapterPart:
         """The weights that answer: what an engine loads, and its key for streams that share them."""
         return AdapterPart(self.id, self.part_name, self.folder / self.part_name)
+
+    @property
+    def chain(self) -> tuple[Adapter, ...]:
+        """This adapter and those that it lies over, the most personal first."""
+        return (self, *(self.over.chain if self.over is not None else ()))
+
+    def mismatch(self, base: Mapping[str, Any]) -> str:
+        """How `base` differs from what it was made for, for people; empty if it is the same."""
+        changed = sorted(key for key in {*self.base, *base} if self.base.get(key) != base.get(key))
+        # Two keys are enough for the sentence: another model has another name, and all its hashes differ.
+        return ", ".join(f"{key} {self.base.get(key)!r}, not {base.get(key)!r}" for key in changed[:2])
 
     def with_part(self, name: str) -> Adapter | None:
         """Returns the same adapter with another of its parts answering; None if it has no such part.
@@ -287,6 +327,14 @@ class Adapter:
         """
         has_part = any(file.startswith(f"{name}/") for file in self.files)
         return replace(self, part_name=name) if has_part else None
+
+
+def chain_of(adapters: Iterable[Adapter]) -> Adapter | None:
+    """Puts each adapter over the next one. Returns the first of them; None if there are none."""
+    chain: Adapter | None = None
+    for adapter in reversed(tuple(adapters)):
+        chain = replace(adapter, over=chain)
+    return chain
 
 
 @dataclass(frozen=True, slots=True)

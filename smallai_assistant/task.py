@@ -7,15 +7,15 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 from smallai_assistant.errors import Cancelled, TrainingFailed
-from smallai_assistant.feedback import Adapter, Example, Feedback, JudgedTurn, Score
+from smallai_assistant.feedback import Adapter, Example, Feedback, JudgedTurn, Score, chain_of
 from smallai_assistant.types import Modality, Notice, Request, StreamItem, Turn
-from smallai_assistant.validation import EVERYONE, is_one_person
+from smallai_assistant.validation import EVERYONE, how_personal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,8 +36,8 @@ class NoOptions:
 class Champions(Protocol):
     """Tells which adapter serves a task."""
 
-    def champion(self, task: str) -> Adapter | None:
-        """The adapter that serves now, its files checked against their hashes; None for the bare base."""
+    def champion(self, task: str, audiences: Collection[str] = (EVERYONE,)) -> Adapter | None:
+        """The checked adapter of the most personal of these audiences, over the others; None for the base."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ class MemoryPerAudience(Generic[M]):
             for key, memory in list(self._made.items()):
                 if audience not in key:
                     continue
-                if audience == max(key, key=_how_personal):
+                if audience == max(key, key=how_personal):
                     memory.add(judged_turn)
                 else:  # something more personal must come after it
                     del self._made[key]
@@ -133,7 +133,7 @@ class MemoryPerAudience(Generic[M]):
             key = frozenset(audiences & self._rows.keys())
             if key not in self._made:
                 memory = self._make()
-                ordered = sorted(key, key=_how_personal)
+                ordered = sorted(key, key=how_personal)
                 memory.replace([judged_turn for audience in ordered for judged_turn in self._rows[audience]])
                 self._made[key] = memory
             self._made.move_to_end(key)
@@ -144,10 +144,6 @@ class MemoryPerAudience(Generic[M]):
     def of_giver(self, judged_turn: JudgedTurn) -> M:
         """Returns the memory of somebody whom the feedback reaches, and who belongs to no other group."""
         return self.of(frozenset({EVERYONE, judged_turn.audience}))
-
-
-def _how_personal(audience: str) -> tuple[int, str]:
-    return (0 if audience == EVERYONE else 2 if is_one_person(audience) else 1), audience
 
 
 class Task(ABC):
@@ -285,36 +281,40 @@ class LearningTask(Task):
         honours_audiences: whether `run` uses what feedback taught for those alone whom it reaches, at its fast speed.
             Build the memory with `TaskContext.memory_per_audience`. A task that does not say so learns feedback for
             everyone only. Shared weights never learn personal feedback, whatever the task says.
+        has_personal_versions: whether a person's own feedback may be trained into a version for that person alone.
+            `run` then answers with `serving(request.audiences)`, and `evaluate` with the whole chain of `Adapter.over`:
+            a version answers what it was taught, and leaves the rest to the one that it lies over.
         min_examples: the minimum number of subjects on each side of the train / held-out split, see `Example.subject`.
     """
 
     primary_metric: ClassVar[str]
     min_examples: ClassVar[int] = 4
     honours_audiences: ClassVar[bool] = False
+    has_personal_versions: ClassVar[bool] = False
 
     @property
     def is_cheap_to_train(self) -> bool:
         """Whether a cycle may train six times. Little feedback is then judged by candidates that did not learn it."""
         return False
 
-    def serving(self) -> tuple[Adapter | None, list[Notice]]:
+    def serving(self, audiences: Collection[str] = (EVERYONE,)) -> tuple[Adapter | None, list[Notice]]:
         """The adapter to answer with. Call it once per answer.
 
+        Args:
+            audiences: `Request.audiences`, if the task has personal versions.
+
         Returns:
-            The champion, and no notices. If the champion was trained for another base, None and a notice that says so.
+            The champion, without those of its chain (`Adapter.over`) that were made for another base. Notices tell.
         """
-        adapter = self.context.adapters.champion(self.name)
-        if adapter is None:
+        champion = self.context.adapters.champion(self.name, audiences)
+        if champion is None:
             return None, []
         # An adapter on another base would compute nonsense without any error.
         base = self.base()
-        changed = sorted(key for key in {*adapter.base, *base} if adapter.base.get(key) != base.get(key))
-        if not changed:
-            return adapter, []
-        # Two keys are enough for the sentence: another model has another name, and all its hashes differ.
-        what = ", ".join(f"{key} {adapter.base.get(key)!r}, not {base.get(key)!r}" for key in changed[:2])
-        text = f"What was learned ({adapter.id}) was not used: it was made for {what}. Learn again for this model."
-        return None, [Notice("adapter_not_used", text)]
+        misfits = {adapter.id: what for adapter in champion.chain if (what := adapter.mismatch(base))}
+        text = "What was learned ({}) was not used: it was made for {}. Learn again for this model."
+        notices = [Notice("adapter_not_used", text.format(*misfit)) for misfit in misfits.items()]
+        return chain_of(adapter for adapter in champion.chain if adapter.id not in misfits), notices
 
     @abstractmethod
     def learn_now(self, judged_turn: JudgedTurn) -> str:

@@ -16,6 +16,7 @@ from smallai_assistant.errors import InputTooLarge, InvalidInput, UrlNotAllowed
 # Audiences of feedback: all may profit from it, or its giver alone, or the members of a group.
 EVERYONE, USER, _GROUP = "everyone", "user", "group:"
 MAX_ID_CHARS = 512  # of ids that users and their catalogues choose, such as a URL
+MAX_AUDIENCE_CHARS = 520  # `group:` or `user:` and such an id
 # A clock of another machine may be ahead, and time zones are confused by hours; a day covers both. A later time would
 # win over everything that is said until then.
 MAX_AHEAD = timedelta(days=1)
@@ -92,6 +93,31 @@ def checked_audience(value: str) -> str:
 def is_one_person(audience: str) -> bool:
     """Whether an audience is one person."""
     return audience.startswith(f"{USER}:")
+
+
+def canonical_audience(value: str) -> str:
+    """Returns the key of an audience, as `JudgedTurn.audience` says it: `everyone`, `group:NAME` or `user:ID`.
+
+    Raises:
+        InvalidInput: it is not one.
+    """
+    if not isinstance(value, str) or not value.startswith(f"{USER}:"):
+        if value == USER:
+            raise InvalidInput("the audience user names no person", hint=f"give {USER}:ID")
+        return checked_audience(value)
+    user_id = value.removeprefix(f"{USER}:")
+    return audience_of_user(canonical_key("user_id", user_id) if user_id else None)
+
+
+def member_of(audience: str) -> tuple[str | None, tuple[str, ...]]:
+    """The user id and the groups of somebody who belongs to an audience."""
+    kind, _, name = audience.partition(":")
+    return (name or None) if kind == USER else None, (name,) if kind == _GROUP.rstrip(":") else ()
+
+
+def how_personal(audience: str) -> tuple[int, str]:
+    """Sorts audiences: everyone, then groups, then persons."""
+    return (0 if audience == EVERYONE else 2 if is_one_person(audience) else 1), audience
 
 
 def audiences_of(user_id: str | None, groups: Iterable[str]) -> frozenset[str]:

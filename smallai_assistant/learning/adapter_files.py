@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -17,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from smallai_assistant.errors import AdapterMismatch, IntegrityError, InvalidInput, StoreError, StoreFull
-from smallai_assistant.feedback import Adapter
+from smallai_assistant.feedback import Adapter, Component
 from smallai_assistant.filesystem import sync_path, write_atomically
-from smallai_assistant.models.files import file_sha256, read_safetensors_header
+from smallai_assistant.models.files import check_name, file_sha256, read_safetensors_header
 
 MANIFEST = "smallai-adapter.json"
 _WORK = ".work-"  # prefix of folders that are being written
@@ -96,6 +97,23 @@ def checked_files(work: Path) -> dict[str, str]:
     return {str(path.relative_to(work)): file_sha256(path) for path in paths}
 
 
+def free_id(folder: Path, task: str, files: Mapping[str, str], created_at: datetime) -> str:
+    """Returns an id that no version has. Sorted by name, the versions of a task are sorted by age.
+
+    Args:
+        folder: holds the folders of all versions.
+        files: sha256 by path.
+    """
+    # The hash tells versions of one second apart. The same files added twice within a second would get the same id.
+    digest = hashlib.sha256(json.dumps(dict(files)).encode()).hexdigest()[:8]
+    wanted = name = f"{check_name(task)}-{created_at:%Y%m%d-%H%M%S}-{digest}"
+    number = 1
+    while (folder / name).exists():
+        number += 1
+        name = f"{wanted}-{number}"
+    return name
+
+
 def seal(work: Path, target: Path, manifest: Mapping[str, Any]) -> None:
     """Flushes the files to the disk, writes the manifest, and renames the folder to `target`.
 
@@ -146,6 +164,11 @@ def read_version(row: Any, folder: Path) -> Adapter:
         feedback_ids=tuple(manifest["feedback_ids"]),
         retired_ids=tuple(report.get("retired_ids", ())),
         report=report,
+        components=tuple(
+            Component(row["name"], tuple(row["feedback_ids"]), row["taken_from"])
+            for row in manifest.get("components", ())
+        ),
+        audience=row.audience,
     )
 
 
@@ -205,3 +228,12 @@ def check_finite(path: Path) -> None:
 def damaged(adapter_id: str, what: str) -> IntegrityError:
     """Makes the error of an adapter whose files are not as they were recorded."""
     return IntegrityError(f"{adapter_id}: {what}", hint="roll back, or train again; see `smallai adapters verify`")
+
+
+def check_base(adapter: Adapter, base: Mapping[str, Any]) -> None:
+    """Raises AdapterMismatch unless the adapter was made for `base`."""
+    for key in sorted({*adapter.base, *base}):
+        if adapter.base.get(key) != base.get(key):
+            raise AdapterMismatch(
+                f"{adapter.id} was made for {key} {adapter.base.get(key)!r}, and the task now has {base.get(key)!r}"
+            )

@@ -7,39 +7,30 @@ says which version serves. It moves in one transaction, so that a crash leaves t
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
-from smallai_assistant.errors import AdapterMismatch, GateRejected, IntegrityError, InvalidInput, StoreError
-from smallai_assistant.feedback import Adapter, AdapterStatus
+from smallai_assistant.errors import GateRejected, IntegrityError, InvalidInput, StoreError
+from smallai_assistant.feedback import Adapter, AdapterStatus, Component
+from smallai_assistant.learning import champions
 from smallai_assistant.learning.adapter_files import (
     MANIFEST,
     check_files,
     checked_files,
+    free_id,
     held_folder,
     read_version,
     seal,
     size_of,
     sweep,
-)
-from smallai_assistant.learning.champions import (
-    MoveKind,
-    champion_of,
-    entries,
-    last_entry,
-    missing_adapter,
-    move,
-    previous_of,
-    task_of,
 )
 from smallai_assistant.learning.pruning import Limits, Pruned, to_prune
 from smallai_assistant.learning.withdrawal import (
@@ -49,12 +40,13 @@ from smallai_assistant.learning.withdrawal import (
     inherited,
     is_tainted,
     learned_from_erased,
+    versions_learned_from,
     withdraw,
 )
-from smallai_assistant.models.files import check_name, file_sha256
+from smallai_assistant.models.files import file_sha256
 from smallai_assistant.storage.database import Database
-from smallai_assistant.storage.row_reader import chunks
 from smallai_assistant.storage.schema import adapters, learned
+from smallai_assistant.validation import EVERYONE
 
 
 class AdapterStore:
@@ -96,6 +88,9 @@ class AdapterStore:
         base: Mapping[str, Any],
         feedback_ids: Sequence[str] = (),
         started_from: str | None = None,
+        components: Sequence[Component] = (),
+        audience: str = EVERYONE,
+        over: str | None = None,
     ) -> Adapter:
         """Turns the files in `work` into a version: a candidate that does not serve.
 
@@ -105,6 +100,9 @@ class AdapterStore:
             base: what the adapter was made for, as JSON.
             feedback_ids: what it learned from, oldest first.
             started_from: the version that its training began with; what that one learned is in it, too.
+            components: what it learned, if the task learns several things that are judged by themselves.
+            audience: whom it is for.
+            over: the version for everyone that it was compared over; nothing of it is in the files.
 
         Raises:
             TrainingFailed: `started_from` is gone: it learned from feedback that was erased meanwhile.
@@ -115,9 +113,7 @@ class AdapterStore:
         """
         files = checked_files(work)
         created_at = datetime.now(UTC)
-        # Sorted by name, versions are sorted by age; the hash tells versions of one second apart.
-        name = f"{created_at:%Y%m%d-%H%M%S}-{hashlib.sha256(json.dumps(files).encode()).hexdigest()[:8]}"
-        adapter_id = self._free_id(f"{check_name(task)}-{name}")
+        adapter_id = free_id(self._folder, task, files, created_at)
         manifest = {
             "id": adapter_id,
             "task": task,
@@ -125,9 +121,12 @@ class AdapterStore:
             "base": dict(base),
             "files": files,
             "created_at": created_at.isoformat(),
-            "parent": self.champion_id(task),
+            "audience": audience,
+            "parent": self.champion_id(task, audience),
             "started_from": started_from,
+            "over": over,
             "feedback_ids": list(feedback_ids),
+            "components": [asdict(component) for component in components],
         }
         # First the folder, then the row: a crash in between leaves a folder without a row, which the next start sweeps.
         seal(work, self._folder / adapter_id, manifest)
@@ -136,6 +135,7 @@ class AdapterStore:
                 sa.insert(adapters).values(
                     id=adapter_id,
                     task=task,
+                    audience=audience,
                     status="candidate",
                     manifest_sha256=file_sha256(self._folder / adapter_id / MANIFEST),
                     report="{}",
@@ -149,10 +149,10 @@ class AdapterStore:
 
     def judge(self, adapter_id: str, status: AdapterStatus, report: Mapping[str, Any]) -> Adapter:
         """Records the gate's decision and its figures."""
+        retired = json.dumps(list(report["retired_ids"])) if report.get("retired_ids") else None
+        change = sa.update(adapters).where(adapters.c.id == adapter_id)
         with self._database.write() as connection:
-            connection.execute(
-                sa.update(adapters).where(adapters.c.id == adapter_id).values(status=status, report=json.dumps(report))
-            )
+            connection.execute(change.values(status=status, report=json.dumps(report), retired_ids=retired))
         return self.get(adapter_id)
 
     def get(self, adapter_id: str) -> Adapter:
@@ -165,45 +165,52 @@ class AdapterStore:
         with self._database.read() as connection:
             row = connection.execute(sa.select(adapters).where(adapters.c.id == adapter_id)).one_or_none()
             if row is None:
-                raise missing_adapter(connection, adapter_id)
-        return self._read(row)
+                raise champions.missing_adapter(connection, adapter_id)
+        return read_version(row, self._folder / row.id)
 
     def versions(self, task: str | None = None) -> list[Adapter]:
         """Returns all versions, oldest first, without those whose manifest is damaged; `verify` names the damage."""
-        query = sa.select(adapters).order_by(adapters.c.seq)
-        with self._database.read() as connection:
-            rows = connection.execute(query if task is None else query.where(adapters.c.task == task)).all()
         found = []
-        for row in rows:
-            try:
-                found.append(self._read(row))
-            except IntegrityError:  # one damaged version must not hide the others
-                continue
+        for row in self._rows(task):
+            with contextlib.suppress(IntegrityError):  # one damaged version must not hide the others
+                found.append(read_version(row, self._folder / row.id))
         return found
 
     def damaged(self, task: str | None = None) -> dict[str, str]:
         """Returns what is wrong with each version whose files are not as they were recorded; it hashes all of them."""
         found: dict[str, str] = {}
-        query = sa.select(adapters.c.id).order_by(adapters.c.seq)
-        with self._database.read() as connection:
-            ids = connection.scalars(query if task is None else query.where(adapters.c.task == task)).all()
-        for adapter_id in ids:
+        for row in self._rows(task):
             try:
-                self.verify(adapter_id)
+                self.verify(row.id)
             except IntegrityError as error:
-                found[adapter_id] = error.message
+                found[row.id] = error.message
             except InvalidInput:  # removed since
                 continue
         return found
 
-    def champion_id(self, task: str) -> str | None:
-        """Returns the id of the version that serves; None for the bare base."""
+    def _rows(self, task: str | None) -> Sequence[sa.Row[Any]]:
+        query = sa.select(adapters).order_by(adapters.c.seq)
         with self._database.read() as connection:
-            return champion_of(connection, task)
+            return connection.execute(query if task is None else query.where(adapters.c.task == task)).all()
 
-    def champion(self, task: str) -> Adapter | None:
-        """Returns the version that serves; None for the bare base."""
-        adapter_id = self.champion_id(task)
+    def champion_id(self, task: str, audience: str = EVERYONE) -> str | None:
+        """Returns the id of the version that serves; None for the bare base, or what serves everyone."""
+        with self._database.read() as connection:
+            return champions.champion_of(connection, task, audience)
+
+    def champion_ids(self, task: str, audiences: Collection[str]) -> dict[str, str | None]:
+        """Returns the champion of each of these audiences that ever had one, the most personal audience first."""
+        with self._database.read() as connection:
+            return champions.champions_of(connection, task, audiences)
+
+    def retired_ids(self, task: str) -> dict[str, frozenset[str]]:
+        """Returns the feedback that each champion answers by itself, by the audience that it serves."""
+        with self._database.read() as connection:
+            return champions.retired_by_champions(connection, task)
+
+    def champion(self, task: str, audience: str = EVERYONE) -> Adapter | None:
+        """Returns the version of `champion_id`."""
+        adapter_id = self.champion_id(task, audience)
         return None if adapter_id is None else self.get(adapter_id)
 
     def promote(self, adapter_id: str, *, reason: str = "promoted", force: bool = False) -> Adapter | None:
@@ -224,65 +231,65 @@ class AdapterStore:
         self.verify(adapter_id)
         if adapter.status != "approved":
             reason = f"{reason} (forced: the gate's decision was {adapter.status})"
-        return self._move(adapter.task, adapter_id, "promote", reason)
+        return self._move(adapter.task, adapter_id, "promote", reason, audience=adapter.audience)
 
-    def rollback(self, task: str, *, to: str | None = None, reason: str = "rolled back") -> Adapter | None:
-        """Makes an earlier version the champion again.
+    def rollback(
+        self, task: str, *, to: str | None = None, reason: str = "rolled back", audience: str = EVERYONE
+    ) -> Adapter | None:
+        """Makes an earlier version of an audience the champion again.
 
         Args:
-            to: an adapter's id, or `none` for the bare base; None takes the version before the champion.
+            to: an adapter's id, or `none` for no version; None takes the version before the champion.
             reason: for the log.
 
         Returns:
-            The version that serves now; None for the bare base.
+            The version that serves now; None for the bare base, or what serves everyone.
 
         Raises:
-            InvalidInput: no adapter serves, or `to` is an adapter of another task.
+            InvalidInput: no adapter serves, or `to` is an adapter of another task or audience.
             GateRejected: `to` never served, and the gate did not approve it.
             IntegrityError: a file of the earlier version is missing or has changed.
         """
-        current = self.champion_id(task)
         if to is None:
-            if current is None:
+            if self.champion_id(task, audience) is None:
                 raise InvalidInput(f"no adapter serves {task}", hint="there is nothing to roll back")
-            target = self.previous_id(task)
+            target = self.previous_id(task, audience)
         else:
             target = None if to == "none" else to
         if target is not None:
             adapter = self.get(target)
-            if adapter.task != task:
-                raise InvalidInput(f"{target} is of {adapter.task}, not of {task}", hint="see `smallai adapters list`")
+            if (adapter.task, adapter.audience) != (task, audience):
+                whose = f"of {adapter.task} for {adapter.audience}, not of {task} for {audience}"
+                raise InvalidInput(f"{target} is {whose}", hint="see `smallai adapters list`")
             # A version that somebody forced may serve again: that decision was made when it was promoted.
-            if adapter.status != "approved" and all(entry["adapter_id"] != target for entry in self.log(task)):
+            served = {entry["adapter_id"] for entry in self.log(task, audience)}
+            if adapter.status != "approved" and target not in served:
                 raise GateRejected(f"{target} never served, and the gate did not approve it")
             self.verify(target)
-        self._move(task, target, "rollback", reason)
-        return self.champion(task)
+        self._move(task, target, "rollback", reason, audience=audience)
+        return self.champion(task, audience)
 
-    def move_away(self, task: str, adapter_id: str, *, to: str | None, reason: str) -> None:
+    def move_away(self, task: str, adapter_id: str, *, to: str | None, reason: str, audience: str = EVERYONE) -> None:
         """Lets `to` serve instead of a damaged champion, unless another champion has replaced it meanwhile."""
-        self._move(task, to, "damaged", reason, only_from=adapter_id)
+        self._move(task, to, "damaged", reason, only_from=adapter_id, audience=audience)
 
-    def previous_id(self, task: str) -> str | None:
-        """Returns the version that a rollback brings back; None for the bare base.
-
-        Two rollbacks go back two promotions.
-        """
+    def previous_id(self, task: str, audience: str = EVERYONE) -> str | None:
+        """Returns the version that a rollback brings back; None for none. Two rollbacks go back two promotions."""
         with self._database.read() as connection:
-            return previous_of(connection, task)
+            return champions.previous_of(connection, task, audience)
 
-    def log(self, task: str) -> list[dict[str, Any]]:
+    def log(self, task: str, audience: str = EVERYONE) -> list[dict[str, Any]]:
         """Returns the moves of the champion, oldest first: kind, adapter_id, previous_id, reason, at (s since 1970).
 
         An entry of the kind `erased` may name a version in `previous_id` that did not serve.
         """
         with self._database.read() as connection:
-            return entries(connection, task)
+            return champions.entries(connection, task, audience)
 
-    def last_move(self, task: str) -> dict[str, Any] | None:
-        """Returns the last entry of `log`; None if nothing ever served the task."""
+    def last_move(self, task: str, audience: str = EVERYONE) -> dict[str, Any] | None:
+        """Returns the last entry of `log`; None if nothing ever served the audience."""
         with self._database.read() as connection:
-            return last_entry(connection, task)
+            return champions.last_entry(connection, task, audience)
 
     def verify(self, adapter_id: str) -> None:
         """Compares every file with the manifest, and the manifest with the database.
@@ -300,17 +307,17 @@ class AdapterStore:
             InvalidInput: it serves, or there is no adapter with that id.
         """
         with self._database.write() as connection:
-            task = task_of(connection, adapter_id)
-            if champion_of(connection, task) == adapter_id:
+            task, audience = champions.place_of(connection, adapter_id)
+            if champions.champion_of(connection, task, audience) == adapter_id:
                 raise InvalidInput(f"{adapter_id} serves {task}", hint="roll back first")
             self._remove_row(connection, adapter_id)
         return self.delete_files(adapter_id)
 
-    def prune(self, task: str, limits: Limits, *, now: float | None = None) -> Pruned:
-        """Deletes versions of a task until the rest is within the limits; see `to_prune`."""
+    def prune(self, task: str, limits: Limits, *, now: float | None = None, audience: str = EVERYONE) -> Pruned:
+        """Deletes versions of an audience until the rest is within the limits; see `to_prune`."""
         now = datetime.now(UTC).timestamp() if now is None else now
         with self._database.write() as connection:
-            chosen = to_prune(connection, task, self._folder, limits, now=now)
+            chosen = to_prune(connection, task, self._folder, limits, now=now, audience=audience)
             for adapter_id in chosen.ids:
                 self._remove_row(connection, adapter_id)
         return replace(chosen, n_bytes=sum(map(self.delete_files, chosen.ids)))
@@ -336,18 +343,28 @@ class AdapterStore:
 
     def learned_from(self, feedback_ids: Iterable[str]) -> list[str]:
         """Returns the ids of the adapters that learned from any of these feedback rows, oldest first."""
-        wanted = list(feedback_ids)
-        found: set[str] = set()
         with self._database.read() as connection:
-            for chunk in chunks(wanted):
-                found |= set(
-                    connection.scalars(sa.select(learned.c.adapter_id).where(learned.c.feedback_id.in_(chunk)))
-                )
-            order = connection.scalars(sa.select(adapters.c.id).order_by(adapters.c.seq)).all()
-        return [adapter_id for adapter_id in order if adapter_id in found]
+            return versions_learned_from(connection, list(feedback_ids))
+
+    def forget_audience(self, audience: str) -> list[Withdrawn]:
+        """Deletes all versions for an audience, with their files, and that there were any."""
+        with self._database.write() as connection:
+            ids = connection.scalars(sa.select(adapters.c.id).where(adapters.c.audience == audience)).all()
+            withdrawn = self.withdraw(connection, ids)
+            champions.forget_audience(connection, audience)
+        for version in withdrawn:
+            self.delete_files(version.adapter_id)
+        return withdrawn
 
     def _move(
-        self, task: str, adapter_id: str | None, kind: MoveKind, reason: str, *, only_from: str | None = None
+        self,
+        task: str,
+        adapter_id: str | None,
+        kind: champions.MoveKind,
+        reason: str,
+        *,
+        audience: str,
+        only_from: str | None = None,
     ) -> Adapter | None:
         """Moves the champion and logs the move. Returns the version that served before, if it can be read.
 
@@ -358,36 +375,16 @@ class AdapterStore:
             GateRejected: the version learned from feedback that was erased.
         """
         with self._database.write() as connection:
-            if only_from is not None and champion_of(connection, task) != only_from:
+            if only_from is not None and champions.champion_of(connection, task, audience) != only_from:
                 return None
             if adapter_id is not None:
-                task_of(connection, adapter_id)  # it may have been removed since it was verified
+                champions.place_of(connection, adapter_id)  # it may have been removed since it was verified
                 if is_tainted(connection, adapter_id, self._folder):
                     raise GateRejected(
                         f"{adapter_id} cannot serve: {REASON}", hint=f"train again: smallai learn {task}"
                     )
-            previous = move(connection, task, adapter_id, kind, reason)
+            previous = champions.move(connection, task, adapter_id, kind, reason, audience=audience)
         try:
             return None if previous is None else self.get(previous)
         except (IntegrityError, InvalidInput):  # the champion may leave a damaged version, or one removed meanwhile
             return None
-
-    def _read(self, row: sa.Row[Any]) -> Adapter:
-        return read_version(row, self._folder / row.id)
-
-    def _free_id(self, wanted: str) -> str:
-        # The same files added twice within a second would get the same id.
-        name, number = wanted, 1
-        while (self._folder / name).exists():
-            number += 1
-            name = f"{wanted}-{number}"
-        return name
-
-
-def check_base(adapter: Adapter, base: Mapping[str, Any]) -> None:
-    """Raises AdapterMismatch unless the adapter was made for `base`."""
-    for key in sorted({*adapter.base, *base}):
-        if adapter.base.get(key) != base.get(key):
-            raise AdapterMismatch(
-                f"{adapter.id} was made for {key} {adapter.base.get(key)!r}, and the task now has {base.get(key)!r}"
-            )

@@ -9,7 +9,8 @@ from typing import Any
 
 from smallai_assistant.errors import AssistantError, InvalidInput, TrainingFailed
 from smallai_assistant.feedback import Adapter
-from smallai_assistant.learning.adapter_store import AdapterStore, check_base
+from smallai_assistant.learning.adapter_files import check_base
+from smallai_assistant.learning.adapter_store import AdapterStore
 from smallai_assistant.learning.feedback_service import FeedbackService
 from smallai_assistant.learning.preparation import base_of
 from smallai_assistant.learning.report import did_not_answer

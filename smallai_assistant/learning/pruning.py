@@ -11,6 +11,7 @@ from smallai_assistant.learning.adapter_files import size_of
 from smallai_assistant.learning.champions import champion_of, entries, previous_of
 from smallai_assistant.learning_config import LearningConfig
 from smallai_assistant.storage.schema import adapters
+from smallai_assistant.validation import EVERYONE
 
 # An answer ends with the version that it began with, in whichever process. None takes an hour.
 SERVED_RECENTLY_S = 3600.0
@@ -52,8 +53,10 @@ class Pruned:
     n_bytes_kept: int
 
 
-def to_prune(connection: sa.Connection, task: str, folder: Path, limits: Limits, *, now: float) -> Pruned:
-    """Chooses the versions to remove until the rest is within the limits: refused ones, then the oldest.
+def to_prune(
+    connection: sa.Connection, task: str, folder: Path, limits: Limits, *, now: float, audience: str = EVERYONE
+) -> Pruned:
+    """Chooses the versions of an audience to remove until the rest is within the limits: refused ones, then the oldest.
 
     These stay, even beyond the limits: the champion, the version that a rollback goes to, what served within the last
     hour, the newest version, whose report is that of the last cycle, and a candidate that nobody has judged: it may be
@@ -63,12 +66,16 @@ def to_prune(connection: sa.Connection, task: str, folder: Path, limits: Limits,
         folder: holds the folders of all versions.
         now: seconds since 1970.
     """
-    query = sa.select(adapters.c.id, adapters.c.status).where(adapters.c.task == task).order_by(adapters.c.seq)
-    rows = connection.execute(query).all()
+    query = sa.select(adapters.c.id, adapters.c.status).order_by(adapters.c.seq)
+    rows = connection.execute(query.where(adapters.c.task == task, adapters.c.audience == audience)).all()
     sizes = {row.id: size_of(folder / row.id) for row in rows}
-    moves = entries(connection, task)
+    moves = entries(connection, task, audience)
     served = {entry["adapter_id"] for entry in moves} | {entry["previous_id"] for entry in moves}
-    kept = {champion_of(connection, task), previous_of(connection, task), *(row.id for row in rows[-1:])}
+    kept = {
+        champion_of(connection, task, audience),
+        previous_of(connection, task, audience),
+        *(row.id for row in rows[-1:]),
+    }
     kept |= {entry["previous_id"] for entry in moves if now - entry["at"] < SERVED_RECENTLY_S}
     kept |= {row.id for row in rows if row.status == "candidate" and row.id not in served}
     candidates = [row for row in rows if row.id not in kept]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,8 @@ import sqlalchemy as sa
 
 from smallai_assistant.errors import TrainingFailed
 from smallai_assistant.learning.adapter_files import MANIFEST
-from smallai_assistant.learning.champions import champion_of, move, note, previous_of
+from smallai_assistant.learning.champions import champion_of, move, note, place_of, previous_of
+from smallai_assistant.storage.row_reader import chunks
 from smallai_assistant.storage.schema import adapters, feedback, learned
 
 REASON = "it learned from feedback that was erased"
@@ -23,11 +24,12 @@ class Withdrawn:
 
     Attributes:
         has_served: whether it served until then.
-        now: the id of the version that serves since then; None for the bare base.
+        now: the id of the audience's version that serves since then; None if it has none.
     """
 
     adapter_id: str
     task: str
+    audience: str
     has_served: bool
     now: str | None
 
@@ -38,10 +40,18 @@ def learned_from_erased(connection: sa.Connection) -> set[str]:
     return set(connection.scalars(query.where(feedback.c.state == "erased")))
 
 
+def versions_learned_from(connection: sa.Connection, feedback_ids: Sequence[str]) -> list[str]:
+    """The versions that learned from any of these feedback rows, oldest first."""
+    found: set[str] = set()
+    for chunk in chunks(feedback_ids):
+        found |= set(connection.scalars(sa.select(learned.c.adapter_id).where(learned.c.feedback_id.in_(chunk))))
+    order = connection.scalars(sa.select(adapters.c.id).order_by(adapters.c.seq)).all()
+    return [adapter_id for adapter_id in order if adapter_id in found]
+
+
 def is_tainted(connection: sa.Connection, adapter_id: str, folder: Path) -> bool:
     """Whether a version, or one that it began with, learned from a row that is erased."""
-    tainted = with_descendants(connection, learned_from_erased(connection), folder)
-    return adapter_id in {tainted_id for tainted_id, _ in tainted}
+    return adapter_id in with_descendants(connection, learned_from_erased(connection), folder)
 
 
 def inherited(connection: sa.Connection, started_from: str | None) -> list[str]:
@@ -78,15 +88,17 @@ def hand_down(connection: sa.Connection, adapter_id: str, folder: Path) -> None:
             connection.execute(sa.insert(learned), new)
 
 
-def with_descendants(connection: sa.Connection, ids: Collection[str], folder: Path) -> list[tuple[str, str]]:
-    """These versions and those whose training began with one of them: id and task, oldest first."""
+def with_descendants(connection: sa.Connection, ids: Collection[str], folder: Path) -> list[str]:
+    """These versions and those whose training began with one of them, oldest first."""
     found = set(ids)
-    rows = connection.execute(sa.select(adapters.c.id, adapters.c.task).order_by(adapters.c.seq)).all()
+    if not found:  # without reading a thousand manifests
+        return []
+    rows = connection.execute(sa.select(adapters.c.id).order_by(adapters.c.seq)).all()
     # A version is younger than the one that it began with, so one pass finds the whole chain.
     for row in rows:
         if row.id not in found and _began_with(folder / row.id) in found:
             found.add(row.id)
-    return [(row.id, row.task) for row in rows if row.id in found]
+    return [row.id for row in rows if row.id in found]
 
 
 def _began_with(folder: Path) -> str | None:
@@ -111,18 +123,18 @@ def withdraw(connection: sa.Connection, ids: Collection[str], folder: Path) -> l
     The caller deletes the folders after its commit.
     """
     tainted = with_descendants(connection, ids, folder)
-    names = {adapter_id for adapter_id, _ in tainted}
     done: list[Withdrawn] = []
-    for adapter_id, task in tainted:
-        has_served = champion_of(connection, task) == adapter_id
+    for adapter_id in tainted:
+        task, audience = place_of(connection, adapter_id)
+        now = champion_of(connection, task, audience)
+        has_served = now == adapter_id
         if has_served:
-            now = previous_of(connection, task, but=names)
-            move(connection, task, now, "erased", REASON)
+            now = previous_of(connection, task, audience, but=tainted)
+            move(connection, task, now, "erased", REASON, audience=audience)
         else:
-            now = champion_of(connection, task)
-            note(connection, task, "erased", adapter_id=now, previous_id=adapter_id, reason=REASON)
-        done.append(Withdrawn(adapter_id, task, has_served, now))
-    for adapter_id in sorted(names):
+            note(connection, task, "erased", adapter_id=now, previous_id=adapter_id, reason=REASON, audience=audience)
+        done.append(Withdrawn(adapter_id, task, audience, has_served, now))
+    for adapter_id in tainted:
         connection.execute(sa.delete(learned).where(learned.c.adapter_id == adapter_id))
         connection.execute(sa.delete(adapters).where(adapters.c.id == adapter_id))
     return done

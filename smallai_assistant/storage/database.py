@@ -325,11 +325,11 @@ def _means_locked(error: BaseException | None) -> bool:
     return code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
-def upsert(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]], *, key: str) -> None:
-    """Inserts rows; a row with a known key replaces the stored one."""
-    statement = _insert(connection, table)
-    changes = {column.name: statement.excluded[column.name] for column in table.columns if column.name != key}
-    connection.execute(statement.on_conflict_do_update(index_elements=[key], set_=changes), rows)
+def upsert(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]], *, key: str | list[str]) -> None:
+    """Inserts rows; a row with a known key, or known keys together, replaces the stored one."""
+    statement, keys = _insert(connection, table), [key] if isinstance(key, str) else key
+    changes = {column.name: statement.excluded[column.name] for column in table.columns if column.name not in keys}
+    connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=changes), rows)
 
 
 def insert_missing(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]], *, key: str) -> None:

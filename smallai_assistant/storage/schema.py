@@ -15,7 +15,7 @@ from collections.abc import Callable
 import sqlalchemy as sa
 
 from smallai_assistant.errors import InvalidInput
-from smallai_assistant.validation import MAX_AHEAD, canonical_key
+from smallai_assistant.validation import EVERYONE, MAX_AHEAD, MAX_AUDIENCE_CHARS, canonical_key
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +26,14 @@ metadata = sa.MetaData()
 # `schema_version` is how many migrations were applied. The other keys are counters of writes, see `revisions`, what an
 # erasure has yet to delete, see `erasure`, and the last learning cycles, see `cycle_history`.
 meta = sa.Table("meta", metadata, sa.Column("key", sa.String(64), primary_key=True), sa.Column("value", sa.Text))
+
+
+def _audience_column(*, primary_key: bool = False) -> sa.Column[str]:
+    """Whom a version serves, as `JudgedTurn.audience` says it."""
+    return sa.Column(
+        "audience", sa.String(MAX_AUDIENCE_CHARS), nullable=False, server_default=EVERYONE, primary_key=primary_key
+    )
+
 
 sessions = sa.Table(
     "sessions",
@@ -106,14 +114,18 @@ adapters = sa.Table(
     # and its manifest together is still found out.
     sa.Column("manifest_sha256", sa.String(64), nullable=False),
     sa.Column("report", sa.Text, nullable=False),  # JSON of the learning report
+    # Also in the report, as JSON: a rebuild of a memory reads those of a thousand personal versions. NULL: none.
+    sa.Column("retired_ids", sa.Text),
+    _audience_column(),
 )
 
-# Which adapter serves a task. A row with NULL says that the task was rolled back to its base model; no row says that it
-# never had a champion.
+# Which adapter serves whom. A row with NULL says that the task was rolled back to what serves everyone, or to its base
+# model; no row says that it never had a champion.
 champions = sa.Table(
     "champions",
     metadata,
     sa.Column("task", sa.String(128), primary_key=True),
+    _audience_column(primary_key=True),
     sa.Column("adapter_id", sa.String(255), sa.ForeignKey("adapters.id")),
 )
 
@@ -129,6 +141,7 @@ champion_log = sa.Table(
     sa.Column("previous_id", sa.String(255)),
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("at", sa.Double, nullable=False),
+    _audience_column(),
 )
 
 # Which adapter learned from which feedback: an erasure must find the adapters that hold what is erased.
@@ -203,6 +216,33 @@ def _name_audiences(connection: sa.Connection) -> None:
         )
 
 
+def _key_champions_by_audience(connection: sa.Connection) -> None:
+    """Gives versions, champions and the log of champions the audience that they had so far: everyone."""
+    inspector = sa.inspect(connection)
+    for table, column in (
+        (adapters, adapters.c.audience),
+        (adapters, adapters.c.retired_ids),
+        (champion_log, champion_log.c.audience),
+    ):
+        if column.name not in {found["name"] for found in inspector.get_columns(table.name)}:
+            declared = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
+            connection.execute(sa.text(f"ALTER TABLE {table.name} ADD COLUMN {declared}"))
+    if "audience" not in {found["name"] for found in inspector.get_columns(champions.name)}:
+        # SQLite cannot change a primary key, and there is one row for each task.
+        rows = connection.execute(sa.text("SELECT task, adapter_id FROM champions")).all()
+        connection.execute(sa.text("DROP TABLE champions"))
+        champions.create(connection)
+        for row in rows:
+            connection.execute(sa.insert(champions).values(task=row.task, adapter_id=row.adapter_id))
+    for row in connection.execute(sa.select(adapters.c.id, adapters.c.report)).all():
+        try:
+            retired = json.loads(row.report).get("retired_ids") or ()
+        except (ValueError, RecursionError, AttributeError):  # a report that nobody can read retires nothing
+            continue
+        known = json.dumps(list(retired)) if retired else None
+        connection.execute(sa.update(adapters).where(adapters.c.id == row.id).values(retired_ids=known))
+
+
 # One function for each schema version. A database at version n gets the functions after the n-th in one transaction.
 # A released function never changes: a later version adds one.
 MIGRATIONS: list[Callable[[sa.Connection], None]] = [
@@ -210,4 +250,5 @@ MIGRATIONS: list[Callable[[sa.Connection], None]] = [
     _create_learning,
     _normalize_keys,
     _name_audiences,
+    _key_champions_by_audience,
 ]
