@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -312,6 +312,10 @@ class Adapter:
     def chain(self) -> tuple[Adapter, ...]:
         """This adapter and those that it lies over, the most personal first."""
         return (self, *(self.over.chain if self.over is not None else ()))
+
+    def without(self, ids: Collection[str]) -> Adapter | None:
+        """The same chain without these adapters; None if none is left."""
+        return chain_of(adapter for adapter in self.chain if adapter.id not in ids)
 
     def mismatch(self, base: Mapping[str, Any]) -> str:
         """How `base` differs from what it was made for, for people; empty if it is the same."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 from smallai_assistant.errors import Cancelled, TrainingFailed
-from smallai_assistant.feedback import Adapter, Example, Feedback, JudgedTurn, Score, chain_of
+from smallai_assistant.feedback import Adapter, Example, Feedback, JudgedTurn, Score
 from smallai_assistant.types import Modality, Notice, Request, StreamItem, Turn
 from smallai_assistant.validation import EVERYONE, how_personal
 
@@ -314,7 +314,7 @@ class LearningTask(Task):
         misfits = {adapter.id: what for adapter in champion.chain if (what := adapter.mismatch(base))}
         text = "What was learned ({}) was not used: it was made for {}. Learn again for this model."
         notices = [Notice("adapter_not_used", text.format(*misfit)) for misfit in misfits.items()]
-        return chain_of(adapter for adapter in champion.chain if adapter.id not in misfits), notices
+        return champion.without(misfits), notices
 
     @abstractmethod
     def learn_now(self, judged_turn: JudgedTurn) -> str:

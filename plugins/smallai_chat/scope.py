@@ -41,8 +41,8 @@ MIN_SIMILARITY = 0.5
 FILE, ELSEWHERE = "scope.safetensors", "elsewhere"
 # A question is cut here before it is embedded: the embedding model reads 256 tokens, and the subject comes early.
 MAX_CHARS = 500
-# Scopes in memory. A cycle needs two, the serving adapter's and the candidate's; a rollback may need one more.
-_MAX_CACHED = 4
+# Scopes in memory, those of the people who asked last: thirty questions take 50 KB.
+_MAX_CACHED = 64
 
 Lease = Callable[[], AbstractContextManager[EmbeddingModel]]
 Base = Callable[[], Mapping[str, Any]]
@@ -162,29 +162,51 @@ class Scopes:
             return model.embed([question[:MAX_CHARS] for question in questions])
 
     def adapters_for(self, adapter: Adapter | None, questions: Sequence[str]) -> list[Adapter | None]:
-        """Returns, for each question, the adapter's main weights, its weights for elsewhere, or None for the base.
+        """Returns, for each question, the weights that answer it; None for the base.
+
+        The first adapter of the chain (`Adapter.over`) whose scope covers the question answers with its main weights.
+        A question in no scope gets the first weights of the chain that answer every question: those that ratings
+        taught. So what is known comes before how it is said, and of both the more personal first.
 
         Raises:
-            AdapterMismatch: the scope was made with another embedding model, so that its vectors cannot be compared.
+            AdapterMismatch: a scope was made with another embedding model, so that its vectors cannot be compared.
             ModelError: the embedding model is not available.
         """
-        scope = self._scope(adapter) if adapter is not None else None
-        if adapter is None or scope is None:
-            return [adapter] * len(questions)
-        base = dict(self._base())
-        if dict(scope.embedding) != base:
+        chain = adapter.chain if adapter is not None else ()
+        scoped = [(found, scope) for found in chain if (scope := self._scope(found)) is not None]
+        everywhere = [found if self._scope(found) is None else found.with_part(ELSEWHERE) for found in chain]
+        default = next((found for found in everywhere if found is not None), None)
+        if not scoped or not questions:
+            return [default] * len(questions)
+        for found, _ in scoped:
+            self.check(found)
+        asked = [question[:MAX_CHARS] for question in questions]
+        answers: list[Adapter | None] = [default] * len(asked)
+        open_ones = list(range(len(asked)))
+        with self._lease() as model:
+            vectors = model.embed(asked)
+            for found, scope in scoped:
+                covered = scope.covers([asked[n] for n in open_ones], vectors[open_ones], model.embed)
+                for n in (n for n, is_covered in zip(open_ones, covered, strict=True) if is_covered):
+                    answers[n] = found
+                open_ones = [n for n, is_covered in zip(open_ones, covered, strict=True) if not is_covered]
+                if not open_ones:
+                    break
+        return answers
+
+    def check(self, adapter: Adapter) -> None:
+        """Checks that an adapter's scope, if it has one, can be compared with questions.
+
+        Raises:
+            AdapterMismatch: it was made with another embedding model, or is no scope.
+        """
+        scope = self._scope(adapter)
+        if scope is not None and dict(scope.embedding) != (base := dict(self._base())):
             raise errors.AdapterMismatch(
                 f"it was made for the embedding model {scope.embedding.get('model')!r}, and {base.get('model')!r} is "
                 "configured, or its files have changed",
                 hint="learn again",
             )
-        elsewhere = adapter.with_part(ELSEWHERE)
-        if not questions:
-            return []
-        asked = [question[:MAX_CHARS] for question in questions]
-        with self._lease() as model:
-            covered = scope.covers(asked, model.embed(asked), model.embed)
-        return [adapter if is_covered else elsewhere for is_covered in covered]
 
     def has_scope(self, adapter: Adapter) -> bool:
         """Whether the adapter's main weights are used for some questions only."""

@@ -111,6 +111,7 @@ class ChatTask(LearningTask):
     primary_metric = "right answers"
     min_examples = 4
     honours_audiences = True
+    has_personal_versions = True
 
     def setup(self, context: TaskContext) -> None:
         super().setup(context)
@@ -125,7 +126,7 @@ class ChatTask(LearningTask):
     def run(self, request: Request, models: ModelRuntime) -> Iterator[TextPart | Notice | Details]:
         options: ChatOptions = request.options
         question = question_in(request)
-        adapter, notices = self._adapter_for(question)
+        adapter, notices = self._adapter_for(question, request.audiences)
         yield from notices
         memory = self.memories.of(request.audiences)
         retrieved = Retrieved()
@@ -247,13 +248,21 @@ class ChatTask(LearningTask):
         with models.lease(self.spec, TextModel) as model:
             return evaluate(examples, model, adapter, system_prompt=options.whole_system_prompt, routes=routes)
 
-    def _adapter_for(self, question: str) -> tuple[Adapter | None, list[Notice]]:
+    def _adapter_for(self, question: str, audiences: frozenset[str]) -> tuple[Adapter | None, list[Notice]]:
         """Returns the weights that answer the question, None for the base, and a notice if an adapter is unusable."""
-        adapter, notices = self.serving()
+        adapter, notices = self.serving(audiences)
+        unusable = []
+        for version in adapter.chain if adapter is not None else ():
+            try:
+                self.scopes.check(version)
+            except AssistantError as error:
+                unusable.append(version.id)
+                notices.append(_not_used(error))
+        adapter = adapter.without(unusable) if adapter is not None else None
         try:
             (chosen,) = self.scopes.adapters_for(adapter, [question])
         except AssistantError as error:
-            return None, [*notices, Notice("adapter_not_used", f"What was learned was not used: {error}")]
+            return None, [*notices, _not_used(error)]
         return chosen, notices
 
     def _embedding(self) -> ModelSpec:
@@ -261,6 +270,10 @@ class ChatTask(LearningTask):
 
     def _lease_embedding(self) -> AbstractContextManager[EmbeddingModel]:
         return self.context.models.lease(self._embedding(), EmbeddingModel)
+
+
+def _not_used(error: AssistantError) -> Notice:
+    return Notice("adapter_not_used", f"What was learned was not used: {error}")
 
 
 def fit_messages(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -37,7 +37,7 @@ class Services:
         give_feedback: stores feedback and lets the task learn from it.
         answer_timeout_s: how long a task may yield nothing; 0 sets no limit.
         refresh: brings the memory of a task up to what all processes wrote; returns the counter of erasures.
-        notices_of: returns what the user should know about the version that answers a task.
+        notices_of: returns what somebody of these audiences should know about the versions that answer a task.
         feedback: the stored feedback.
         set_aside: lets the bare bases serve the thread that enters it.
     """
@@ -52,7 +52,7 @@ class Services:
     give_feedback: Callable[[Feedback], Receipt]
     answer_timeout_s: float
     refresh: Callable[[str], int]
-    notices_of: Callable[[str], tuple[Notice, ...]]
+    notices_of: Callable[[str, Collection[str]], tuple[Notice, ...]]
     feedback: FeedbackStore
     set_aside: Callable[[], AbstractContextManager[None]]
 
@@ -205,7 +205,7 @@ class Run:
                 self._run_task(task, request, collected, is_transcript=is_transcript)
         except AssistantError as raised:
             error = raised
-        collected.notices += self._services.notices_of(task.name)
+        collected.notices += self._services.notices_of(task.name, request.audiences)
         self._record(message, task, collected, error)  # a turn that failed is stored as well, with the error's code
         if error is not None:
             raise error

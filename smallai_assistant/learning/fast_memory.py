@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from smallai_assistant.errors import PluginError, StoreError
@@ -127,12 +127,12 @@ class FastMemory:
                 )
         return erasures
 
-    def notices(self, name: str) -> tuple[Notice, ...]:
-        """What the user should know about the version that answers a task."""
-        return self._serving.notices(name)
+    def notices(self, name: str, audiences: Collection[str]) -> tuple[Notice, ...]:
+        """What somebody of these audiences should know about the versions that answer a task."""
+        return self._serving.notices(name, audiences)
 
     def rebuild(self, name: str) -> bool:
-        """Rebuilds a task's fast memory from its active feedback, without the rows that the champion answers itself.
+        """Rebuilds a task's fast memory from its active feedback, without the rows that champions answer themselves.
 
         Returns:
             False if the task raised. The task is then listed as broken, and the content of its memory is uncertain.
@@ -144,11 +144,11 @@ class FastMemory:
             # The counters before the rows: a write in between is then applied twice, and not missed.
             revision, erasures = self._feedback.revisions(name)
             try:
-                champion = task.context.adapters.champion(name)
+                self._serving.champion(name)  # checks its files, and moves a damaged one away
                 self._serving.look_up(name)
-                retired = set(champion.retired_ids) if champion is not None else set()
+                retired = self._serving.retired_ids(name)
                 rows = self._feedback.judged_turns(name)
-                left = [row for row in rows if row.feedback.id not in retired and _may_know(task, row)]
+                left = [row for row in rows if not _is_retired(row, retired) and _may_know(task, row)]
                 self._plugins.call_task(name, "rebuild", lambda: task.rebuild(left), timeout_s=_REBUILD_TIMEOUT_S)
             except BaseException as error:
                 if isinstance(error, StoreError) or is_ctrl_c(error):  # not the task's fault
@@ -193,6 +193,14 @@ class FastMemory:
         failed |= {name for name in names if not self.rebuild(name)}
         text = "It no longer counts, but {} raised: until the next start it may still know, or not answer."
         return tuple(Notice("not_forgotten_yet", text.format(name)) for name in sorted(failed))
+
+
+def _is_retired(judged_turn: JudgedTurn, retired: Mapping[str, frozenset[str]]) -> bool:
+    """Whether whoever the feedback reaches is answered by a version that learned it: their own, or that for everyone.
+
+    The version of one person does not retire a row for everyone, because the others still need it.
+    """
+    return any(judged_turn.feedback.id in retired.get(name, ()) for name in (EVERYONE, judged_turn.audience))
 
 
 def _may_know(task: LearningTask, judged_turn: JudgedTurn) -> bool:

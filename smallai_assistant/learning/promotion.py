@@ -18,6 +18,7 @@ from smallai_assistant.plugin_manager import PluginManager
 from smallai_assistant.runtime import ModelRuntime
 from smallai_assistant.task import LearningTask
 from smallai_assistant.types import Message, Request
+from smallai_assistant.validation import EVERYONE, member_of
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ class Promoter:
         check_base(adapter, base_of(task))
         previous = self._adapters.promote(adapter.id, reason=reason, force=force)
         try:
-            any(self._answers(task, message) for message in probes[:_MAX_PROBES])
+            any(self._answers(task, message, adapter.audience) for message in probes[:_MAX_PROBES])
         except AssistantError as error:
             self._take_back(adapter, previous, error)
         if previous is not None and previous.id != adapter.id:
@@ -70,10 +71,10 @@ class Promoter:
         self._feedback_service.rebuild(task.name)
         self._plugins.notify_adapter_promoted(adapter, previous)
 
-    def rollback(self, name: str, *, to: str | None = None) -> Adapter | None:
-        """Lets an earlier version serve; see `AdapterStore.rollback`. Returns it; None for the bare base."""
-        before = self._adapters.champion_id(name)
-        now = self._adapters.rollback(name, to=to)
+    def rollback(self, name: str, *, to: str | None = None, audience: str = EVERYONE) -> Adapter | None:
+        """Lets an earlier version serve; see `AdapterStore.rollback`. Returns it; None if none serves the audience."""
+        before = self._adapters.champion_id(name, audience)
+        now = self._adapters.rollback(name, to=to, audience=audience)
         self._retire(name, before if now is None or now.id != before else None)
         self._plugins.notify_adapter_promoted(now, self._known(before))
         return now
@@ -88,13 +89,13 @@ class Promoter:
         self._adapters.judge(adapter.id, "refused", did_not_answer(adapter.report, error.message))
         if previous is not None and previous.id == adapter.id:
             # It served before it was promoted again, so "the one before" is further back.
-            to = self._adapters.previous_id(adapter.task)
+            to = self._adapters.previous_id(adapter.task, adapter.audience)
         else:
             to = previous.id if previous is not None else None
-        now = self._adapters.rollback(adapter.task, to=to or "none", reason=why)
+        now = self._adapters.rollback(adapter.task, to=to or "none", reason=why, audience=adapter.audience)
         self._retire(adapter.task, adapter.id)
         raise TrainingFailed(
-            f"the adapter {adapter.id} did not answer; {now.id if now else 'the bare base'} serves again: "
+            f"the adapter {adapter.id} did not answer; {now.id if now else _below(adapter)} serves again: "
             f"{error.message}"
         ) from error
 
@@ -104,8 +105,8 @@ class Promoter:
             self._models.retire_adapter(adapter_id)
         self._feedback_service.rebuild(name)
 
-    def _answers(self, task: LearningTask, message: Message) -> bool:
-        """Lets the champion begin a real answer.
+    def _answers(self, task: LearningTask, message: Message, audience: str) -> bool:
+        """Lets the champion begin a real answer to somebody of its audience.
 
         Returns:
             False if the message cannot be used, such as one whose picture is gone: that says nothing of the adapter.
@@ -114,7 +115,8 @@ class Promoter:
             TrainingFailed: it does not answer in time, or it raises an error that is not ours.
             AssistantError: the error that it raises.
         """
-        request = Request(message, (), task.context.options, session_id="probe", cancel=threading.Event())
+        user_id, groups = member_of(audience)
+        request = Request(message, (), task.context.options, session_id="probe", user_id=user_id, groups=groups)
         errors: list[BaseException] = []
 
         def answer() -> None:
@@ -154,3 +156,7 @@ class Promoter:
             return None if adapter_id is None else self._adapters.get(adapter_id)
         except AssistantError:  # a rollback may leave a damaged version behind
             return None
+
+
+def _below(adapter: Adapter) -> str:
+    return "the bare base" if adapter.audience == EVERYONE else "what serves everyone"

@@ -1,21 +1,28 @@
-"""Which adapter serves each task, with its files checked before this process serves it."""
+"""Which adapter serves whom, with its files checked before this process serves it."""
 
 from __future__ import annotations
 
 import logging
+import shlex
 import threading
-from collections.abc import Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from smallai_assistant.errors import IntegrityError, InvalidInput
-from smallai_assistant.feedback import Adapter
+from smallai_assistant.feedback import Adapter, chain_of
 from smallai_assistant.learning.adapter_files import MANIFEST, damaged
 from smallai_assistant.learning.adapter_store import AdapterStore
 from smallai_assistant.types import Notice
+from smallai_assistant.validation import EVERYONE
 
 log = logging.getLogger(__name__)
+
+# Versions whose files were checked, those of the people who asked last: each has its report in memory, some dozen KB.
+_MAX_VERIFIED = 256
+_NEVER = object()
 
 # Of each file: its size, the time of its last change, and its number in the file system.
 _Signature = Mapping[str, tuple[int, int, int]]
@@ -28,16 +35,20 @@ class _Verified:
 
 
 class ServingAdapters:
-    """Finds the champion of a task. Thread-safe.
+    """Finds the champions of a task. Thread-safe.
 
-    The files of an adapter are compared with their hashes at its first use, and again if the file system says that one
-    of them was touched: hashing some hundred megabytes before every answer would hold up each of them.
+    Versions on the disk cost nothing until somebody asks whom they serve: one indexed read names all champions of an
+    asker. The files of an adapter are compared with their hashes at its first use, and again if the file system says
+    that one of them was touched: hashing some hundred megabytes before every answer would hold up each of them.
     """
 
     def __init__(self, adapters: AdapterStore) -> None:
         self._adapters = adapters
-        self._verified: dict[str, _Verified] = {}
-        self._notices: dict[str, Notice] = {}
+        self._verified: OrderedDict[str, _Verified] = OrderedDict()
+        self._lock = threading.Lock()
+        # By task and audience, as all below: what was looked up for the champion with that id.
+        self._notices: dict[tuple[str, str], Notice] = {}
+        self._looked_up: dict[tuple[str, str], str | None] = {}
         self._on_this_thread = threading.local()
 
     @contextmanager
@@ -49,52 +60,80 @@ class ServingAdapters:
         finally:
             self._on_this_thread.is_bare = False
 
-    def champion(self, task: str) -> Adapter | None:
-        """Returns the adapter that serves; None for the bare base.
+    def champion(self, task: str, audiences: Collection[str] = (EVERYONE,)) -> Adapter | None:
+        """Returns the adapter that serves the most personal of these audiences, over the others; None for the base.
 
         A damaged champion is moved away, and the version before it serves: `notices` says so at every answer, and the
         log of the registry, until somebody promotes, rolls back, or learns.
         """
-        if getattr(self._on_this_thread, "is_bare", False):
+        if getattr(self._on_this_thread, "is_bare", False) or not audiences:
             return None
-        # The id is read from the database every time, because another process may have moved the champion.
-        while (adapter_id := self._adapters.champion_id(task)) is not None:
+        # The ids are read from the database every time, because another process may have moved a champion.
+        while (found := self._chain(task, self._adapters.champion_ids(task, audiences))) is None:
+            pass  # a damaged champion was moved away
+        return chain_of(found)
+
+    def _chain(self, task: str, ids: Mapping[str, str | None]) -> list[Adapter] | None:
+        """Returns the checked champions. None if one is damaged: the version before it serves from now on."""
+        found = []
+        for audience, adapter_id in ids.items():
+            if audience != EVERYONE and self._looked_up.get((task, audience), _NEVER) != adapter_id:
+                self.look_up(task, audience)
+            if adapter_id is None:
+                continue
             try:
-                return self._checked(adapter_id)
+                found.append(self._checked(adapter_id))
             except (IntegrityError, InvalidInput) as error:  # InvalidInput: it was removed since its id was read
-                log.error("the champion of %s is damaged and the one before it serves: %s", task, error)
-                self._verified.pop(adapter_id, None)
-                previous = self._adapters.previous_id(task)
-                self._adapters.move_away(task, adapter_id, to=previous, reason=f"damaged: {error.message}")
-                self.look_up(task)
-        return None
+                log.error("a champion of %s is damaged and the one before it serves: %s", task, error)
+                with self._lock:
+                    self._verified.pop(adapter_id, None)
+                previous = self._adapters.previous_id(task, audience)
+                reason = f"damaged: {error.message}"
+                self._adapters.move_away(task, adapter_id, to=previous, reason=reason, audience=audience)
+                self.look_up(task, audience)
+                return None
+        return found
 
-    def notices(self, task: str) -> tuple[Notice, ...]:
-        """What the user should know about the version that serves, as far as this process has looked it up."""
-        return (self._notices[task],) if task in self._notices else ()
+    def retired_ids(self, task: str) -> Mapping[str, frozenset[str]]:
+        """Returns the feedback that the champions answer by themselves, by the audience that they serve."""
+        return {} if getattr(self._on_this_thread, "is_bare", False) else self._adapters.retired_ids(task)
 
-    def look_up(self, task: str) -> None:
-        """Reads why the present version serves. A process calls it when the champion may have been moved."""
-        last = self._adapters.last_move(task)
+    def notices(self, task: str, audiences: Collection[str] = (EVERYONE,)) -> tuple[Notice, ...]:
+        """What an asker should know about the versions that serve, as far as this process has looked it up."""
+        return tuple(self._notices[task, name] for name in sorted(audiences) if (task, name) in self._notices)
+
+    def look_up(self, task: str, audience: str = EVERYONE) -> None:
+        """Reads why the present version serves. A process calls it when the champions may have been moved."""
+        if audience == EVERYONE:  # those of the others are looked up again when they ask
+            self._looked_up = {key: found for key, found in self._looked_up.items() if key[0] != task}
+        last = self._adapters.last_move(task, audience)
+        self._looked_up[task, audience] = last["adapter_id"] if last is not None else None
         if last is None or last["kind"] != "damaged":
-            self._notices.pop(task, None)
+            self._notices.pop((task, audience), None)
             return
-        serves = last["adapter_id"] or "the bare model"
-        self._notices[task] = Notice(
+        serves = last["adapter_id"] or ("the bare model" if audience == EVERYONE else "what serves everyone")
+        whose = "" if audience == EVERYONE else f" --audience {shlex.quote(audience)}"
+        self._notices[task, audience] = Notice(
             "adapter_damaged",
             f"{last['previous_id']} is {last['reason']}. {serves} answers instead; learn again, or choose with "
-            f"`smallai adapters rollback {task} --to {last['adapter_id'] or 'none'}`.",
+            f"`smallai adapters rollback {task}{whose} --to {last['adapter_id'] or 'none'}`.",
         )
 
     def _checked(self, adapter_id: str) -> Adapter:
-        known = self._verified.get(adapter_id)
+        with self._lock:
+            known = self._verified.get(adapter_id)
+            if known is not None:
+                self._verified.move_to_end(adapter_id)
         if known is not None and _signature(known.adapter) == known.signature:
             return known.adapter
         # The signature first: a change while the files are hashed is then seen by the next call.
         adapter = self._adapters.get(adapter_id)
         signature = _signature(adapter)
         self._adapters.verify(adapter_id)
-        self._verified[adapter_id] = _Verified(adapter, signature)
+        with self._lock:
+            self._verified[adapter_id] = _Verified(adapter, signature)
+            while len(self._verified) > _MAX_VERIFIED:
+                self._verified.popitem(last=False)
         return adapter
 
 
