@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from smallai_assistant import Adapter, Example, GenerationOptions, Score, TextModel
-from smallai_chat.examples import Choice, Fact, LeakCheck, PlainAnswer, Rated
+from smallai_chat.examples import Choice, Fact, LeakCheck, PlainAnswer, Rated, is_own_question
 from smallai_chat.words import normalized
 
 T = TypeVar("T")
@@ -30,6 +30,24 @@ _CHARS_PER_TOKEN = 4
 _MAX_EXPONENT = 50.0
 
 
+class BaseAnswers:
+    """What the bare base gives at the questions of the protected slices, so that it is computed once.
+
+    A cycle asks these questions before and after the training, and outside its scope a candidate leaves them to the
+    base. Only questions of our own are kept, never one that a person asked: an erasure has nothing to look for here.
+    """
+
+    def __init__(self) -> None:
+        self._base: Hashable = None
+        self._found: dict[Hashable, Any] = {}
+
+    def of(self, base: Hashable) -> dict[Hashable, Any]:
+        """Returns what is known of a base, to read and to add to. What was known of another base is dropped."""
+        if base != self._base:
+            self._base, self._found = base, {}
+        return self._found
+
+
 @dataclass(frozen=True, slots=True)
 class RoutedModel:
     """A model under evaluation and the weights that answer each question.
@@ -37,12 +55,14 @@ class RoutedModel:
     Attributes:
         adapter: the adapter under evaluation; None for the bare base.
         routes: the weights of questions that `adapter` does not answer; None for the base.
+        known: what the base is known to give at questions of our own; it grows.
     """
 
     model: TextModel
     adapter: Adapter | None
     system_prompt: str
     routes: Mapping[str, Adapter | None]
+    known: dict[Hashable, Any] = field(default_factory=dict)
 
     def adapter_for(self, question: str) -> Adapter | None:
         """Returns the weights that answer the question; None for the base."""
@@ -55,7 +75,7 @@ class RoutedModel:
             chats = [chat(questions[index], self.system_prompt) for index in indices]
             return self.model.complete(chats, options, adapter=adapter)
 
-        return self._by_adapter(questions, run)
+        return self._by_adapter(questions, run, [(question, options) for question in questions])
 
     def log_likelihoods(self, pairs: Sequence[tuple[str, str]], *, with_end: bool = False) -> list[float]:
         """Returns the log likelihood, in nats, of the answer in each pair of question and answer.
@@ -68,21 +88,34 @@ class RoutedModel:
             chats = [(chat(pairs[index][0], self.system_prompt), pairs[index][1]) for index in indices]
             return self.model.log_likelihoods(chats, adapter=adapter, with_end=with_end)
 
-        return self._by_adapter([question for question, _ in pairs], run)
+        keys = [(*pair, with_end) for pair in pairs]
+        return self._by_adapter([question for question, _ in pairs], run, keys)
 
-    def _by_adapter(self, questions: Sequence[str], run: Callable[[list[int], Adapter | None], list[T]]) -> list[T]:
-        """Calls `run` once for each set of weights, so that batches stay large; results are in the questions' order."""
+    def _by_adapter(
+        self, questions: Sequence[str], run: Callable[[list[int], Adapter | None], list[T]], keys: Sequence[Hashable]
+    ) -> list[T]:
+        """Calls `run` once for each set of weights, so that batches stay large; results are in the questions' order.
+
+        Args:
+            keys: what is computed at each question, for `known`.
+        """
         # The key includes the part: two parts of one adapter are different weights under the same id.
         indices_of: dict[tuple[str, str] | None, list[int]] = {}
         adapters: dict[tuple[str, str] | None, Adapter | None] = {}
+        results: dict[int, T] = {}
         for index, question in enumerate(questions):
             adapter = self.adapter_for(question)
+            if adapter is None and keys[index] in self.known:
+                results[index] = self.known[keys[index]]
+                continue
             key = (adapter.id, adapter.part_name) if adapter is not None else None
             adapters[key] = adapter
             indices_of.setdefault(key, []).append(index)
-        results: dict[int, T] = {}
         for key, indices in indices_of.items():
             results |= dict(zip(indices, run(indices, adapters[key]), strict=True))
+        for index in indices_of.get(None, ()):
+            if is_own_question(questions[index]):
+                self.known[keys[index]] = results[index]
         return [results[index] for index in range(len(questions))]
 
 
@@ -93,6 +126,7 @@ def evaluate(
     *,
     system_prompt: str,
     routes: Mapping[str, Adapter | None] | None = None,
+    known: dict[Hashable, Any] | None = None,
 ) -> list[Score]:
     """Scores a model on examples; the payload's type decides how.
 
@@ -107,11 +141,12 @@ def evaluate(
     Args:
         adapter: the adapter under evaluation; None for the bare base.
         routes: the weights of questions that `adapter` does not answer; None for the base.
+        known: what the base is known to give at questions of our own, from `BaseAnswers`; it grows.
 
     Returns:
         One score in [0, 1] for each example, in order.
     """
-    routed = RoutedModel(model, adapter, system_prompt, routes or {})
+    routed = RoutedModel(model, adapter, system_prompt, routes or {}, {} if known is None else known)
     scores: dict[int, Score] = {}
     for payload_type, score in _SCORERS:
         indices = [index for index, example in enumerate(examples) if isinstance(example.payload, payload_type)]
@@ -180,7 +215,9 @@ def _gains(answered: Sequence[Rated | PlainAnswer], routed: RoutedModel) -> list
     """Returns each answer's gain in log likelihood over the base, its end included, in nats a token."""
     # The base's answer to a question outside the scope cannot have changed: gain 0, without running the model.
     pairs = [(item.question, item.answer) for item in answered if routed.adapter_for(item.question) is not None]
-    before = RoutedModel(routed.model, None, routed.system_prompt, {}).log_likelihoods(pairs, with_end=True)
+    before = RoutedModel(routed.model, None, routed.system_prompt, {}, routed.known).log_likelihoods(
+        pairs, with_end=True
+    )
     after = routed.log_likelihoods(pairs, with_end=True)
     gains = {
         pair: (new - old) / max(1, len(pair[1]) // _CHARS_PER_TOKEN)

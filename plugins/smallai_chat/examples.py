@@ -209,6 +209,16 @@ def plain_answers() -> tuple[Example, ...]:
     )
 
 
+def is_own_question(question: str) -> bool:
+    """Whether a question is one of the protected slices', and so no person's."""
+    return question in _own_questions()
+
+
+@cache
+def _own_questions() -> frozenset[str]:
+    return frozenset(example.payload.question for example in (*canaries(), *plain_answers())) | {*HELD_OUT_QUESTIONS}
+
+
 def protected_of(judged_turns: Sequence[JudgedTurn]) -> dict[str, list[Example]]:
     """Returns the protected slices by name: general knowledge, plain language and unrelated questions.
 

@@ -6,6 +6,7 @@ question. An adapter, if one serves, supplies trained weights.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
@@ -36,7 +37,7 @@ from smallai_assistant import (
     errors,
 )
 from smallai_chat.calibration import Calibration
-from smallai_chat.evaluation import evaluate
+from smallai_chat.evaluation import BaseAnswers, evaluate
 from smallai_chat.examples import examples_of, protected_of
 from smallai_chat.follow_up import WHOLE_QUESTION, question_in
 from smallai_chat.identity import Self, about_itself
@@ -116,6 +117,7 @@ class ChatTask(LearningTask):
     def setup(self, context: TaskContext) -> None:
         super().setup(context)
         self._vectors: dict[str, Any] = {}  # sentence vectors of corrected questions, for the memories of all people
+        self._base_answers = BaseAnswers()
         self._calibration = Calibration()
         self._told_languages: set[str] = set()  # in which a notice said that only the same words are found again
         self.memories = context.memory_per_audience(
@@ -241,12 +243,13 @@ class ChatTask(LearningTask):
         return train(training, self.spec, self.scopes, system_prompt=options.whole_system_prompt)
 
     def evaluate(self, examples: Sequence[Example], adapter: Adapter | None, models: ModelRuntime) -> list[Score]:
-        options: ChatOptions = self.context.options
+        prompt = self.context.options.whole_system_prompt
         questions = list(dict.fromkeys(example.payload.question for example in examples))
         # Each question is evaluated with the weights that would answer it in service: main, elsewhere or base.
         routes = dict(zip(questions, self.scopes.adapters_for(adapter, questions), strict=True))
         with models.lease(self.spec, TextModel) as model:
-            return evaluate(examples, model, adapter, system_prompt=options.whole_system_prompt, routes=routes)
+            known = self._base_answers.of((json.dumps(self.base(), sort_keys=True), prompt))
+            return evaluate(examples, model, adapter, system_prompt=prompt, routes=routes, known=known)
 
     def _adapter_for(self, question: str, audiences: frozenset[str]) -> tuple[Adapter | None, list[Notice]]:
         """Returns the weights that answer the question, None for the base, and a notice if an adapter is unusable."""

@@ -9,8 +9,8 @@ import pytest
 from support.dialogue import adapter_in, judged_turn
 
 from smallai_assistant import Adapter
-from smallai_chat.evaluation import evaluate
-from smallai_chat.examples import Fact, examples_of, held_out_example, plain_answers
+from smallai_chat.evaluation import BaseAnswers, evaluate
+from smallai_chat.examples import Fact, canaries, examples_of, held_out_example, leak_checks, plain_answers
 
 
 class FixedLikelihoods:
@@ -74,3 +74,35 @@ def test_answers_of_the_base_gain_nothing() -> None:
     values = [score.value for score in scores]
     assert values[0] < 0.5
     assert set(values[1:]) == {0.5}
+
+
+def test_base_is_asked_once_and_no_question_of_a_person_is_kept() -> None:
+    asked: list[str] = []
+
+    class Recorder:
+        def log_likelihoods(self, pairs: Any, *, adapter: Any = None, with_end: bool = False) -> list[float]:
+            asked.extend(chat[-1]["content"] for chat, _ in pairs)
+            return [float(-len(text)) for _, text in pairs]
+
+        def complete(self, chats: Any, _: Any, *, adapter: Any) -> list[str]:
+            asked.extend(chat[-1]["content"] for chat in chats)
+            return ["an answer"] * len(chats)
+
+    model: Any = Recorder()
+    answers = BaseAnswers()
+    examples = [*canaries()[:3], *leak_checks([judged_turn("Hi?", "yes", correction="ho")])]
+    personal = held_out_example("a person's", "ho", Fact("Where is my key?", "ho"))
+
+    def scores(base: str, adapter: Adapter | None = None) -> list[float]:
+        routes = dict.fromkeys(example.prompt for example in (*examples, personal))
+        found = evaluate([*examples, personal], model, adapter, system_prompt="", routes=routes, known=answers.of(base))
+        return [score.value for score in found]
+
+    first = scores("one")
+    assert set(asked) == {example.prompt for example in (*examples, personal)}
+    asked.clear()
+    assert scores("one", adapter_in(Path("a1"))) == first
+    assert asked == [personal.prompt]
+    asked.clear()
+    assert scores("two") == first
+    assert set(asked) == {example.prompt for example in (*examples, personal)}
