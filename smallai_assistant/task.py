@@ -373,7 +373,7 @@ class LearningTask(Task):
 
     @abstractmethod
     def train(self, training: Training) -> str:
-        """Trains an adapter and writes its files into `training.folder`.
+        """Trains an adapter and writes its files into `training.folder`, those of a component into its subfolder.
 
         Returns:
             The kind of the adapter, such as `lora`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from smallai_assistant.learning.report import CycleReport
 
 if TYPE_CHECKING:
     from smallai_assistant.assistant import Assistant
-    from smallai_assistant.feedback import Adapter
+    from smallai_assistant.feedback import Adapter, Component
 
 # Hashes are 64 characters long; their beginning is enough to see that two differ.
 _MAX_VALUE_CHARS, _N_SHOWN = 40, 12
@@ -36,7 +37,11 @@ def list_adapters(context: CommandContext) -> int:
             continue
         slices = CycleReport.from_json(version.report).slices
         # Protected slices are left out: of an approved version they say only that little was lost.
-        points = [f", {100 * found.change:+.1f} points" for found in slices if found.kind == "target"]
+        points = [
+            f", {100 * found.change:+.1f} points{found.component and f' of {found.component}'}"
+            for found in slices
+            if found.kind == "target"
+        ]
         judged_turns = count(len(version.feedback_ids), "judged turn")
         screen.out(f"{'*' if is_serving else ' '} {version.id}")
         when = f"{version.created_at.astimezone():%Y-%m-%d %H:%M}"
@@ -88,6 +93,7 @@ def show(context: CommandContext) -> int:
             "feedback_ids": list(adapter.feedback_ids),
             "retired_ids": list(adapter.retired_ids),
             "gone_ids": gone,
+            "components": [asdict(component) for component in adapter.components],
             "report": dict(adapter.report),
             "log": log,
         }
@@ -101,13 +107,14 @@ def show(context: CommandContext) -> int:
         ("made", f"{adapter.created_at.astimezone():%Y-%m-%d %H:%M}"),
         ("after", adapter.parent or "the bare model"),
         ("from", count(len(adapter.feedback_ids), "judged turn") + (f", {len(gone)} gone since" if gone else "")),
+        *((f"component {component.name}", _learned(component)) for component in adapter.components),
         *((f"base {key}", str(value)) for key, value in adapter.base.items()),
         *((f"file {name}", f"{size(n_bytes)}") for name, n_bytes in sizes.items()),
     ):
         screen.out(f"  {name}: {value}")
     show_figures(screen, report.metric, report.slices)
-    for reason in report.reasons:
-        screen.out(f"  {reason}")
+    for line in (*(f"  {reason}" for reason in report.reasons), *report.component_lines()):
+        screen.out(line)
     for entry in log:
         screen.out(f"  {_moved(entry)}")
     return 0
@@ -134,7 +141,7 @@ def diff(context: CommandContext) -> int:
     only_first = [feedback_id for feedback_id in first.feedback_ids if feedback_id not in ids_of_second]
     only_second = [feedback_id for feedback_id in second.feedback_ids if feedback_id not in ids_of_first]
     reports = [CycleReport.from_json(adapter.report) for adapter in (first, second)]
-    after = [{found.name: found.after for found in report.slices} for report in reports]
+    after = [{found.title: found.after for found in report.slices} for report in reports]
     # The slices of A in their order, then those that only B has.
     figures = {name: [side.get(name) for side in after] for name in dict.fromkeys([*after[0], *after[1]])}
     if args.json:
@@ -265,6 +272,11 @@ def _head(adapter: Adapter, *, is_serving: bool) -> dict[str, Any]:
         "parent": adapter.parent,
         "n_judged_turns": len(adapter.feedback_ids),
     }
+
+
+def _learned(component: Component) -> str:
+    rows = count(len(component.feedback_ids), "judged turn")
+    return rows if component.taken_from is None else f"{rows}, as {component.taken_from} learned them"
 
 
 def _size_of(adapter: Adapter, name: str) -> int:

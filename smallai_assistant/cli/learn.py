@@ -17,8 +17,8 @@ from smallai_assistant.cli.learning_status import status
 from smallai_assistant.cli.render import Screen, count
 from smallai_assistant.cli.streams import end_process
 from smallai_assistant.errors import AssistantError, InvalidInput, NotEnoughData
+from smallai_assistant.learning.cycle import CycleOptions
 from smallai_assistant.learning.learning_job import LearningJob
-from smallai_assistant.learning.preparation import CycleOptions
 from smallai_assistant.task import LearningTask
 
 if TYPE_CHECKING:
@@ -189,6 +189,8 @@ def show_report(screen: Screen, report: CycleReport) -> None:
         # The table has the figures of an approved candidate; the sentences of a refused one say what failed.
         if reason.slice is None or not report.is_approved:
             screen.out(f"  {reason}")
+    for line in report.component_lines():
+        screen.out(line)
     for change in report.changes[:_MAX_CHANGES]:
         mark = "+" if change.gain > 0 else "-" if change.gain < 0 else " "
         screen.out(f"  {mark} {_shortened(change.prompt)}: {_shortened(change.before)} -> {_shortened(change.after)}")
@@ -213,7 +215,7 @@ def show_figures(screen: Screen, metric: str, slices: Iterable[SliceReport]) -> 
     """Prints a table with the scores of each slice before and after."""
     rows = [
         [
-            found.name,
+            found.title,
             str(found.n),
             f"{found.before:.1%}",
             f"{found.after:.1%}",

@@ -155,8 +155,8 @@ def _add_learn(commands: Any, common: argparse.ArgumentParser) -> None:
             "smallai learn text-generation --without-erased",
             "smallai learn --status",
         ],
-        json_shape='the report: {"task", "adapter_id", "outcome", "reasons", "slices": [{"name", "n", "before", '
-        '"after"}]} and more',
+        json_shape='the report: {"task", "adapter_id", "outcome", "reasons", "slices": [{"name", "component", "n", '
+        '"before", "after"}], "components": [{"name", "verdict", "is_included", "taken_from", "reasons"}]} and more',
     )
     task = learn.add_argument(
         "task", nargs="?", metavar="TASK", help="the task (default: every task with new feedback)"

@@ -43,6 +43,7 @@ class SliceReport:
             subjects.
         n_examples: number of examples: more than `n` if a subject was asked in several wordings. 0 in reports that an
             older version stored.
+        component: the component that the examples are of, see `Example.component`; empty if they are of none.
     """
 
     name: str
@@ -53,6 +54,12 @@ class SliceReport:
     low: float
     high: float
     n_examples: int = 0
+    component: str = ""
+
+    @property
+    def title(self) -> str:
+        """The name for people, with that of the component."""
+        return f"{self.name} ({self.component})" if self.component else self.name
 
     @property
     def change(self) -> float:
@@ -71,6 +78,8 @@ class ReasonKind(StrEnum):
     PLUGIN_REFUSED = "plugin_refused"
     CHAMPION_CHANGED = "champion_changed"
     NO_ANSWER = "no_answer"
+    TOO_LITTLE = "too_little"
+    NOT_TRAINED = "not_trained"
     RECORDED = "recorded"
 
 
@@ -81,12 +90,13 @@ class Reason:
     Attributes:
         kind: `improved`, `not_sure`, `kept` and `lost` are the gate's, one for each slice; `plugin_approved` and
             `plugin_refused` are the word of a plugin's `approve_adapter`; `champion_changed` and `no_answer` say why
-            an approved candidate does not serve; `recorded` is a sentence that an older version stored without a kind.
+            an approved candidate does not serve; `too_little` and `not_trained` say why a component was not judged;
+            `recorded` is a sentence that an older version stored without a kind.
         slice: the figures, if the reason is the gate's.
         plugin: the name of the plugin, if the reason is a plugin's.
         detail: the error of a candidate that did not answer, or the recorded sentence.
         n_missing: about how many more subjects would decide, if they turn out like these; 0 unless the kind is
-            `not_sure` and the answers became better in the mean.
+            `too_little`, or it is `not_sure` and the answers became better in the mean.
     """
 
     kind: ReasonKind
@@ -107,6 +117,10 @@ class Reason:
                 return f"it did not answer: {self.detail}"
             case ReasonKind.RECORDED:
                 return self.detail
+            case ReasonKind.TOO_LITTLE:
+                return f"too little new feedback: about {self.n_missing} more are needed"
+            case ReasonKind.NOT_TRAINED:
+                return "nothing was trained: the time was too short, or its feedback is all of one kind"
         assert self.slice is not None
         words = {
             ReasonKind.IMPROVED: "better on",
@@ -119,7 +133,7 @@ class Reason:
         interval = f"95 % interval {100 * found.low:+.1f} to {100 * found.high:+.1f}"
         several = f" ({found.n_examples} examples)" if found.n_examples > found.n else ""
         more = f"; feedback on about {self.n_missing} more would decide" if self.n_missing else ""
-        return f"{words[self.kind]} {found.name}: {figures}, {interval}, n = {found.n}{several}{more}"
+        return f"{words[self.kind]} {found.title}: {figures}, {interval}, n = {found.n}{several}{more}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +215,7 @@ def compare(
     *,
     subjects: Sequence[str] | None = None,
     seed: int = 0,
+    component: str = "",
 ) -> SliceReport:
     """Computes a slice's means and the interval of their difference, by a paired bootstrap over the subjects.
 
@@ -213,6 +228,7 @@ def compare(
         before, after: scores of the same examples in the same order, each in [0, 1].
         subjects: the subject of each example; None if every example is one of its own.
         seed: of the random draws; the same seed gives the same interval.
+        component: the component that the examples are of.
 
     Raises:
         ValueError: the sides are empty or of different lengths, or a value is not in [0, 1].
@@ -235,7 +251,7 @@ def compare(
     n = len(difference)
     # The variance of one subject is unknown, so the interval is everything that is possible.
     if n == 1:
-        return SliceReport(name, kind, 1, float(first[0]), float(second[0]), -1.0, 1.0, len(before))
+        return SliceReport(name, kind, 1, float(first[0]), float(second[0]), -1.0, 1.0, len(before), component)
     random = np.random.default_rng(seed)
     means = np.concatenate(
         [
@@ -247,24 +263,27 @@ def compare(
     tail = float(ndtr(np.sqrt(n / (n - 1)) * stdtrit(n - 1, (1 - CONFIDENCE) / 2)))
     low, high = np.quantile(means, [tail, 1 - tail])
     ends = float(low), float(high)
-    return SliceReport(name, kind, n, float(first.mean()), float(second.mean()), *ends, n_examples=len(before))
+    sides = float(first.mean()), float(second.mean())
+    return SliceReport(name, kind, n, *sides, *ends, n_examples=len(before), component=component)
 
 
-def gate(slices: Sequence[SliceReport], *, n_per_judged: int = 1) -> Verdict:
+def gate(slices: Sequence[SliceReport], *, n_per_judged: int = 1, needs_target: bool = True) -> Verdict:
     """Decides on a candidate.
 
     Approves if the lower 95 % bound of every target's gain is above zero and no protected slice loses more than one
-    point. Without a target slice it refuses.
+    point.
 
     Args:
         n_per_judged: how many subjects it takes until one more is judged by; with one in four held out, four.
+        needs_target: whether it refuses if there is no target slice.
     """
     kinds = [_kind_of(found) for found in slices]
     reasons = [
         Reason(kind, found, n_missing=n_per_judged * _n_missing(found) if kind is ReasonKind.NOT_SURE else 0)
         for kind, found in zip(kinds, slices, strict=True)
     ]
-    is_approved = any(found.kind == "target" for found in slices) and all(
+    has_target = any(found.kind == "target" for found in slices)
+    is_approved = (has_target or not needs_target) and all(
         reason.kind in (ReasonKind.IMPROVED, ReasonKind.KEPT) for reason in reasons
     )
     return Verdict(is_approved, tuple(reasons))

@@ -11,33 +11,34 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
-from smallai_assistant.errors import Busy, InvalidInput, NotEnoughData, StoreError, TrainingFailed
+from smallai_assistant.errors import Busy, StoreError, TrainingFailed
 from smallai_assistant.feedback import Adapter, AdapterStatus, Score
 from smallai_assistant.filesystem import exclusive
 from smallai_assistant.learning.agreement import shared_feedback
-from smallai_assistant.learning.candidates import Deadline, run_training, scores_of
+from smallai_assistant.learning.candidates import Candidates, Deadline, OnProgress, drop_folders, scores_of
+from smallai_assistant.learning.components import choose, in_order, is_in, leave_out
+from smallai_assistant.learning.cycle import EARLIER, TARGET, Cycle
+from smallai_assistant.learning.cycle import CycleOptions as CycleOptions
 from smallai_assistant.learning.cycle_history import RunningCycle
 from smallai_assistant.learning.evaluation import Reason, ReasonKind
 from smallai_assistant.learning.feedback_service import FeedbackService, LearningStores
-from smallai_assistant.learning.preparation import EARLIER, TARGET, Cycle, prepare
-from smallai_assistant.learning.preparation import CycleOptions as CycleOptions
+from smallai_assistant.learning.preparation import prepare
 from smallai_assistant.learning.promotion import Promoter
 from smallai_assistant.learning.pruning import Limits
-from smallai_assistant.learning.report import CycleReport, report_of
+from smallai_assistant.learning.report import CycleReport
+from smallai_assistant.learning.report_making import report_of
 from smallai_assistant.learning_config import LearningConfig
 from smallai_assistant.plugin_manager import PluginManager
 from smallai_assistant.runtime import ModelRuntime
-from smallai_assistant.task import LearningTask, Training
+from smallai_assistant.task import LearningTask
 
 log = logging.getLogger(__name__)
 
-OnProgress = Callable[[str, float], None]
 # Each retired row costs one more answer of the candidate. Older rows stay in the fast memory until a later cycle.
 _MAX_RETIRED_AT_ONCE = 200
 # `close` waits this long for a cycle to reach its next step; a step of training takes a few seconds.
@@ -69,6 +70,7 @@ class Learner:
         self._feedback, self._adapters, self._history = stores.feedback, stores.adapters, stores.cycles
         self._feedback_service = feedback_service
         self._promoter = Promoter(plugins, models, adapters=stores.adapters, feedback_service=feedback_service)
+        self._candidates = Candidates(stores.adapters, models)
         self._folder = folder
         self._stop = threading.Event()
         self._idle = threading.Event()
@@ -124,7 +126,7 @@ class Learner:
         """
         try:
             with self._alone():
-                _drop_folders(self._folder)
+                drop_folders(self._folder)
         except Busy:
             log.info("checkpoints stay: a learning cycle runs, and checks for erased rows before it ends")
 
@@ -162,14 +164,22 @@ class Learner:
         deadline = Deadline(options.budget_s, 1 + len(cycle.folds))
         end = 0.4 if cycle.folds else 0.8
         # A plugin reports its own fraction, which may be anything.
-        candidate = self._train(
+        candidate = self._candidates.train(
             cycle, stop, deadline, lambda what, share: tell(what, 0.1 + (end - 0.1) * min(1.0, max(0.0, share)))
         )
         try:
-            after = self._after(
+            after = self._candidates.scores(
                 cycle, candidate, stop, deadline, lambda what, share: tell(what, end + (0.8 - end) * share)
             )
-            report = self._decide(cycle, candidate, report_of(cycle, candidate, after))
+            choice = choose(cycle, candidate, after)
+            if choice.stays and choice.stays != cycle.components.keys():
+                after = leave_out(cycle, after, choice.stays)
+                if any(part.taken_from is None and part.name not in choice.stays for part in candidate.components):
+                    tell("evaluating without what was refused", 0.8)
+                    refused, candidate = candidate, self._candidates.without_refused(cycle, candidate, choice.stays)
+                    self._candidates.discard(refused)
+                    after |= self._candidates.scores_beside_folds(cycle, candidate, stop)
+            report = self._decide(cycle, candidate, report_of(cycle, candidate, after, choice))
             if report.is_approved:
                 tell("evaluating what it learned", 0.9)
                 report = replace(report, retired_ids=self._retired(cycle, candidate, after, stop))
@@ -177,8 +187,7 @@ class Learner:
             self._check_not_erased(cycle, candidate, report)
         except BaseException:
             # Nobody has judged the candidate. Its checkpoints stay, so that the next cycle need not train again.
-            with contextlib.suppress(InvalidInput):  # an erasure may have taken it already
-                self._adapters.remove(candidate.id)
+            self._candidates.discard(candidate)
             # A step that fails because its files were erased under it is not the fault of the task.
             with contextlib.suppress(StoreError):  # the first error says more
                 self._check_not_erased(cycle, candidate)
@@ -228,97 +237,6 @@ class Learner:
                 hint="nothing was changed; start it again: it learns from the rest",
             )
 
-    def _train(self, cycle: Cycle, stop: threading.Event, deadline: Deadline, tell: OnProgress) -> Adapter:
-        """Lets the task train a candidate and registers it.
-
-        Raises:
-            TrainingFailed: the loss became NaN, or the task raised.
-        """
-        cycle.checkpoints.mkdir(parents=True, exist_ok=True)
-        # Checkpoints of other keys are of cycles over other feedback: no later cycle can use them.
-        _drop_folders(cycle.checkpoints.parent, but=cycle.checkpoints)
-        with self._adapters.work_folder() as folder:
-            training = Training(
-                examples=cycle.training,
-                replay=cycle.replay,
-                folder=folder,
-                work_folder=cycle.checkpoints,
-                parent=cycle.parent,
-                models=self._models,
-                seed=cycle.options.seed,
-                cancel=stop,
-                deadline=deadline.next(),
-                on_progress=tell,
-                losses=cycle.losses,
-                trials=cycle.trials,
-                shared_folder=cycle.checkpoints,
-            )
-            kind = run_training(cycle, training)
-            learned = {row_id for example in [*cycle.training, *cycle.replay] for row_id in example.feedback_ids}
-            return self._adapters.add(
-                folder,
-                task=cycle.task.name,
-                kind=kind,
-                base=cycle.base,
-                feedback_ids=_in_order(cycle, learned),
-                started_from=cycle.parent.id if cycle.parent is not None else None,
-            )
-
-    def _after(
-        self, cycle: Cycle, candidate: Adapter, stop: threading.Event, deadline: Deadline, tell: OnProgress
-    ) -> dict[str, list[Score]]:
-        """Scores the candidate on every slice; by the candidates of the folds, if the cycle is cross-fitted."""
-        by_folds: dict[str, list[Score]] = {}
-        if cycle.folds:
-            found = []
-            for number, fold in enumerate(cycle.folds):
-                tell("training without what judges", number / len(cycle.folds))
-                found.append(self._fold_scores(cycle, fold, stop, deadline))
-            by_folds = cycle.pooled(found)
-        tell("evaluating the candidate", 1.0)
-        rest = {name: examples for name, examples in cycle.slices.items() if name not in by_folds}
-        # In the order of the slices, as the report shows them.
-        scores = by_folds | scores_of(cycle, rest, candidate, self._models, stop)
-        return {name: scores[name] for name in cycle.slices}
-
-    def _fold_scores(
-        self, cycle: Cycle, fold: Sequence[int], stop: threading.Event, deadline: Deadline
-    ) -> list[Score] | None:
-        """Trains a candidate without the examples of a fold, and scores it on them.
-
-        Returns:
-            None if there is too little to learn without the fold.
-        """
-        every = cycle.judged_by_folds
-        # Not the folder of the candidate: a checkpoint of that one has learned the fold.
-        work_folder = cycle.checkpoints / cycle.name_of_fold(fold)
-        work_folder.mkdir(parents=True, exist_ok=True)
-        with self._adapters.work_folder() as folder:
-            training = Training(
-                examples=cycle.without_fold(fold),
-                replay=cycle.replay,
-                folder=folder,
-                work_folder=work_folder,
-                parent=cycle.parent,
-                models=self._models,
-                seed=cycle.options.seed,
-                cancel=stop,
-                deadline=deadline.next(),
-                shared_folder=cycle.checkpoints,
-            )
-            try:
-                kind = run_training(cycle, training)
-            except NotEnoughData as error:
-                log.info("%s: a fold decides nothing: %s", cycle.task.name, error)
-                return None
-            # Never registered: it serves nobody, and its files go with the folder.
-            adapter = Adapter(folder.name, cycle.task.name, kind, folder, cycle.base, {}, datetime.now(UTC))
-            try:
-                asked = {TARGET: [every[index] for index in fold]}
-                return scores_of(cycle, asked, adapter, self._models, stop)[TARGET]
-            finally:
-                self._models.retire_adapter(adapter.id)
-
     def _decide(self, cycle: Cycle, candidate: Adapter, report: CycleReport) -> CycleReport:
         """Returns the report with the gate's decision, or with that of a plugin that overrules it."""
         judged = replace(candidate, report=report.to_json())
@@ -333,17 +251,21 @@ class Learner:
         self, cycle: Cycle, candidate: Adapter, after: Mapping[str, list[Score]], stop: threading.Event
     ) -> tuple[str, ...]:
         """Finds the feedback that the candidate answers by itself: all examples made from it score 1."""
-        newest = [*cycle.replay, *cycle.training][-_MAX_RETIRED_AT_ONCE:]
+        learned = [found for found in (*cycle.kept, *cycle.replay, *cycle.training) if is_in(candidate, found)]
+        newest = learned[-_MAX_RETIRED_AT_ONCE:]
         scores = scores_of(cycle, {"what it learned": newest}, candidate, self._models, stop)["what it learned"]
         pairs = list(zip(newest, scores, strict=True))
         # Scored already; in a cross-fitted cycle by other candidates, and they are among what this one learned.
         for name in () if cycle.folds else (TARGET, EARLIER):
             pairs += zip(cycle.slices.get(name, ()), after.get(name, ()), strict=True)
+        names = {"", *(component.name for component in candidate.components)}
         is_right: dict[str, bool] = {}
         for example, score in pairs:
+            if example.component not in names:
+                continue
             for row_id in example.feedback_ids:
                 is_right[row_id] = is_right.get(row_id, True) and score.value >= 1.0
-        return _in_order(cycle, {row_id for row_id, right in is_right.items() if right})
+        return in_order(cycle, {row_id for row_id, right in is_right.items() if right})
 
     def _promote(self, cycle: Cycle, candidate: Adapter, report: CycleReport) -> CycleReport:
         """Promotes the candidate, unless somebody moved the champion while the cycle ran."""
@@ -355,15 +277,3 @@ class Learner:
         report = replace(report, is_promoted=True)
         self._adapters.judge(candidate.id, "approved", report.to_json())
         return report
-
-
-def _in_order(cycle: Cycle, row_ids: set[str]) -> tuple[str, ...]:
-    """Returns the ids in the order of the feedback, oldest first."""
-    ids = (judged_turn.feedback.id for judged_turn in cycle.screened.judged_turns)
-    return tuple(row_id for row_id in ids if row_id in row_ids)
-
-
-def _drop_folders(folder: Path, *, but: Path | None = None) -> None:
-    for path in folder.iterdir():
-        if path.is_dir() and path != but:
-            shutil.rmtree(path, ignore_errors=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 
 from smallai_assistant.errors import Busy
+from smallai_assistant.learning.cycle import CycleOptions
 from smallai_assistant.learning.learner import Learner
-from smallai_assistant.learning.preparation import CycleOptions
 from smallai_assistant.learning.report import CycleReport
 
 

@@ -6,139 +6,23 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from smallai_assistant.errors import AssistantError, InvalidInput, NotEnoughData, PluginError
-from smallai_assistant.feedback import Adapter, Example, JudgedTurn, Score
+from smallai_assistant.errors import AssistantError, NotEnoughData, PluginError
+from smallai_assistant.feedback import Example, JudgedTurn
 from smallai_assistant.foreign.calls import described, is_ctrl_c
 from smallai_assistant.learning.agreement import SharedFeedback
 from smallai_assistant.learning.cross_fitting import MAX_SUBJECTS, folds_of, groups_of, twin_keys
-from smallai_assistant.learning.evaluation import (
-    HELD_OUT_ONE_IN,
-    check_contamination,
-    is_held_out,
-    n_subjects,
-    split,
-)
+from smallai_assistant.learning.cycle import EARLIER, LEARNED, TARGET, Cycle, CycleOptions, Waiting
+from smallai_assistant.learning.evaluation import check_contamination, is_held_out, n_subjects, split
 from smallai_assistant.learning.quarantine import Labels
 from smallai_assistant.learning.screening import ScreenedFeedback, screen
-from smallai_assistant.task import LearningTask, Trial
+from smallai_assistant.task import LearningTask
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-
-# The names of the slices of held-out feedback, as reports show them: feedback that the champion was not judged by, and
-# feedback that it was. LEARNED is feedback that both champion and candidate learned, although its hash holds it out.
-TARGET, EARLIER, LEARNED = "new feedback", "earlier feedback", "learned feedback"
-
-
-@dataclass(frozen=True, slots=True)
-class CycleOptions:
-    """Options of a learning cycle.
-
-    Args:
-        budget_s: seconds of training, after which it ends with what it has; None sets no limit.
-        promote: False ends the cycle after the gate's decision; `smallai adapters promote` does the rest.
-        rebuild: True learns from scratch: it trains the bare base on all feedback that still counts and compares the
-            candidate with the bare base. Use it after an erasure, when the champion may hold what was erased.
-        seed: of the training and the bootstrap.
-        trusted: sources that screening does not set aside.
-
-    Raises:
-        InvalidInput: `budget_s` is not a positive number of seconds.
-    """
-
-    budget_s: float | None = None
-    promote: bool = True
-    rebuild: bool = False
-    seed: int = 0
-    trusted: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        # NaN fails the chain, too. The limit of 115 days refuses infinity.
-        if self.budget_s is not None and not 0 < self.budget_s < 1e7:
-            raise InvalidInput(f"budget_s is {self.budget_s}", hint="give a positive number of seconds")
-
-
-@dataclass(slots=True)
-class Cycle:
-    """The state of a running cycle.
-
-    Attributes:
-        shared: the feedback before screening, and what several people agreed on.
-        base: what the candidate is made for.
-        champion_id: the adapter that served when the cycle began; None for the bare base.
-        baseline: the adapter that the candidate is compared with; None for the bare base.
-        parent: the adapter that training may start from; None if there is none or if it learned from feedback that
-            does not count any more.
-        checkpoints: the folder of the checkpoints of this cycle.
-        training, replay: new examples, and examples that the champion learned.
-        slices: the examples of the evaluation, by the slice's name.
-        folds: the folds of a cross-fitted cycle, as indexes into `judged_by_folds`; empty if one in four is held out.
-        before: the baseline's scores, by the slice's name.
-        losses, trials: what training told of its progress.
-    """
-
-    task: LearningTask
-    options: CycleOptions
-    shared: SharedFeedback
-    screened: ScreenedFeedback
-    base: Mapping[str, Any]
-    champion_id: str | None
-    baseline: Adapter | None
-    parent: Adapter | None
-    checkpoints: Path = Path()
-    training: list[Example] = field(default_factory=list)
-    replay: list[Example] = field(default_factory=list)
-    slices: dict[str, list[Example]] = field(default_factory=dict)
-    folds: list[list[int]] = field(default_factory=list)
-    before: dict[str, list[Score]] = field(default_factory=dict)
-    losses: list[float] = field(default_factory=list)
-    trials: list[Trial] = field(default_factory=list)
-
-    @property
-    def judged_by_folds(self) -> list[Example]:
-        """The examples that, in a cross-fitted cycle, candidates which did not learn them are scored on."""
-        return [*self.slices[TARGET], *self.slices.get(EARLIER, ())] if self.folds else []
-
-    def without_fold(self, fold: Sequence[int]) -> list[Example]:
-        """The new examples that the candidate of a fold learns."""
-        every = self.judged_by_folds
-        left_out = {every[index].id for index in fold}
-        return [example for example in self.training if example.id not in left_out]
-
-    def name_of_fold(self, fold: Sequence[int]) -> str:
-        """A name for the checkpoints of a fold's candidate: the same only for the same examples."""
-        ids = sorted(example.id for example in self.without_fold(fold))
-        return f"fold-{hashlib.sha256(json.dumps(ids).encode()).hexdigest()[:16]}"
-
-    @property
-    def learned_although_held_out(self) -> list[Example]:
-        """The examples that this cycle learns although their hash holds them out."""
-        return [example for example in (*self.training, *self.replay) if is_held_out(example.split_key)]
-
-    def pooled(self, found: Sequence[Sequence[Score] | None]) -> dict[str, list[Score]]:
-        """Puts the scores of the folds together, by the slice's name.
-
-        Args:
-            found: the scores of each fold; None keeps the scores before, so that the fold counts for neither side.
-        """
-        before = [score for name in (TARGET, EARLIER) for score in self.before.get(name, ())]
-        pool = list(before)
-        for fold, scores in zip(self.folds, found, strict=True):
-            for position, index in enumerate(fold):
-                pool[index] = before[index] if scores is None else scores[position]
-        n_target = len(self.slices[TARGET])
-        return {TARGET: pool[:n_target]} | ({EARLIER: pool[n_target:]} if EARLIER in self.slices else {})
-
-    @property
-    def n_per_judged(self) -> int:
-        """How many new subjects it takes until one more is judged by."""
-        # A subject with several examples can be on both sides. Of those with one example, one in four is held out.
-        are_on_both_sides = any(example.subject for example in (*self.training, *self.slices[TARGET]))
-        return 1 if self.folds or are_on_both_sides else HELD_OUT_ONE_IN
 
 
 def prepare(task: LearningTask, shared: SharedFeedback, options: CycleOptions, folder: Path) -> Cycle:
@@ -160,7 +44,7 @@ def prepare(task: LearningTask, shared: SharedFeedback, options: CycleOptions, f
         for example in call_task(task, "examples", lambda: task.examples(screened.judged_turns))
     ]
     _share_out(cycle, examples)
-    _check_enough(cycle)
+    _share_out_components(cycle)
     for name, protected in call_task(task, "protected", lambda: task.protected(screened.judged_turns)).items():
         if protected:
             # A task may name a slice like one of ours; both are kept.
@@ -274,27 +158,65 @@ def _check_contamination(cycle: Cycle) -> None:
         check_contamination(learned, {TARGET: [every[index] for index in fold]})
 
 
-def _check_enough(cycle: Cycle) -> None:
-    """Checks that both sides of the split are about as many new subjects as the task needs.
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    """How many new subjects a component has to learn from and to be judged by, and about how many are missing."""
+
+    n_learned: int
+    n_asked: int
+    n_missing: int
+
+
+def _share_out_components(cycle: Cycle) -> None:
+    """Decides which components are trained: each needs as many new subjects on both sides of the split as the task.
 
     Raises:
-        NotEnoughData: they are not; it says how many more are needed.
+        NotEnoughData: no component has enough; it says how many more are needed.
     """
+    asked = [*cycle.training, *cycle.slices[TARGET]]
+    names = list(dict.fromkeys(example.component for example in (*cycle.replay, *asked))) or [""]
+    counts = {name: _counts(cycle, name) for name in names}
+    if all(found.n_missing for found in counts.values()):
+        raise _not_enough(cycle, min(counts.values(), key=lambda found: found.n_missing))
+    for name in filter(None, names):
+        rows = {row_id for found in (*cycle.replay, *asked) if found.component == name for row_id in found.feedback_ids}
+        old = [example for example in cycle.replay if example.component == name]
+        if not counts[name].n_missing:
+            cycle.components[name] = len(rows)
+            continue
+        cycle.slices[TARGET] = [example for example in cycle.slices[TARGET] if example.component != name]
+        if old and cycle.taken_over(name) is None:
+            cycle.components[name] = len(rows)
+            cycle.renewed.add(name)
+            continue
+        cycle.waiting[name] = Waiting(len(rows), counts[name].n_missing)
+        cycle.kept += old
+        cycle.training = [example for example in cycle.training if example.component != name]
+        cycle.replay = [example for example in cycle.replay if example.component != name]
+    if cycle.folds:
+        cycle.folds = folds_of([*cycle.slices[TARGET], *cycle.slices.get(EARLIER, ())])
+
+
+def _counts(cycle: Cycle, name: str) -> _Counts:
+    def n_of(examples: Sequence[Example]) -> int:
+        return n_subjects([example for example in examples if example.component == name])
+
+    least = cycle.task.min_examples
+    n_asked = n_of(cycle.slices[TARGET])
+    n_learned = min(map(n_of, map(cycle.without_fold, cycle.folds)), default=n_of(cycle.training))
+    return _Counts(n_learned, n_asked, max(0, least - n_learned, (least - n_asked) * cycle.n_per_judged))
+
+
+def _not_enough(cycle: Cycle, counts: _Counts) -> NotEnoughData:
     task, screened = cycle.task, cycle.screened
-    least = task.min_examples
-    n_asked = n_subjects(cycle.slices[TARGET])
-    n_learned = min(map(n_subjects, map(cycle.without_fold, cycle.folds)), default=n_subjects(cycle.training))
-    if n_learned >= least and n_asked >= least:
-        return
-    n_missing = max(least - n_learned, (least - n_asked) * cycle.n_per_judged)
     n_aside, n_personal = len(screened.quarantined), cycle.shared.n_personal
     left_out = [f"{n_aside} sources are set aside"] if n_aside else []
     left_out += [f"{n_personal} rows are not for everyone, so that no shared version learns them"] if n_personal else []
-    raise NotEnoughData(
-        f"{task.name}: the new feedback has {n_learned} different subjects to learn from and {n_asked} to be judged "
-        f"by; {least} of each are needed" + (f" ({'; '.join(left_out)})" if left_out else ""),
-        hint=f"give feedback on about {n_missing} more; several wordings of one question count as one subject",
-        n_missing=n_missing,
+    return NotEnoughData(
+        f"{task.name}: the new feedback has {counts.n_learned} different subjects to learn from and {counts.n_asked} "
+        f"to be judged by; {task.min_examples} of each are needed" + (f" ({'; '.join(left_out)})" if left_out else ""),
+        hint=f"give feedback on about {counts.n_missing} more; several wordings of one question count as one subject",
+        n_missing=counts.n_missing,
     )
 
 

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, TypeVar
 
-from smallai_assistant.feedback import Adapter, Example, Score
 from smallai_assistant.learning.agreement import Agreement
-from smallai_assistant.learning.evaluation import Reason, ReasonKind, SliceReport, compare, gate, subject_of
-from smallai_assistant.learning.preparation import EARLIER, TARGET, Cycle
-from smallai_assistant.storage.media import media_digest
+from smallai_assistant.learning.evaluation import Reason, ReasonKind, SliceReport
 from smallai_assistant.task import Trial
-from smallai_assistant.types import ImagePart
 
 Outcome = Literal["promoted", "approved", "refused"]
 T = TypeVar("T")
-
-# Enough to see what the cycle did, few enough that the page stays small with a picture for each.
-_MAX_CHANGES = 12
-# What one source taught is shown as its most frequent answers; the page has room for one or two lines of them.
-_MAX_TAUGHT = 6
-_MAX_TAUGHT_CHARS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +98,37 @@ class TrainingSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class ComponentReport:
+    """What became of a component, see `Example.component`. `str(report)` is the sentence for people.
+
+    Attributes:
+        verdict: of the component's own gate: `approved` or `refused`; `waiting` if the cycle did not judge it.
+        is_included: whether the version has weights of it.
+        taken_from: the version whose weights of it are in this one unchanged; None if they were trained for this one.
+        n_judged_turns: number of judged turns that taught it.
+        reasons, slices: why, and the figures. Of a protected slice, only what the component answered is compared.
+    """
+
+    name: str
+    verdict: Literal["approved", "refused", "waiting"]
+    is_included: bool
+    taken_from: str | None = None
+    n_judged_turns: int = 0
+    reasons: tuple[Reason, ...] = ()
+    slices: tuple[SliceReport, ...] = ()
+
+    def __str__(self) -> str:
+        rows = f"{self.n_judged_turns:,} judged turn{'' if self.n_judged_turns == 1 else 's'}"
+        if self.verdict == "approved":
+            return f"{self.name}: approved, from {rows}"
+        outcome = "refused" if self.verdict == "refused" else "not learned this time"
+        if self.taken_from is not None:
+            return f"{self.name}: {outcome}; what {self.taken_from} learned of them serves on"
+        rest = "" if self.is_included else f", and this version has none of them: {rows} wait in the fast memory"
+        return f"{self.name}: {outcome}{rest}"
+
+
+@dataclass(frozen=True, slots=True)
 class CycleReport:
     """The report of a learning cycle.
 
@@ -125,6 +145,7 @@ class CycleReport:
         held_out_ids: feedback that the adapter was judged by and has not seen.
         cross_fitted_ids: feedback that the hash holds out and that the adapter learned, because it or a version before
             it was judged by way of candidates that had not seen it.
+        components: what became of each of the things that the task learns; empty if it learns one thing only.
         seconds: duration of the cycle.
     """
 
@@ -144,6 +165,7 @@ class CycleReport:
     held_out_ids: tuple[str, ...] = ()
     cross_fitted_ids: tuple[str, ...] = ()
     is_promoted: bool = False
+    components: tuple[ComponentReport, ...] = ()
     seconds: float = 0.0
 
     @property
@@ -156,10 +178,12 @@ class CycleReport:
         table = asdict(self)
         summary, training = table.pop("feedback"), table.pop("training")
         return table | {
-            # The sentences stay a list of texts, for programs that print them; `reason_details` is for the others.
-            "reasons": [str(reason) for reason in self.reasons],
-            "reason_details": [_reason_to_json(reason) for reason in self.reasons],
-            "slices": [asdict(found) | {"change": found.change} for found in self.slices],
+            **_reasons_to_json(self.reasons),
+            "slices": _slices_to_json(self.slices),
+            "components": [
+                {**asdict(found), **_reasons_to_json(found.reasons), "slices": _slices_to_json(found.slices)}
+                for found in self.components
+            ],
             "n_judged_turns": summary["n_judged_turns"],
             "sources": summary["sources"],
             "taught": summary["taught"],
@@ -189,7 +213,7 @@ class CycleReport:
             # A candidate that did not answer was refused after the gate had approved it.
             is_approved=bool(table.get("is_approved")) and outcome != "refused",
             is_promoted=bool(table.get("is_promoted")) and outcome != "refused",
-            reasons=_reasons_from_json(table, {found.name: found for found in slices}),
+            reasons=_reasons_from_json(table, slices),
             slices=slices,
             changes=tuple(_change_from_json(row) for row in table.get("changes", ())),
             feedback=FeedbackSummary(
@@ -215,90 +239,28 @@ class CycleReport:
             retired_ids=tuple(table.get("retired_ids", ())),
             held_out_ids=tuple(table.get("held_out_ids", ())),
             cross_fitted_ids=tuple(table.get("cross_fitted_ids", ())),
+            components=tuple(map(_component_from_json, table.get("components", ()))),
             seconds=table.get("seconds", 0.0),
         )
 
     def summary(self) -> str:
         """Returns the outcome and its reasons, one line each."""
+        without = " and ".join(found.name for found in self.components if not found.is_included)
+        version = f"{self.adapter_id} (without {without})" if without else self.adapter_id
         head = {
-            "promoted": f"{self.task}: {self.adapter_id} serves now.",
-            "approved": f"{self.task}: {self.adapter_id} was approved; promote it to let it serve.",
-            "refused": f"{self.task}: the gate refused {self.adapter_id}; nothing was changed.",
+            "promoted": f"{self.task}: {version} serves now.",
+            "approved": f"{self.task}: {version} was approved; promote it to let it serve.",
+            "refused": f"{self.task}: the gate refused {version}; nothing was changed.",
         }[self.outcome]
-        return "\n".join([head, *(f"  {reason}" for reason in self.reasons)])
+        return "\n".join([head, *(f"  {reason}" for reason in self.reasons), *self.component_lines()])
 
-
-def report_of(cycle: Cycle, candidate: Adapter, after: Mapping[str, Sequence[Score]]) -> CycleReport:
-    """Compares the candidate's scores with the ones before, lets the gate decide, and reports both.
-
-    Args:
-        cycle: the cycle, with the scores before.
-        after: the candidate's scores, by the name of the slice.
-    """
-    slices = [
-        compare(
-            name,
-            "target" if name == TARGET else "protected",
-            cycle.before[name],
-            after[name],
-            subjects=[subject_of(example) for example in examples],
-            seed=cycle.options.seed,
-        )
-        for name, examples in cycle.slices.items()
-    ]
-    verdict = gate(slices, n_per_judged=cycle.n_per_judged)
-    changes = [
-        Change(
-            slice=name,
-            prompt=example.prompt,
-            expected=example.expected,
-            before=old.answer,
-            after=new.answer,
-            gain=new.value - old.value,
-            media=media_of(example),
-            feedback_ids=example.feedback_ids,
-        )
-        for name, examples in cycle.slices.items()
-        for example, old, new in zip(examples, cycle.before[name], after[name], strict=True)
-        # A new answer of the same score counts, too: a person may see a difference that the metric does not.
-        if old != new
-    ]
-    # Losses are shown beside gains, by size alone: a report that hides them could not be trusted.
-    changes.sort(key=lambda change: -abs(change.gain))
-    # Protected slices are left out: the next cycle asks their examples as protected ones again, not as known feedback.
-    held_out = [*cycle.slices[TARGET], *cycle.slices.get(EARLIER, ())]
-    source_of = {row.feedback.id: row.feedback.source for row in cycle.screened.judged_turns}
-    return CycleReport(
-        task=cycle.task.name,
-        metric=cycle.task.primary_metric,
-        adapter_id=candidate.id,
-        parent_id=candidate.parent,
-        baseline_id=cycle.baseline.id if cycle.baseline is not None else None,
-        base=cycle.base,
-        is_approved=verdict.is_approved,
-        reasons=verdict.reasons,
-        slices=tuple(slices),
-        changes=tuple(changes[:_MAX_CHANGES]),
-        feedback=FeedbackSummary(
-            n_judged_turns=len(cycle.screened.judged_turns),
-            sources=cycle.screened.by_source(),
-            # Only examples that were learned or held out: an erasure then knows which reports quote a row.
-            taught=taught_by([*cycle.training, *cycle.replay, *held_out], source_of),
-            quarantined=tuple(
-                SetAside(found.source, found.reason, len(found.feedback_ids)) for found in cycle.screened.quarantined
-            ),
-            agreements=cycle.shared.agreements,
-            n_personal=cycle.shared.n_personal,
-        ),
-        training=TrainingSummary(
-            n_new=len(cycle.training),
-            n_replay=len(cycle.replay),
-            losses=tuple(cycle.losses),
-            trials=tuple(cycle.trials),
-        ),
-        held_out_ids=() if cycle.folds else _ids_of(held_out),
-        cross_fitted_ids=_ids_of(cycle.learned_although_held_out),
-    )
+    def component_lines(self) -> list[str]:
+        """Returns what became of each component, one line each; below it the reasons, if it was not approved."""
+        lines = []
+        for found in self.components:
+            lines.append(f"  {found}")
+            lines += [f"    {reason}" for reason in found.reasons if found.verdict != "approved"]
+        return lines
 
 
 def did_not_answer(report: Mapping[str, Any], error: str) -> dict[str, Any]:
@@ -308,82 +270,49 @@ def did_not_answer(report: Mapping[str, Any], error: str) -> dict[str, Any]:
         error: what the candidate did instead.
     """
     reason = Reason(ReasonKind.NO_ANSWER, detail=error)
-    told = {"reasons": [str(reason)], "reason_details": [_reason_to_json(reason)]}
-    return {**report, **told, "is_approved": False, "is_promoted": False, "outcome": "refused"}
+    return {**report, **_reasons_to_json([reason]), "is_approved": False, "is_promoted": False, "outcome": "refused"}
 
 
-def media_of(example: Example) -> tuple[Media, ...]:
-    """Returns the example's pictures and recordings that the media folder keeps.
-
-    A file that is not kept, because it is too large or gone, is left out.
-    """
-    found = []
-    for part in example.media:
-        digest = media_digest(part.path) if part.path is not None else None
-        if digest is not None:
-            found.append(Media("image" if isinstance(part, ImagePart) else "audio", digest))
-    return tuple(found)
-
-
-def taught_by(examples: Iterable[Example], source_of: Mapping[str, str]) -> dict[str, tuple[Taught, ...]]:
-    """Counts what each source taught.
-
-    Args:
-        examples: the examples that were made from feedback.
-        source_of: the source of each feedback, by its id.
-
-    Returns:
-        The most frequent right answers of each source, most frequent first.
-    """
-    # One piece of feedback may give several examples, one a wording; it counts once.
-    given = {
-        (source_of[feedback_id], " ".join(example.expected.split()), feedback_id)
-        for example in examples
-        for feedback_id in example.feedback_ids
-        if feedback_id in source_of
-    }
-    counted: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for source, answer, _ in sorted(given):
-        counted[source][answer] += 1
-    return {
-        source: tuple(Taught(_shortened(answer), n) for answer, n in answers.most_common(_MAX_TAUGHT))
-        for source, answers in counted.items()
-    }
+def _reasons_to_json(reasons: Sequence[Reason]) -> dict[str, Any]:
+    """Returns the sentences, for programs that print them, and the fields, for the others."""
+    details = [
+        {
+            "kind": reason.kind.value,
+            "slice": reason.slice.name if reason.slice is not None else None,
+            "component": reason.slice.component if reason.slice is not None else "",
+            "plugin": reason.plugin,
+            "detail": reason.detail,
+            "n_missing": reason.n_missing,
+        }
+        for reason in reasons
+    ]
+    return {"reasons": [str(reason) for reason in reasons], "reason_details": details}
 
 
-def _ids_of(examples: Iterable[Example]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(feedback_id for example in examples for feedback_id in example.feedback_ids))
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= _MAX_TAUGHT_CHARS else f"{text[: _MAX_TAUGHT_CHARS - 1]}…"
-
-
-def _reason_to_json(reason: Reason) -> dict[str, Any]:
-    found = reason.slice.name if reason.slice is not None else None
-    return {
-        "kind": reason.kind.value,
-        "slice": found,
-        "plugin": reason.plugin,
-        "detail": reason.detail,
-        "n_missing": reason.n_missing,
-    }
-
-
-def _reasons_from_json(table: Mapping[str, Any], slices: Mapping[str, SliceReport]) -> tuple[Reason, ...]:
+def _reasons_from_json(table: Mapping[str, Any], slices: Sequence[SliceReport]) -> tuple[Reason, ...]:
+    slice_of = {(found.name, found.component): found for found in slices}
     sentences: Sequence[str] = table.get("reasons", ())
     # Before the first release only the sentences were stored. They are shown as they are: a sentence is not parsed.
     details: Sequence[Mapping[str, Any]] = table.get("reason_details", [{}] * len(sentences))
-    found = []
+    reasons = []
     for row, sentence in zip(details, sentences, strict=False):
         kind = row.get("kind")
         # A later version may store a kind that this one does not know.
         if kind in set(ReasonKind):
-            n_missing = row.get("n_missing", 0)
-            found.append(Reason(ReasonKind(kind), slices.get(row["slice"]), row["plugin"], row["detail"], n_missing))
+            found = slice_of.get((row["slice"], row.get("component", "")))
+            reasons.append(Reason(ReasonKind(kind), found, row["plugin"], row["detail"], row.get("n_missing", 0)))
         else:
-            found.append(Reason(ReasonKind.RECORDED, detail=sentence))
-    return tuple(found)
+            reasons.append(Reason(ReasonKind.RECORDED, detail=sentence))
+    return tuple(reasons)
+
+
+def _slices_to_json(slices: Sequence[SliceReport]) -> list[dict[str, Any]]:
+    return [asdict(found) | {"change": found.change} for found in slices]
+
+
+def _component_from_json(row: Mapping[str, Any]) -> ComponentReport:
+    slices = tuple(_known(SliceReport, found) for found in row.get("slices", ()))
+    return _known(ComponentReport, {**row, "slices": slices, "reasons": _reasons_from_json(row, slices)})
 
 
 def _change_from_json(row: Mapping[str, Any]) -> Change:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smallai_assistant.learning.evaluation import Reason, ReasonKind, SliceReport
-from smallai_assistant.learning.report import Change, CycleReport, FeedbackSummary, Taught
+from smallai_assistant.learning.report import Change, ComponentReport, CycleReport, FeedbackSummary, Taught
 from smallai_assistant.learning.report_media import Shown, shown
 from smallai_assistant.learning.report_plots import interval_plot, loss_curve, trial_rows
 
@@ -39,6 +39,8 @@ _MARKS: Mapping[ReasonKind, tuple[str, str]] = {
     ReasonKind.PLUGIN_APPROVED: _WAIT,
     ReasonKind.PLUGIN_REFUSED: _WAIT,
     ReasonKind.CHAMPION_CHANGED: _WAIT,
+    ReasonKind.TOO_LITTLE: _WAIT,
+    ReasonKind.NOT_TRAINED: _WAIT,
     ReasonKind.RECORDED: _NEUTRAL,
 }
 
@@ -50,6 +52,13 @@ class MarkedReason:
     tone: str
     sign: str
     sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class MarkedComponent(MarkedReason):
+    """What became of a component, with the reasons if it was not approved."""
+
+    reasons: tuple[MarkedReason, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +113,7 @@ def render(report: CycleReport, *, media_dir: Path, serving_id: str | None) -> s
         serving_id=serving_id,
         plot=interval_plot(report.slices),
         reasons=[_marked(reason) for reason in report.reasons],
+        components=[_marked_component(component) for component in report.components],
         changes=[ShownChange(change, tuple(shown(media, media_dir) for media in change.media))
                  for change in report.changes],
         sources=rows,
@@ -176,6 +186,12 @@ def _points(share: float) -> str:
 def _marked(reason: Reason) -> MarkedReason:
     tone, sign = _MARKS[reason.kind]
     return MarkedReason(tone, sign, str(reason))
+
+
+def _marked_component(component: ComponentReport) -> MarkedComponent:
+    tone, sign = {"approved": _GOOD, "refused": _BAD, "waiting": _WAIT}[component.verdict]
+    reasons = () if component.verdict == "approved" else tuple(map(_marked, component.reasons))
+    return MarkedComponent(tone, sign, str(component), reasons)
 
 
 def _source_rows(feedback: FeedbackSummary) -> tuple[list[SourceRow], int]:

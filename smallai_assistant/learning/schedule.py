@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 from smallai_assistant.errors import AssistantError, Busy, Cancelled
 from smallai_assistant.learning.agreement import shared_feedback
+from smallai_assistant.learning.cycle import CycleOptions
 from smallai_assistant.learning.cycle_history import CycleRecord, RunningCycle
 from smallai_assistant.learning.feedback_service import LearningStores
 from smallai_assistant.learning.learner import CLOSE_PATIENCE_S, Learner
-from smallai_assistant.learning.preparation import CycleOptions
 from smallai_assistant.learning_config import LearningConfig
 from smallai_assistant.task import LearningTask, Task
 

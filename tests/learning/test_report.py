@@ -14,8 +14,9 @@ from support.scripted_learner import NAME, Dictionary, Knobs, open_assistant, qu
 
 from smallai_assistant import Assistant, AudioPart, Example, Feedback, ImagePart, JudgedTurn, TextPart
 from smallai_assistant.learning.evaluation import Reason, ReasonKind, SliceReport, gate
-from smallai_assistant.learning.report import CycleReport, Media, Taught, did_not_answer, media_of, taught_by
+from smallai_assistant.learning.report import CycleReport, Media, Taught, did_not_answer
 from smallai_assistant.learning.report_html import render
+from smallai_assistant.learning.report_making import media_of, taught_by
 from smallai_assistant.storage.media import media_path
 
 

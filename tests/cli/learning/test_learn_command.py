@@ -46,7 +46,8 @@ def test_learn_json_is_the_report(run: Run, own: Assistant) -> None:
     assert (row["task"], row["outcome"], row["is_approved"], row["is_promoted"]) == ("echo", "promoted", True, True)
     assert row["adapter_id"] == own.adapters.champion_id("echo")
     (figures,) = row["slices"]
-    assert set(figures) == {"name", "kind", "n", "n_examples", "before", "after", "low", "high", "change"}
+    assert set(figures) == {"name", "kind", "n", "n_examples", "before", "after", "low", "high", "change", "component"}
+    assert row["components"] == []
     assert row["losses"][-1] == 1 / N_STEPS
 
 
