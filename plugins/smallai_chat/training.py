@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,6 +32,7 @@ from smallai_chat.dataset import (
     tokenize,
 )
 from smallai_chat.examples import Fact, Rated
+from smallai_chat.layer_breaks import breaks_between_layers
 from smallai_chat.scope import ELSEWHERE, Scopes
 
 # The recipe. The figures of `bench.facts`, `bench.style` and `bench.three_cycles` were measured with these values
@@ -39,6 +40,8 @@ from smallai_chat.scope import ELSEWHERE, Scopes
 RANK, ALPHA = 16, 32
 TARGETS = "all-linear"
 SFT_RATE, SFT_EPOCHS, SFT_BATCH = 5e-4, 6, 8
+# Learning ends after an epoch in which at most this share of the rows was wrong.
+SFT_MAX_WRONG = 0.02
 DPO_RATE, DPO_EPOCHS, DPO_BATCH, DPO_BETA = 5e-5, 1, 4, 0.1
 # At twice this rate general language ability suffers, and the style is learned no better.
 KTO_RATE, KTO_EPOCHS, KTO_BATCH, KTO_BETA = 2.5e-4, 4, 4, 0.1
@@ -206,21 +209,20 @@ def lora_config() -> Any:
 def _sft(model: Any, tokenizer: Any, rows: list[Row], training: Training, *, span: Span) -> Any:
     from trl import SFTConfig
 
-    from smallai_chat.kl_trainer import KLTrainer, collate
+    from smallai_chat.kl_trainer import KLTrainer, TreeLoss, collate
 
     arguments = SFTConfig(
         **_common(training, "sft"),
         learning_rate=SFT_RATE * _rate_factor(model),
         num_train_epochs=SFT_EPOCHS,
         per_device_train_batch_size=SFT_BATCH,
-        train_sampling_strategy="group_by_length",
         # `tokenize` prepares the rows, and the column `is_reference` must reach the loss.
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,
     )
-    callback = _callback(training, "learning corrections", span)
-    collator = partial(collate, pad_id=tokenizer.pad_token_id)
-    run = _Run(KLTrainer, arguments, callback, {"data_collator": collator})
+    loss = TreeLoss()
+    callback = _callback(training, "learning corrections", span, lambda: loss.share_wrong() <= SFT_MAX_WRONG)
+    run = _Run(KLTrainer, arguments, callback, {"data_collator": collate, "loss": loss})
     return _fit(run, model, tokenizer, tokenize(rows, tokenizer), training)
 
 
@@ -303,14 +305,16 @@ def _fit(run: _Run, model: Any, tokenizer: Any, rows: list[Row], training: Train
     folder = Path(run.arguments.output_dir)
     checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
     try:
-        trainer.train(resume_from_checkpoint=checkpoint)
+        with breaks_between_layers(trainer.model.get_base_model(), training.yield_to_serving):
+            trainer.train(resume_from_checkpoint=checkpoint)
     except (ValueError, OSError, RuntimeError) as error:
         # A kill while a checkpoint is written leaves a damaged one. Without a checkpoint the error is a real one.
         if checkpoint is None or training.cancel.is_set():
             raise
         logging.getLogger(__name__).warning("a damaged checkpoint is ignored, the stage starts again: %s", error)
         shutil.rmtree(folder, ignore_errors=True)
-        trainer.train()
+        with breaks_between_layers(trainer.model.get_base_model(), training.yield_to_serving):
+            trainer.train()
     # TRL keeps the weights before this stage as the reference adapter. The next stage must make its own.
     if "ref" in trainer.model.peft_config:
         trainer.model.delete_adapter("ref")
@@ -324,8 +328,12 @@ def _printer() -> Any:
     return PrinterCallback
 
 
-def _callback(training: Training, what: str, span: Span) -> Any:
-    """Returns a callback that reports progress, yields to serving between steps and stops when time is out."""
+def _callback(training: Training, what: str, span: Span, is_learned: Callable[[], bool] = lambda: False) -> Any:
+    """Returns a callback that reports progress, yields to serving, and stops when time is out or all is learned.
+
+    Args:
+        is_learned: asked after every epoch; True ends the training.
+    """
     from transformers import TrainerCallback
 
     class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
@@ -336,6 +344,11 @@ def _callback(training: Training, what: str, span: Span) -> Any:
                 control.should_training_stop = True
             share = state.global_step / max(1, state.max_steps)
             training.progress(what, span[0] + share * (span[1] - span[0]))
+
+        def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            del args, state
+            if is_learned():
+                control.should_training_stop = True
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             del args, control

@@ -1,10 +1,9 @@
-"""The rows that dialogue is trained on, and the loss of reference rows."""
+"""The rows that dialogue is trained on."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from support.dialogue import ANSWER, QUESTION, judged_turn
 from support.tiny_text import save_tiny_llama
 
@@ -24,39 +23,6 @@ def test_end_of_a_cut_answer_is_not_learned(tmp_path: Path) -> None:
     assert tokenizer.eos_token_id not in learned_cut
     assert "d" in tokenizer.decode(learned_cut)
     assert all(len(row["labels"]) == len(row["input_ids"]) for row in (whole, cut))
-
-
-def test_loss_is_cross_entropy_or_kl(tmp_path: Path) -> None:
-    import torch
-    from peft import get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    from smallai_chat.kl_trainer import KLTrainer, collate
-    from smallai_chat.training import lora_config
-
-    base = AutoModelForCausalLM.from_pretrained(str(save_tiny_llama(tmp_path / "tiny")), dtype=torch.float32)
-    rows = [
-        {"input_ids": [5, 6, 7, 8, 9], "labels": [-100, -100, -100, 8, 9]},
-        {"input_ids": [5, 6, 7], "labels": [-100, 6, 7]},
-    ]
-    with torch.no_grad():
-        logs = [base(input_ids=torch.tensor([row["input_ids"]])).logits[0].log_softmax(-1) for row in rows]
-    expected = -(logs[0][2, 8] + logs[0][3, 9] + logs[1][0, 6] + logs[1][1, 7]) / 4
-    model = get_peft_model(base, lora_config())
-
-    def loss(*is_reference: bool) -> float:
-        marked = [{**row, "is_reference": flag} for row, flag in zip(rows, is_reference, strict=True)]
-        # `compute_loss` uses no attribute of the trainer, so none has to be made.
-        return KLTrainer.compute_loss(None, model, collate(marked, pad_id=0)).item()  # type: ignore[arg-type]
-
-    assert loss(False, False) == pytest.approx(float(expected), abs=1e-4)
-    # New LoRA layers change nothing, so the divergence from the base is zero.
-    assert loss(True, True) == pytest.approx(0.0, abs=1e-5)
-    assert loss(True, False) == pytest.approx(float(-(logs[1][0, 6] + logs[1][1, 7]) / 4), abs=1e-4)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.1)
-    assert loss(True, True) > 1e-3
 
 
 def test_pairs_come_from_corrections_and_ratings() -> None:
