@@ -39,7 +39,7 @@ from smallai_assistant.storage.item_store import ItemStore
 from smallai_assistant.storage.turn_store import TurnStore
 from smallai_assistant.task import Task, TaskContext
 from smallai_assistant.types import Content, new_id
-from smallai_assistant.validation import canonical_key
+from smallai_assistant.validation import EVERYONE, canonical_audience, canonical_key
 
 
 class Assistant:
@@ -91,7 +91,6 @@ class Assistant:
         self.feedback = FeedbackStore(self._database, self.store, audience=self.config.learning.default_audience)
         self._transfer = FeedbackTransfer(self._database, self.config.data_dir / "media")
         self.adapters = AdapterStore(self._database, self.config.data_dir / "adapters")
-        # Tasks ask it at every answer. It checks the files of each version against their hashes only once.
         self._serving = ServingAdapters(self.adapters)
         self._plugins = PluginManager(disabled=self.config.disabled_plugins, extra=plugins, folder=self.config.data_dir)
         self.catalog = Catalog(self.config.models_dir)
@@ -349,21 +348,22 @@ class Assistant:
         """
         return self._learner.promote(adapter_id, force=force)
 
-    def rollback(self, task: str, *, to: str | None = None) -> Adapter | None:
+    def rollback(self, task: str, *, to: str | None = None, audience: str = EVERYONE) -> Adapter | None:
         """Lets an earlier version serve again.
 
         Args:
-            to: the id of a version, `none` for the bare base; None takes the version before the current one.
+            to: the id of a version, `none` for no version; None takes the version before the current one.
+            audience: whose version: `everyone`, `user:ID` or `group:NAME`.
 
         Returns:
-            The adapter that serves now, None for the bare base.
+            The adapter that serves now; None for the bare base, or what serves everyone.
 
         Raises:
             InvalidInput: there is no such version, or nothing to roll back.
             GateRejected: the version never served, and the gate did not approve it.
             IntegrityError: one of its files is missing or was changed.
         """
-        return self._learner.rollback(task, to=to)
+        return self._learner.rollback(task, to=to, audience=canonical_audience(audience))
 
     def close(self) -> None:
         """Stops a background cycle, commits queued turns, and closes tasks, models and database. Idempotent."""

@@ -52,8 +52,7 @@ class TaskContext:
         data_dir: the task's own folder. A task must not write anywhere else.
         min_people: what so many people say alike, each for that person alone, may count for others.
         titles: returns the tasks that can be used now: name -> title.
-        adapters: tells which adapter serves. Ask once per answer, so that an answer ends with the version that it
-            began with.
+        adapters: tells which adapter serves; ask once per answer, so that it ends with the version that it began with.
     """
 
     options: Any
@@ -206,7 +205,8 @@ class Training:
         work_folder: checkpoints are written here. After a kill, the next run with the same examples finds them.
         shared_folder: for what is computed from one example alone, under its id: all trainings of a cycle share it.
             None if there is one training; then use `work_folder`.
-        parent: the adapter that serves now.
+        parent: the adapter that serves the audience now.
+        over: the adapter for everyone that a version for one person or a group lies over; None if there is none.
         models: lends models.
         seed: the seed of everything random.
         cancel: set when the run is to stop; `yield_to_serving` checks it.
@@ -229,6 +229,7 @@ class Training:
     losses: list[float] = field(default_factory=list)
     trials: list[Trial] = field(default_factory=list)
     shared_folder: Path | None = None
+    over: Adapter | None = None
 
     @property
     def is_out_of_time(self) -> bool:

@@ -88,27 +88,31 @@ def usual_similarity(squared_length: float, n: int) -> float:
     return max(_USUAL_SIMILARITY / 2, total / (n - 1 + _USUAL_WEIGHT))
 
 
-def predict_taught(memory: TaughtClasses, head: TaughtClasses | None = None) -> TaughtPrediction | None:
-    """Combines the fast memory and an adapter's head into one prediction; None if neither knows a class.
+def predict_taught(memory: TaughtClasses, *heads: TaughtClasses) -> TaughtPrediction | None:
+    """Combines the fast memory and the heads of adapters into one prediction; None if none of them knows a class.
 
     All classes compete by their similarity. What the memory's classes get together, they divide by the geometric mean
     of similarity and of the memory's classifier: the first is better for classes with few pictures, the second for
-    classes that look alike. What the classes that only the head knows get together, they divide by the head's
+    classes that look alike. What the classes get together that a head is the first to know, they divide by the head's
     probabilities.
+
+    Args:
+        heads: the most personal one first.
     """
-    head = head or TaughtClasses()
-    head_only = dict(head.similarities)
-    known: dict[str, ClassSimilarity] = {}
-    for label, in_memory in memory.similarities.items():
-        same = next((name for name in head_only if label_key(name) == label_key(label)), None)
-        # The same picture was taught just now: older pictures of the class must not outvote it.
-        if same is None or in_memory.is_same:
-            known[label] = in_memory
-        else:
-            known[label] = _joined(in_memory, head_only[same])
-        if same is not None:
-            del head_only[same]
-    known |= head_only
+    known = dict(memory.similarities)
+    names = {label_key(label): label for label in known}
+    first_known: list[tuple[list[str], TaughtClasses]] = []
+    for head in heads:
+        new = []
+        for label, found in head.similarities.items():
+            same = names.get(label_key(label))
+            if same is None:
+                known[label] = found
+                names[label_key(label)] = label
+                new.append(label)
+            elif not known[same].is_same:  # the same picture was taught just now: older ones must not outvote it
+                known[same] = _joined(known[same], found)
+        first_known.append((new, head))
     if not known:
         return None
     confidence = max(confidence_of(found) for found in known.values())
@@ -116,13 +120,15 @@ def predict_taught(memory: TaughtClasses, head: TaughtClasses | None = None) -> 
     if same_picture := {label: found.similarity for label, found in known.items() if found.is_same}:
         return TaughtPrediction(dict.fromkeys(known, 0.0) | softmax(same_picture), confidence)
     probabilities = softmax({label: found.similarity for label, found in known.items()})
-    in_memory_only = [label for label in known if label not in head_only]
     if memory.probabilities:
-        means = {label: sqrt(probabilities[label] * memory.probabilities.get(label, 0.0)) for label in in_memory_only}
-        probabilities |= _divided(sum(probabilities[label] for label in in_memory_only), means)
-    if head_only:
-        shares = {label: head.probabilities.get(label, 0.0) for label in head_only}
-        probabilities |= _divided(sum(probabilities[label] for label in head_only), shares)
+        means = {
+            label: sqrt(probabilities[label] * memory.probabilities.get(label, 0.0)) for label in memory.similarities
+        }
+        probabilities |= _divided(sum(probabilities[label] for label in means), means)
+    for labels, head in first_known:
+        if labels:
+            shares = {label: head.probabilities.get(label, 0.0) for label in labels}
+            probabilities |= _divided(sum(probabilities[label] for label in labels), shares)
     return TaughtPrediction(probabilities, confidence)
 
 

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 # Pictures in one lease: between two batches the model can serve other callers, and decoded pictures are large.
 _BATCH = 16
-# Heads in memory: the serving one, a candidate's, and room for rollbacks.
-_MAX_HEADS = 4
+# Heads in memory, those of the people who asked last: five classes take 20 KB.
+_MAX_HEADS = 64
 HEAD, LORA = "head", "lora"  # kinds of adapters; both contain a head
 
 
@@ -46,6 +46,7 @@ class Classification:
         model: the models that were used, as text.
         n_taught: number of pictures of the best label in the fast memory, if the memory put that label first; else 0.
         confidence: the probability that the picture is of a taught class at all, in [0, 1].
+        adapter: the most personal version that was taught the best label, or else that answers; None if none serves.
     """
 
     labels: tuple[LabelPart, ...]
@@ -53,19 +54,20 @@ class Classification:
     n_taught: int = 0
     notices: tuple[Notice, ...] = ()
     confidence: float = 0.0
+    adapter: Adapter | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _PictureFeatures:
-    """A picture's features in two forms.
+    """A picture's features in several forms.
 
     Attributes:
         bare: by the bare model, for the memory.
-        adapted: by the model with the adapter's LoRA weights, for the adapter's head.
+        adapted: by the model with the LoRA weights of each adapter, for the adapter's head.
     """
 
     bare: Features
-    adapted: Features
+    adapted: tuple[Features, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ class Learned:
     """What an answer uses beside the model.
 
     Attributes:
-        adapter: the version that serves; None for the bare model.
+        adapter: the version that serves, over others (`Adapter.over`); None for the bare model.
         memory: what was taught since to those whom the asker belongs to.
     """
 
@@ -98,16 +100,16 @@ class PictureClassifier:
             AdapterMismatch: the adapter's files are not a head.
             ModelError: the image model is not available.
         """
-        head = self._head_of(learned)
+        heads = self._heads_of(learned.adapter)
         # Nothing was taught: the features of the padded picture, which take a second pass, are not needed.
-        if head is None and learned.memory.is_empty:
+        if not heads and learned.memory.is_empty:
             with models.lease(self.spec, ImageModel) as model:
                 return Classification(_ranked(model.classify([picture.pixels])[0], model.labels), str(model.spec))
         learned.memory.process_pending(lambda parts: self.extract(parts, models))
         with models.lease(self.spec, ImageModel) as model:
             (features,) = self._features(model, [picture], learned.adapter)
             found = Classification(_ranked(features.bare.probabilities, model.labels), str(model.spec))
-        return self._with_taught(found, features, head, learned.memory)
+        return self._with_taught(found, features, heads, learned.memory)
 
     def classify_among(
         self,
@@ -131,15 +133,15 @@ class PictureClassifier:
         """
         scores, name = self._match(picture.pixels, labels, models, use_model=use_model)
         found = Classification(_ranked(scores, labels, own=True), name)
-        head = self._head_of(learned)
-        if head is None and learned.memory.is_empty:
+        heads = self._heads_of(learned.adapter)
+        if not heads and learned.memory.is_empty:
             return found
         learned.memory.process_pending(lambda parts: self.extract(parts, models))
         # Taught classes count only if the user named them.
         among = {label_key(label) for label in labels}
         with models.lease(self.spec, ImageModel) as model:
             (features,) = self._features(model, [picture], learned.adapter)
-        return self._with_taught(found, features, head, learned.memory, among=among)
+        return self._with_taught(found, features, heads, learned.memory, among=among)
 
     def classify_taught(self, picture: Picture, models: ModelRuntime, learned: Learned) -> Classification:
         """Classifies into the taught labels only; the model's own classes do not compete.
@@ -149,11 +151,11 @@ class PictureClassifier:
             AdapterMismatch: the adapter's files are not a head.
             ModelError: the image model is not available.
         """
-        head = self._head_of(learned)
+        heads = self._heads_of(learned.adapter)
         learned.memory.process_pending(lambda parts: self.extract(parts, models))
         with models.lease(self.spec, ImageModel) as model:
             (features,) = self._features(model, [picture], learned.adapter)
-        found = self._with_taught(Classification((), str(self.spec)), features, head, learned.memory)
+        found = self._with_taught(Classification((), str(self.spec)), features, heads, learned.memory)
         if not found.labels:
             raise InvalidInput("no label was taught", hint="teach pictures first, or ask without the option `taught`")
         return found
@@ -167,14 +169,13 @@ class PictureClassifier:
             AdapterMismatch: the adapter's files are not a head.
             ModelError: the image model is not available.
         """
-        head = self.head(adapter) if adapter is not None else None
+        heads = self._heads_of(adapter)
         best = []
         for start in range(0, len(pictures), _BATCH):
             with models.lease(self.spec, ImageModel) as model:
                 for features in self._features(model, pictures[start : start + _BATCH], adapter):
                     labels = _ranked(features.bare.probabilities, model.labels)
-                    if head is not None:
-                        labels = blend(labels, predict_taught(TaughtClasses(), head.classes(features.adapted)))
+                    labels = blend(labels, predict_taught(TaughtClasses(), *_known_by(heads, features)))
                     best.append(labels[0].label)
         return best
 
@@ -193,8 +194,9 @@ class PictureClassifier:
                 found += [None if picture is None else next(features) for picture in pictures]
         return found
 
-    def _head_of(self, learned: Learned) -> Head | None:
-        return self.head(learned.adapter) if learned.adapter is not None else None
+    def _heads_of(self, adapter: Adapter | None) -> list[tuple[Adapter, Head]]:
+        """Returns the heads of an adapter and of those that it lies over, with their adapters."""
+        return [(version, self.head(version)) for version in adapter.chain] if adapter is not None else []
 
     def head(self, adapter: Adapter) -> Head:
         """Returns the adapter's head.
@@ -208,32 +210,34 @@ class PictureClassifier:
                 self._heads[adapter.id] = Head.load(adapter.folder)
                 while len(self._heads) > _MAX_HEADS:
                     self._heads.popitem(last=False)
+            self._heads.move_to_end(adapter.id)
             return self._heads[adapter.id]
 
     def _features(
         self, model: ImageModel, pictures: Sequence[Picture], adapter: Adapter | None
     ) -> list[_PictureFeatures]:
         bare = self.extractor.extract(model, pictures)
-        # A head without LoRA weights was trained on the bare model's features.
-        if adapter is None or adapter.kind != LORA:
-            return [_PictureFeatures(features, features) for features in bare]
-        adapted = self.extractor.extract(model, pictures, adapter=adapter)
-        return [_PictureFeatures(*pair) for pair in zip(bare, adapted, strict=True)]
+        adapted = [
+            # A head without LoRA weights was trained on the bare model's features.
+            self.extractor.extract(model, pictures, adapter=version) if version.kind == LORA else bare
+            for version in (adapter.chain if adapter is not None else ())
+        ]
+        return [_PictureFeatures(own, tuple(found[i] for found in adapted)) for i, own in enumerate(bare)]
 
     def _with_taught(
         self,
         found: Classification,
         features: _PictureFeatures,
-        head: Head | None,
+        heads: Sequence[tuple[Adapter, Head]],
         memory: FastMemory,
         *,
         among: Collection[str] | None = None,
     ) -> Classification:
-        """Adds what the head and the memory know, removes refused labels, and explains a change of the best label."""
-        by_head = head.classes(features.adapted, among=among) if head is not None else None
+        """Adds what the heads and the memory know, removes refused labels, and explains a change of the best label."""
+        by_heads = _known_by(heads, features, among=among)
         taught = memory.classes(features.bare, among=among)
-        prediction = predict_taught(taught, by_head)
-        by_adapter = predict_taught(TaughtClasses(), by_head)
+        prediction = predict_taught(taught, *by_heads)
+        by_adapter = predict_taught(TaughtClasses(), *by_heads)
         if among is not None:
             prediction, by_adapter = _chosen(prediction, among), _chosen(by_adapter, among)
         refused = memory.refused(features.bare)
@@ -255,7 +259,8 @@ class PictureClassifier:
             text = "You said of every label on offer that this picture is not it."
             notices.append(Notice("all_labels_refused", text))
         confidence = prediction.confidence if prediction is not None else 0.0
-        return Classification(labels, found.model, n_taught, tuple(notices), confidence)
+        version = _version_of(labels, heads)
+        return Classification(labels, found.model, n_taught, tuple(notices), confidence, version)
 
     def _match(
         self, pixels: npt.NDArray[np.uint8], labels: Sequence[str], models: ModelRuntime, *, use_model: bool
@@ -277,6 +282,21 @@ class PictureClassifier:
             known = class_vectors(classes, words, self._context.data_dir)
             used.append(str(words.spec))
             return conse(probabilities, known, words.embed(labels))[0], " + ".join(used)
+
+
+def _known_by(
+    heads: Sequence[tuple[Adapter, Head]], features: _PictureFeatures, *, among: Collection[str] | None = None
+) -> list[TaughtClasses]:
+    """What each head knows of a picture; for `among` see `Head.similarities`."""
+    pairs = zip(heads, features.adapted, strict=True)
+    return [head.classes(adapted, among=among) for (_, head), adapted in pairs]
+
+
+def _version_of(labels: Sequence[LabelPart], heads: Sequence[tuple[Adapter, Head]]) -> Adapter | None:
+    """The first version that was taught the best label; or else the first of all, whose head competed with it."""
+    best = label_key(labels[0].label) if labels else ""
+    taught = (version for version, head in heads if best in {label_key(label) for label in head.labels})
+    return next(taught, heads[0][0] if heads else None)
 
 
 def _chosen(prediction: TaughtPrediction | None, among: Collection[str]) -> TaughtPrediction | None:

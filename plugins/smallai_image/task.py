@@ -113,6 +113,7 @@ class ImageClassification(LearningTask):
     options_type: ClassVar[type[ImageOptions]] = ImageOptions
     primary_metric = "top-1 accuracy"
     honours_audiences = True
+    has_personal_versions = True
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -136,7 +137,7 @@ class ImageClassification(LearningTask):
                 "Your labels were matched by the words for what the picture shows (ConSE); a CLIP or SigLIP model, "
                 "set as models.zero_shot_image, does it better.",
             )
-        adapter, notices = self.serving()
+        adapter, notices = self.serving(request.audiences)
         yield from notices
         classifier, learned = self._ready(), Learned(adapter, self.memories.of(request.audiences))
         pictures = [part for part in request.message.parts if isinstance(part, ImagePart)]
@@ -165,8 +166,8 @@ class ImageClassification(LearningTask):
             yield from (label for label in found.labels[: options.top] if label.score >= options.min_score)
             n_taught.append(found.n_taught)
             details: dict[str, Any] = {"model": found.model}
-            if adapter is not None:
-                details["adapter"] = adapter.id
+            if found.adapter is not None:
+                details["adapter"] = found.adapter.id
             if any(n_taught):
                 details["memory"] = list(n_taught)
             yield Details(details)

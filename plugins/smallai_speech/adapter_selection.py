@@ -96,7 +96,7 @@ def _train_weights(trial: _Trial, kept: Sequence[Example]) -> bool:
 def _compare(
     kinds: Sequence[Kind], vocabulary: Vocabulary, aside: Sequence[Example], trial: _Trial
 ) -> dict[str, float]:
-    """Word accuracy of the bare base and of each kind of adapter on what was kept aside; empty if nothing was."""
+    """Word accuracy of what lies below and of each kind of adapter on what was kept aside; empty if nothing was."""
     accuracies: dict[str, float] = {}
     if not aside:
         return accuracies
@@ -106,16 +106,16 @@ def _compare(
     for i, kind in enumerate(["base", *kinds]):
         training.progress(f"judging {kind}", 0.85 + 0.1 * i / len(kinds))
         training.yield_to_serving()
-        adapter = None if kind == "base" else _trial_adapter(trial.folder, kind)
+        adapter = training.over if kind == "base" else _trial_adapter(trial.folder, kind, training.over)
         scores = evaluate(aside, adapter, trial.spec, trial.options, training.models)
         accuracies[kind] = round(sum(score.value for score in scores) / len(scores), 4)
-        if adapter is not None:
+        if adapter is not None and kind != "base":
             training.models.retire_adapter(adapter.id)
     (trial.folder / VOCABULARY_FILE).unlink()  # the folder is copied if a `lora` wins, which has no vocabulary
     return accuracies
 
 
-def _trial_adapter(folder: Path, kind: str) -> Adapter:
+def _trial_adapter(folder: Path, kind: str, over: Adapter | None) -> Adapter:
     # The time in the id keeps the loaded model from taking the weights of an earlier trial for these.
     now = datetime.now(UTC)
-    return Adapter(f"trial-{kind}-{now.timestamp()}", "trial", kind, folder, {}, {}, now)
+    return Adapter(f"trial-{kind}-{now.timestamp()}", "trial", kind, folder, {}, {}, now, over=over)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import reduce
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from smallai_assistant import (
     SegmentPart,
     TextPart,
 )
+from smallai_speech.lora import KINDS
 from smallai_speech.options import SpeechOptions
 from smallai_speech.vocabulary import Vocabulary, vocabulary_in
 
@@ -44,15 +46,21 @@ class Learned:
     vocabulary: Vocabulary | None = None
 
     def words(self) -> Vocabulary | None:
-        """The champion's words and those of the fast memory.
+        """The words of the champion, of those that it lies over, and of the fast memory.
 
         Raises:
-            AdapterMismatch: the champion's vocabulary cannot be read.
+            AdapterMismatch: a champion's vocabulary cannot be read.
         """
-        of_adapter = vocabulary_in(self.adapter) if self.adapter is not None else None
-        if of_adapter is None or self.vocabulary is None:
-            return of_adapter or self.vocabulary
-        return of_adapter.with_words_of(self.vocabulary)
+        chain = self.adapter.chain if self.adapter is not None else ()
+        # Of two spellings of a word the later one wins: the more personal one.
+        found = [*(vocabulary_in(version) for version in reversed(chain)), self.vocabulary]
+        known = [vocabulary for vocabulary in found if vocabulary is not None]
+        return reduce(Vocabulary.with_words_of, known) if known else None
+
+    def weights(self) -> Adapter | None:
+        """The most personal version of the chain that has LoRA weights; None for the base's own weights."""
+        chain = self.adapter.chain if self.adapter is not None else ()
+        return next((version for version in chain if version.kind in KINDS), None)
 
 
 def recording_of(message: Message, options: SpeechOptions, cancel: Event | None = None) -> Recording:
@@ -161,5 +169,5 @@ def _decode_options(request: Request, model: SpeechModel, first: FloatArray, lea
         word_timestamps=options.word_timestamps,
         # A vocabulary finds words by the spaces between them.
         vocabulary=None if language in UNSPACED else learned.words(),
-        adapter=learned.adapter,
+        adapter=learned.weights(),
     )

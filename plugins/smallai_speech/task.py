@@ -38,6 +38,7 @@ class SpeechRecognition(LearningTask):
     options_type: ClassVar[type[SpeechOptions]] = SpeechOptions
     primary_metric: ClassVar[str] = "words right (1 - WER)"
     honours_audiences: ClassVar[bool] = True
+    has_personal_versions: ClassVar[bool] = True
 
     def setup(self, context: TaskContext) -> None:
         super().setup(context)
@@ -52,7 +53,7 @@ class SpeechRecognition(LearningTask):
         # Imported here, as is everything that imports numpy or torch: importing the plugin must be fast.
         from smallai_speech.engine import SpeechModel
 
-        adapter, notices = self.serving()
+        adapter, notices = self.serving(request.audiences)
         yield from notices
         recording = recording_of(request.message, request.options, request.cancel)
         yield from recording.notices
@@ -72,14 +73,16 @@ class SpeechRecognition(LearningTask):
         before = self.memories.of_giver(judged_turn).vocabulary()
         self.memories.add(judged_turn)
         after = self.memories.of_giver(judged_turn).vocabulary()
-        return receipt(changes_of(before, after), judged_turn, lambda recording: self._tried(recording, after))
+        return receipt(
+            changes_of(before, after), judged_turn, lambda part: self._tried(part, after, judged_turn.audience)
+        )
 
-    def _tried(self, recording: AudioPart, vocabulary: Vocabulary) -> str:
-        """The transcript of a short recording with these words and what serves now."""
+    def _tried(self, recording: AudioPart, vocabulary: Vocabulary, audience: str) -> str:
+        """The transcript of a short recording with these words and what serves its giver now."""
         from smallai_speech.evaluation import transcript
 
         options = replace(self.context.options, max_duration_s=min(self.context.options.max_duration_s, MAX_CHECKED_S))
-        adapter, _ = self.serving()
+        adapter, _ = self.serving({"everyone", audience})
         return transcript(recording, self.spec, options, self.context.models, Learned(adapter, vocabulary))
 
     def rebuild(self, judged_turns: Sequence[JudgedTurn]) -> None:

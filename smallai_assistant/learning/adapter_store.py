@@ -168,10 +168,10 @@ class AdapterStore:
                 raise champions.missing_adapter(connection, adapter_id)
         return read_version(row, self._folder / row.id)
 
-    def versions(self, task: str | None = None) -> list[Adapter]:
+    def versions(self, task: str | None = None, audience: str | None = None) -> list[Adapter]:
         """Returns all versions, oldest first, without those whose manifest is damaged; `verify` names the damage."""
         found = []
-        for row in self._rows(task):
+        for row in self._rows(task, audience):
             with contextlib.suppress(IntegrityError):  # one damaged version must not hide the others
                 found.append(read_version(row, self._folder / row.id))
         return found
@@ -179,7 +179,7 @@ class AdapterStore:
     def damaged(self, task: str | None = None) -> dict[str, str]:
         """Returns what is wrong with each version whose files are not as they were recorded; it hashes all of them."""
         found: dict[str, str] = {}
-        for row in self._rows(task):
+        for row in self._rows(task, None):
             try:
                 self.verify(row.id)
             except IntegrityError as error:
@@ -188,10 +188,12 @@ class AdapterStore:
                 continue
         return found
 
-    def _rows(self, task: str | None) -> Sequence[sa.Row[Any]]:
+    def _rows(self, task: str | None, audience: str | None) -> Sequence[sa.Row[Any]]:
         query = sa.select(adapters).order_by(adapters.c.seq)
+        query = query if task is None else query.where(adapters.c.task == task)
+        query = query if audience is None else query.where(adapters.c.audience == audience)
         with self._database.read() as connection:
-            return connection.execute(query if task is None else query.where(adapters.c.task == task)).all()
+            return connection.execute(query).all()
 
     def champion_id(self, task: str, audience: str = EVERYONE) -> str | None:
         """Returns the id of the version that serves; None for the bare base, or what serves everyone."""

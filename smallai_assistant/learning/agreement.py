@@ -1,4 +1,4 @@
-"""What a version that serves everyone may learn: feedback for everyone, and what several people gave alike.
+"""What a version may learn: its audience's feedback; for everyone also what several people gave alike.
 
 What one person taught for that person alone never reaches shared weights: they answer others too, and weights cannot
 tell who asks. What several people taught alike is no longer one person's own.
@@ -32,12 +32,12 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True)
 class SharedFeedback:
-    """The feedback that a version for everyone may learn.
+    """The feedback that a version may learn.
 
     Attributes:
         judged_turns: in their order.
         agreements: by which personal rows are among them.
-        n_personal: number of rows that stay with a person or a group.
+        n_personal: number of rows that stay with a person or a group; 0 for a version of theirs.
     """
 
     judged_turns: tuple[JudgedTurn, ...]
@@ -63,6 +63,13 @@ def shared_feedback(judged_turns: Sequence[JudgedTurn], *, min_people: int) -> S
     agreed = {row_id for agreement in agreements for row_id in agreement.feedback_ids}
     kept = tuple(row for row in judged_turns if row.audience == EVERYONE or row.feedback.id in agreed)
     return SharedFeedback(kept, tuple(agreements), len(judged_turns) - len(kept))
+
+
+def feedback_for(audience: str, judged_turns: Sequence[JudgedTurn], *, min_people: int) -> SharedFeedback:
+    """Selects the feedback that a version for an audience may learn: see `shared_feedback`, or the audience's own."""
+    if audience == EVERYONE:
+        return shared_feedback(judged_turns, min_people=min_people)
+    return SharedFeedback(tuple(row for row in judged_turns if row.audience == audience), (), 0)
 
 
 def _statement(row: Row) -> Hashable:

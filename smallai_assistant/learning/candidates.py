@@ -77,6 +77,7 @@ class Candidates:
                 losses=cycle.losses,
                 trials=cycle.trials,
                 shared_folder=cycle.checkpoints,
+                over=cycle.over,
             )
             kind = run_training(cycle, training)
             return self._register(cycle, folder, kind, cycle.components)
@@ -105,6 +106,8 @@ class Candidates:
             feedback_ids=in_order(cycle, rows),
             started_from=began_with.id if began_with is not None else None,
             components=components,
+            audience=cycle.options.audience,
+            over=cycle.over.id if cycle.over is not None else None,
         )
 
     def without_refused(self, cycle: Cycle, candidate: Adapter, stays: Collection[str]) -> Adapter:
@@ -167,6 +170,7 @@ class Candidates:
                 cancel=stop,
                 deadline=deadline.next(),
                 shared_folder=cycle.checkpoints,
+                over=cycle.over,
             )
             try:
                 kind = run_training(cycle, training)
@@ -228,7 +232,7 @@ def scores_of(
     models: ModelRuntime,
     stop: threading.Event,
 ) -> dict[str, list[Score]]:
-    """Lets the task score every slice with an adapter, or with the bare base.
+    """Lets the task score every slice with an adapter, over that for everyone, or without one.
 
     Raises:
         TrainingFailed: the task did not give one value in [0, 1] for every example.
@@ -236,6 +240,7 @@ def scores_of(
         Cancelled: `stop` was set between two slices.
     """
     task, found = cycle.task, {}
+    adapter = cycle.as_served(adapter)
     for name, examples in slices.items():
         models.wait_until_idle(cancel=stop)
         if stop.is_set():

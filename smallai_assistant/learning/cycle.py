@@ -15,6 +15,7 @@ from smallai_assistant.learning.agreement import SharedFeedback
 from smallai_assistant.learning.evaluation import HELD_OUT_ONE_IN
 from smallai_assistant.learning.screening import ScreenedFeedback
 from smallai_assistant.task import LearningTask, Trial
+from smallai_assistant.validation import EVERYONE, canonical_audience
 
 # The names of the slices of held-out feedback, as reports show them: feedback that the champion was not judged by, and
 # feedback that it was. LEARNED is feedback that both champion and candidate learned, although its hash holds it out.
@@ -32,9 +33,11 @@ class CycleOptions:
             candidate with the bare base. Use it after an erasure, when the champion may hold what was erased.
         seed: of the training and the bootstrap.
         trusted: sources that screening does not set aside.
+        audience: for whom it learns: `everyone`; or `user:ID` or `group:NAME` for a version that answers that person or
+            that group alone, over the version for everyone.
 
     Raises:
-        InvalidInput: `budget_s` is not a positive number of seconds.
+        InvalidInput: `budget_s` is not a positive number of seconds, or `audience` is not an audience.
     """
 
     budget_s: float | None = None
@@ -42,8 +45,10 @@ class CycleOptions:
     rebuild: bool = False
     seed: int = 0
     trusted: tuple[str, ...] = ()
+    audience: str = EVERYONE
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "audience", canonical_audience(self.audience))
         # NaN fails the chain, too. The limit of 115 days refuses infinity.
         if self.budget_s is not None and not 0 < self.budget_s < 1e7:
             raise InvalidInput(f"budget_s is {self.budget_s}", hint="give a positive number of seconds")
@@ -65,7 +70,8 @@ class Cycle:
         shared: the feedback before screening, and what several people agreed on.
         base: what the candidate is made for.
         champion_id: the adapter that served when the cycle began; None for the bare base.
-        baseline: the adapter that the candidate is compared with; None for the bare base.
+        baseline: the audience's own adapter that the candidate is compared with; None if it has none.
+        over: the adapter for everyone that baseline and candidate lie over; None for the bare base.
         parent: the adapter that training may start from; None if there is none or if it learned from feedback that
             does not count any more.
         checkpoints: the folder of the checkpoints of this cycle.
@@ -102,6 +108,11 @@ class Cycle:
     renewed: set[str] = field(default_factory=set)
     waiting: dict[str, Waiting] = field(default_factory=dict)
     kept: list[Example] = field(default_factory=list)
+    over: Adapter | None = None
+
+    def as_served(self, adapter: Adapter | None) -> Adapter | None:
+        """The adapter as it answers its audience: over that for everyone."""
+        return self.over if adapter is None else replace(adapter, over=self.over)
 
     def taken_over(self, name: str) -> Component | None:
         """Returns a component as the baseline has it, for a version that learns nothing new of it; None if it cannot.

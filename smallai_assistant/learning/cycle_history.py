@@ -18,6 +18,7 @@ from smallai_assistant.learning.report import CycleReport
 from smallai_assistant.storage.database import Database, upsert
 from smallai_assistant.storage.revisions import ERASURES, current
 from smallai_assistant.storage.schema import FAILURE_PREFIX, feedback, meta, turns
+from smallai_assistant.validation import EVERYONE
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ class RunningCycle:
 
     task: str
     at: float
+    audience: str = EVERYONE
 
 
 @dataclass(slots=True)
@@ -84,6 +86,7 @@ class Attempt:
     at: float
     up_to: int
     n_erasures: int
+    audience: str = EVERYONE
     report: CycleReport | None = None
     begun: float = field(default_factory=time.monotonic)
 
@@ -96,9 +99,9 @@ class CycleHistory:
         self._clock = clock
 
     @contextmanager
-    def recorded(self, task: str) -> Iterator[Attempt]:
+    def recorded(self, task: str, audience: str = EVERYONE) -> Iterator[Attempt]:
         """Records how the cycle in the block ends. The caller holds the lock of the cycles."""
-        attempt = self._begin(task)
+        attempt = self._begin(task, audience)
         try:
             yield attempt
         except BaseException as error:
@@ -110,10 +113,17 @@ class CycleHistory:
         assert attempt.report is not None
         self._end(attempt, _success(attempt, attempt.report))
 
-    def last(self, task: str) -> CycleRecord | None:
-        """How the last cycle of a task ended; None if none has ended yet."""
+    def last(self, task: str, audience: str = EVERYONE) -> CycleRecord | None:
+        """How the last cycle for an audience ended; None if none has ended yet."""
         with self._database.read() as connection:
-            return _read(connection, task)
+            return _read(connection, task, audience)
+
+    def forget_audience(self, audience: str) -> None:
+        """Deletes how the cycles for an audience ended."""
+        with self._database.write() as connection:
+            tasks = connection.scalars(sa.select(feedback.c.task).distinct()).all()  # erased rows keep their task
+            keys = [_key(prefix, task, audience) for task in tasks for prefix in (_PREFIX, FAILURE_PREFIX)]
+            connection.execute(sa.delete(meta).where(meta.c.key.in_(keys)))
 
     def running(self) -> RunningCycle | None:
         """The cycle that began and did not end; it may have been killed."""
@@ -135,11 +145,11 @@ class CycleHistory:
             at = connection.scalar(sa.select(turns.c.created_at).order_by(turns.c.seq.desc()).limit(1))
         return float(at or 0.0)
 
-    def _begin(self, task: str) -> Attempt:
+    def _begin(self, task: str, audience: str) -> Attempt:
         with self._database.write() as connection:
             up_to = connection.scalar(sa.select(sa.func.max(feedback.c.seq)).where(feedback.c.task == task)) or 0
-            attempt = Attempt(task, self._clock(), int(up_to), current(connection, [ERASURES])[0])
-            value = json.dumps({"task": task, "at": attempt.at})
+            attempt = Attempt(task, self._clock(), int(up_to), current(connection, [ERASURES])[0], audience)
+            value = json.dumps({"task": task, "at": attempt.at, "audience": audience})
             upsert(connection, meta, [{"key": _RUNNING, "value": value}], key="key")
         return attempt
 
@@ -155,10 +165,10 @@ class CycleHistory:
     def _write(self, connection: sa.Connection, attempt: Attempt, record: CycleRecord) -> None:
         table = record.to_json()
         if record.outcome == "too_little":
-            before = _read(connection, attempt.task)
+            before = _read(connection, attempt.task, attempt.audience)
             table["learned_up_to"] = 0 if before is None else before.learned_up_to
-        rows = [{"key": _key(_PREFIX, attempt.task), "value": json.dumps({**table, "failure": ""})}]
-        failure_key = _key(FAILURE_PREFIX, attempt.task)
+        rows = [{"key": _key(_PREFIX, attempt.task, attempt.audience), "value": json.dumps({**table, "failure": ""})}]
+        failure_key = _key(FAILURE_PREFIX, attempt.task, attempt.audience)
         connection.execute(sa.delete(meta).where(meta.c.key == failure_key))
         # An erasure drops the sentences about failures, and one that came meanwhile would have dropped this one.
         if record.failure and current(connection, [ERASURES])[0] == attempt.n_erasures:
@@ -194,13 +204,14 @@ def _failure(attempt: Attempt, error: Exception) -> CycleRecord:
     )
 
 
-def _key(prefix: str, task: str) -> str:
-    # The key of `meta` has 64 characters, and a task's name up to 128.
-    return f"{prefix}{hashlib.sha256(task.encode()).hexdigest()[:32]}"
+def _key(prefix: str, task: str, audience: str) -> str:
+    # The key of `meta` has 64 characters, and a task's name up to 128. Records without an audience are older.
+    whole = task if audience == EVERYONE else f"{task}\0{audience}"
+    return f"{prefix}{hashlib.sha256(whole.encode()).hexdigest()[:32]}"
 
 
-def _read(connection: sa.Connection, task: str) -> CycleRecord | None:
-    keys = [_key(prefix, task) for prefix in (_PREFIX, FAILURE_PREFIX)]
+def _read(connection: sa.Connection, task: str, audience: str) -> CycleRecord | None:
+    keys = [_key(prefix, task, audience) for prefix in (_PREFIX, FAILURE_PREFIX)]
     values = {row.key: row.value for row in connection.execute(sa.select(meta).where(meta.c.key.in_(keys)))}
     if keys[0] not in values:
         return None

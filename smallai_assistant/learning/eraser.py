@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -19,6 +19,7 @@ from smallai_assistant.storage.repair import forget_set_aside
 from smallai_assistant.storage.sqlite_file import HISTORY
 from smallai_assistant.storage.typed_history import forget_typed
 from smallai_assistant.types import Notice
+from smallai_assistant.validation import EVERYONE, audience_of_user
 
 _RECOMMENDATION = "recommendation"  # the task that learns from imported interactions, too
 
@@ -33,7 +34,8 @@ class Erased:
         adapter_ids: the adapters that learned from the rows, themselves or by the version that they began with, oldest
             first. They are gone: their files are deleted, and nothing lets them serve again.
         champions: those of them that served until now.
-        serving: task -> the version that serves instead; None for the bare base.
+        serving: task -> the version that serves everyone instead; None for the bare base.
+        audiences: adapter -> for whom it was, of those that were for one person or a group.
         n_media: pictures and recordings that were deleted.
         n_interactions: interactions with items that were deleted.
         backups: copies of the database that were deleted because they held the rows too, and files of a repair.
@@ -45,6 +47,7 @@ class Erased:
     adapter_ids: tuple[str, ...]
     champions: tuple[str, ...]
     serving: dict[str, str | None]
+    audiences: dict[str, str] = field(default_factory=dict)
     n_media: int = 0
     n_interactions: int = 0
     backups: tuple[str, ...] = ()
@@ -67,6 +70,7 @@ class Eraser:
         self._models = models
         self._items = items
         self._turns, self._feedback, self._adapters = stores.turns, stores.feedback, stores.adapters
+        self._cycles = stores.cycles
         self._memory = memory
         self._data_dir = data_dir
 
@@ -111,7 +115,12 @@ class Eraser:
             turn_ids=tuple(done.turn_ids),
             adapter_ids=tuple(version.adapter_id for version in withdrawn),
             champions=tuple(version.adapter_id for version in withdrawn if version.has_served),
-            serving={version.task: version.now for version in withdrawn if version.has_served},
+            serving={
+                version.task: version.now
+                for version in withdrawn
+                if version.has_served and version.audience == EVERYONE
+            },
+            audiences={version.adapter_id: version.audience for version in withdrawn if version.audience != EVERYONE},
             n_media=files.n_media,
             backups=(*files.backups, *cleared),
             notices=tuple(notices),
@@ -129,6 +138,9 @@ class Eraser:
         turn_ids = self._turns.forget_user(user_id)
         erased = self.erase(self._feedback.ids_from(user_id), turn_ids=turn_ids)
         self._feedback.forget_source(user_id)
+        # All that a person's own versions learned is erased by now. This deletes what the log of their moves tells.
+        self._adapters.forget_audience(audience_of_user(user_id))
+        self._cycles.forget_audience(audience_of_user(user_id))
         n_interactions = self._items.forget_user(user_id)
         notices = erased.notices
         if n_interactions and (champion := self._adapters.champion_id(_RECOMMENDATION)) is not None:

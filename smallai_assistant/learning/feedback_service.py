@@ -148,10 +148,12 @@ class FeedbackService:
         row = self._feedback.retract(feedback_id)
         assert row.feedback is not None  # only an erased row has none, and an erased row cannot be retracted
         turns = self._turns.turns_by_id([row.turn_id])  # none if the turn was erased
-        notices = self._memory.forget([JudgedTurn(row.feedback, turn) for turn in turns.values()], tasks=[row.task])
-        champion = self._adapters.champion_id(row.task)
-        is_learned = champion in self._adapters.learned_from([feedback_id])
-        weights = f"; the adapter {champion} learned from it and still serves" if is_learned else ""
+        judged_turns = [JudgedTurn(row.feedback, turn) for turn in turns.values()]
+        notices = self._memory.forget(judged_turns, tasks=[row.task])
+        reached = {EVERYONE, *(judged_turn.audience for judged_turn in judged_turns)}
+        champions = self._adapters.champion_ids(row.task, reached).values()
+        learned = [name for name in self._adapters.learned_from([feedback_id]) if name in champions]
+        weights = "".join(f"; the adapter {name} learned from it and still serves" for name in learned)
         return Receipt(row.feedback, True, f"taken back{weights}", notices)
 
     def rebuild(self, name: str) -> bool:

@@ -16,10 +16,10 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
-from smallai_assistant.errors import Busy, StoreError, TrainingFailed
+from smallai_assistant.errors import Busy, InvalidInput, StoreError, TrainingFailed
 from smallai_assistant.feedback import Adapter, AdapterStatus, Score
 from smallai_assistant.filesystem import exclusive
-from smallai_assistant.learning.agreement import shared_feedback
+from smallai_assistant.learning.agreement import feedback_for
 from smallai_assistant.learning.candidates import Candidates, Deadline, OnProgress, drop_folders, scores_of
 from smallai_assistant.learning.components import choose, in_order, is_in, leave_out
 from smallai_assistant.learning.cycle import EARLIER, TARGET, Cycle
@@ -36,6 +36,7 @@ from smallai_assistant.learning_config import LearningConfig
 from smallai_assistant.plugin_manager import PluginManager
 from smallai_assistant.runtime import ModelRuntime
 from smallai_assistant.task import LearningTask
+from smallai_assistant.validation import EVERYONE
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ class Learner:
             on_progress: called with what the cycle does now and the fraction done in [0, 1].
 
         Raises:
-            InvalidInput: the task does not exist or does not learn.
+            InvalidInput: the task does not exist, does not learn, or has no versions for `CycleOptions.audience`.
             NotEnoughData: there is too little feedback to learn from or to evaluate with.
             EvalContaminated: a training example is also in the evaluation.
             TrainingFailed: the loss became NaN, or the new adapter did not answer and was taken back.
@@ -101,15 +102,20 @@ class Learner:
             Busy: another cycle runs.
         """
         tell, stop = on_progress or (lambda *_: None), cancel or threading.Event()
-        task = self._feedback_service.learning_task(name)
+        task, options = self._feedback_service.learning_task(name), options or CycleOptions()
+        if options.audience != EVERYONE and not task.has_personal_versions:
+            raise InvalidInput(
+                f"{name} has no versions for one person or a group alone",
+                hint="what they teach for themselves takes effect at once, without a cycle",
+            )
         with self._alone():
             self._idle.clear()
             self._stop = stop
             try:
-                with self._history.recorded(name) as attempt:
-                    report = attempt.report = self._run(task, options or CycleOptions(), stop, tell)
+                with self._history.recorded(name, options.audience) as attempt:
+                    report = attempt.report = self._run(task, options, stop, tell)
                 with contextlib.suppress(StoreError):  # the report counts; the next cycle prunes again
-                    self._adapters.prune(name, self._limits)
+                    self._adapters.prune(name, self._limits, audience=options.audience)
                 return report
             finally:
                 self._idle.set()
@@ -141,13 +147,16 @@ class Learner:
     def promote(self, adapter_id: str, *, force: bool = False, reason: str = "promoted by hand") -> Adapter:
         """Makes an adapter the champion; see `Promoter.promote`."""
         adapter = self._adapters.get(adapter_id)
-        probes = [judged_turn.turn.request for judged_turn in self._feedback.judged_turns(adapter.task)]
+        known = self._feedback.judged_turns(adapter.task)
+        # A version for a person is tried with that person's own turns.
+        own = [row for row in known if adapter.audience in (EVERYONE, row.audience)]
+        probes = [judged_turn.turn.request for judged_turn in own]
         self._promoter.promote(adapter, probes, reason=reason, force=force)
         return self._adapters.get(adapter_id)
 
-    def rollback(self, name: str, *, to: str | None = None) -> Adapter | None:
-        """Lets an earlier version serve again. Returns it; None for the bare base."""
-        return self._promoter.rollback(name, to=to)
+    def rollback(self, name: str, *, to: str | None = None, audience: str = EVERYONE) -> Adapter | None:
+        """Lets an earlier version serve an audience again. Returns it; None if none serves it."""
+        return self._promoter.rollback(name, to=to, audience=audience)
 
     def _alone(self) -> AbstractContextManager[None]:
         """Keeps cycles out for a block. A file lock, because another process may share the data directory."""
@@ -155,9 +164,10 @@ class Learner:
 
     def _run(self, task: LearningTask, options: CycleOptions, stop: threading.Event, tell: OnProgress) -> CycleReport:
         begun = time.monotonic()
-        self._remove_unjudged(task.name)
+        self._remove_unjudged(task.name, options.audience)
         tell("screening the feedback", 0.0)
-        shared = shared_feedback(self._feedback.judged_turns(task.name), min_people=self._min_people)
+        known = self._feedback.judged_turns(task.name)
+        shared = feedback_for(options.audience, known, min_people=self._min_people)
         cycle = prepare(task, shared, options, self._folder)
         tell("evaluating what serves now", 0.05)
         cycle.before = scores_of(cycle, cycle.slices, cycle.baseline, self._models, stop)
@@ -202,13 +212,13 @@ class Learner:
         tell("done", 1.0)
         return report
 
-    def _remove_unjudged(self, name: str) -> None:
+    def _remove_unjudged(self, name: str, audience: str) -> None:
         """Removes candidates that a kill left between training and the gate's decision.
 
         A candidate that has served stays: somebody promoted it by force.
         """
-        served = {entry["adapter_id"] for entry in self._adapters.log(name)}
-        for version in self._adapters.versions(name):
+        served = {entry["adapter_id"] for entry in self._adapters.log(name, audience)}
+        for version in self._adapters.versions(name, audience):
             if version.status == "candidate" and version.id not in served:
                 log.info("%s was never judged and is removed", version.id)
                 self._adapters.remove(version.id)
@@ -270,7 +280,7 @@ class Learner:
     def _promote(self, cycle: Cycle, candidate: Adapter, report: CycleReport) -> CycleReport:
         """Promotes the candidate, unless somebody moved the champion while the cycle ran."""
         # The candidate was compared with the champion of the beginning; nobody knows whether it beats the new one.
-        if self._adapters.champion_id(cycle.task.name) != cycle.champion_id:
+        if self._adapters.champion_id(cycle.task.name, cycle.options.audience) != cycle.champion_id:
             return replace(report, reasons=(Reason(ReasonKind.CHAMPION_CHANGED), *report.reasons))
         probes = [judged_turn.turn.request for judged_turn in cycle.screened.judged_turns]
         self._promoter.promote(candidate, probes, reason="the gate approved it")

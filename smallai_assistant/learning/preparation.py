@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from smallai_assistant.errors import AssistantError, NotEnoughData, PluginError
-from smallai_assistant.feedback import Example, JudgedTurn
+from smallai_assistant.feedback import Adapter, Example, JudgedTurn
 from smallai_assistant.foreign.calls import described, is_ctrl_c
 from smallai_assistant.learning.agreement import SharedFeedback
 from smallai_assistant.learning.cross_fitting import MAX_SUBJECTS, folds_of, groups_of, twin_keys
@@ -20,6 +20,7 @@ from smallai_assistant.learning.evaluation import check_contamination, is_held_o
 from smallai_assistant.learning.quarantine import Labels
 from smallai_assistant.learning.screening import ScreenedFeedback, screen
 from smallai_assistant.task import LearningTask
+from smallai_assistant.validation import EVERYONE, is_one_person
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ def prepare(task: LearningTask, shared: SharedFeedback, options: CycleOptions, f
     """Screens the feedback, makes examples of it, and splits them into what is learned and what is evaluated.
 
     Args:
-        shared: the active feedback of the task that a version for everyone may learn, oldest first.
+        shared: the active feedback of the task that a version for the audience may learn, oldest first.
         folder: the folder of all cycles' checkpoints.
 
     Raises:
@@ -37,7 +38,10 @@ def prepare(task: LearningTask, shared: SharedFeedback, options: CycleOptions, f
         EvalContaminated: a training example is also in the evaluation.
         PluginError: a method of the task raised.
     """
-    screened = screen(shared.judged_turns, trusted=options.trusted, labelled=lambda turns: _labelled(task, turns))
+    trusted = set(options.trusted)
+    if is_one_person(options.audience):  # nobody else is answered with it, so there is nothing to protect
+        trusted |= {judged_turn.feedback.source for judged_turn in shared.judged_turns}
+    screened = screen(shared.judged_turns, trusted=trusted, labelled=lambda turns: _labelled(task, turns))
     cycle = _begin(task, options, shared, screened)
     examples = [
         _weighted(example, screened.weights)
@@ -50,7 +54,7 @@ def prepare(task: LearningTask, shared: SharedFeedback, options: CycleOptions, f
             # A task may name a slice like one of ours; both are kept.
             cycle.slices[f"{name} (protected)" if name in (TARGET, EARLIER, LEARNED) else name] = list(protected)
     _check_contamination(cycle)
-    cycle.checkpoints = folder / task.name / _key(cycle)
+    cycle.checkpoints = folder / _folder_name(task.name, options.audience) / _key(cycle)
     return cycle
 
 
@@ -84,18 +88,26 @@ def call_task(task: LearningTask, method: str, call: Callable[[], T]) -> T:
 def _begin(task: LearningTask, options: CycleOptions, shared: SharedFeedback, screened: ScreenedFeedback) -> Cycle:
     """Decides which adapter the candidate is compared with, and which one it may start from."""
     base = base_of(task)
-    champion = task.context.adapters.champion(task.name)
-    champion_id = champion.id if champion is not None else None
-    if champion is not None and dict(champion.base) != base:
+
+    def fitting(found: Adapter | None) -> Adapter | None:
+        if found is None or dict(found.base) == base:
+            return found
         # Its weights do not fit the model that is configured now.
-        log.warning("%s was made for another base than %s has now, and is left out", champion.id, task.name)
-        champion = None
+        log.warning("%s was made for another base than %s has now, and is left out", found.id, task.name)
+        return None
+
+    serving = task.context.adapters.champion(task.name, (options.audience,))
+    champion_id = serving.id if serving is not None else None
+    champion = fitting(serving)
+    is_shared = options.audience == EVERYONE
+    over = None if is_shared else fitting(task.context.adapters.champion(task.name, (EVERYONE,)))
     if options.rebuild:
         champion = None
     # Weights that learned from a row that was undone, erased or set aside since then would pass it on.
     counted = {judged_turn.feedback.id for judged_turn in screened.judged_turns}
     is_clean = champion is None or counted.issuperset(champion.feedback_ids)
-    return Cycle(task, options, shared, screened, base, champion_id, champion, champion if is_clean else None)
+    parent = champion if is_clean else None
+    return Cycle(task, options, shared, screened, base, champion_id, champion, parent, over=over)
 
 
 def _share_out(cycle: Cycle, examples: Sequence[Example]) -> None:
@@ -211,7 +223,8 @@ def _not_enough(cycle: Cycle, counts: _Counts) -> NotEnoughData:
     task, screened = cycle.task, cycle.screened
     n_aside, n_personal = len(screened.quarantined), cycle.shared.n_personal
     left_out = [f"{n_aside} sources are set aside"] if n_aside else []
-    left_out += [f"{n_personal} rows are not for everyone, so that no shared version learns them"] if n_personal else []
+    if n_personal:
+        left_out.append(f"{n_personal} rows are not for everyone, so that no shared version learns them")
     return NotEnoughData(
         f"{task.name}: the new feedback has {counts.n_learned} different subjects to learn from and {counts.n_asked} "
         f"to be judged by; {task.min_examples} of each are needed" + (f" ({'; '.join(left_out)})" if left_out else ""),
@@ -268,3 +281,8 @@ def _key(cycle: Cycle) -> str:
     ]
     whole = [examples, cycle.base, cycle.parent.id if cycle.parent is not None else None, cycle.options.seed]
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _folder_name(task: str, audience: str) -> str:
+    """The name of the folder of an audience's checkpoints; it does not tell who a person is."""
+    return task if audience == EVERYONE else f"{task}~{hashlib.sha256(audience.encode()).hexdigest()[:16]}"

@@ -75,9 +75,11 @@ def hand_down(connection: sa.Connection, adapter_id: str, folder: Path) -> None:
 
     Only versions of an earlier program need it: after it goes, nothing else tells what they learned from it.
     """
+    task, audience = place_of(connection, adapter_id)
+    of_same_place = sa.select(adapters.c.id).where(adapters.c.task == task, adapters.c.audience == audience)
     heirs = [
         heir
-        for heir in connection.scalars(sa.select(adapters.c.id)).all()
+        for heir in connection.scalars(of_same_place).all()
         if heir != adapter_id and _began_with(folder / heir) == adapter_id
     ]
     known = sa.select(learned.c.feedback_id).where(learned.c.adapter_id == sa.bindparam("of"))

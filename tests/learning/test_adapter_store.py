@@ -26,8 +26,7 @@ from smallai_assistant.errors import (
     StoreFull,
 )
 from smallai_assistant.learning import adapter_files as files_module
-from smallai_assistant.learning.adapter_files import MANIFEST
-from smallai_assistant.learning.adapter_files import check_base
+from smallai_assistant.learning.adapter_files import MANIFEST, check_base
 from smallai_assistant.learning.adapter_store import AdapterStore
 from smallai_assistant.learning.serving_adapters import ServingAdapters
 from smallai_assistant.storage.database import Database

@@ -19,7 +19,7 @@ HEAD = TaughtClasses({"b": ClassSimilarity(0.5, 9), "c": ClassSimilarity(0.5, 9)
 
 
 def prediction(memory: dict[str, ClassSimilarity], head: TaughtClasses | None = None) -> TaughtPrediction:
-    found = predict_taught(TaughtClasses(memory), head)
+    found = predict_taught(TaughtClasses(memory), *([head] if head is not None else []))
     assert found is not None
     return found
 
