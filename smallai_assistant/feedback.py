@@ -187,7 +187,7 @@ class Example:
         id: unique within a learning cycle, and the same when the cycle is repeated.
         prompt: the question, as people read it. A prompt is never on both sides of the train / held-out split.
         expected: the right answer, as people read it.
-        split_key: examples with the same key stay on the same side of the split; usually the turn's id.
+        split_key: examples with the same key stay on the same side of a split by key; usually the turn's id.
         feedback_ids: the feedback that the example was made from.
         payload: anything the task needs to train on the example or to score it.
         weight: how much it counts in training, in (0, 1].

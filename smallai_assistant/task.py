@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 from smallai_assistant.errors import Cancelled, TrainingFailed
 from smallai_assistant.feedback import Adapter, Example, Feedback, JudgedTurn, Score
@@ -207,13 +207,11 @@ class Training:
             None if there is one training; then use `work_folder`.
         parent: the adapter that serves the audience now.
         over: the adapter for everyone that a version for one person or a group lies over; None if there is none.
-        models: lends models.
-        seed: the seed of everything random.
+        models, seed: what lends models, and the seed of everything random.
         cancel: set when the run is to stop; `yield_to_serving` checks it.
         deadline: the end of the time budget, on the clock of `time.monotonic`; None for no limit.
         on_progress: called with what is going on and the fraction done, in [0, 1].
-        losses: the loss of each training step that `progress` was told, for the report.
-        trials: the settings that `progress` was told, for the report.
+        losses, trials: the losses of training steps and the settings that `progress` was told, for the report.
     """
 
     examples: Sequence[Example]
@@ -244,7 +242,6 @@ class Training:
             fraction: the share that is done, in [0, 1].
             loss: of the last training step, or of `setting`.
             setting: the setting that was tried, such as `strength 0.3`, if the loss is not that of a training step.
-                The report draws the losses of steps as a curve, and lists settings.
 
         Raises:
             TrainingFailed: the loss is not finite.
@@ -286,12 +283,15 @@ class LearningTask(Task):
             `run` then answers with `serving(request.audiences)`, and `evaluate` with the whole chain of `Adapter.over`:
             a version answers what it was taught, and leaves the rest to the one that it lies over.
         min_examples: the minimum number of subjects on each side of the train / held-out split, see `Example.subject`.
+        split_by: `key`, the hash of `Example.split_key` holds out in every cycle; or `time`, to predict events: there
+            the newest quarter judges what learned from events before it, and a later cycle learns it.
     """
 
     primary_metric: ClassVar[str]
     min_examples: ClassVar[int] = 4
     honours_audiences: ClassVar[bool] = False
     has_personal_versions: ClassVar[bool] = False
+    split_by: ClassVar[Literal["key", "time"]] = "key"
 
     @property
     def is_cheap_to_train(self) -> bool:
@@ -349,7 +349,7 @@ class LearningTask(Task):
 
     @abstractmethod
     def examples(self, judged_turns: Sequence[JudgedTurn]) -> list[Example]:
-        """Makes examples from feedback. The host splits them, by `split_key`, into a train and a held-out side."""
+        """Makes examples from feedback. The host splits them into a train and a held-out side, see `split_by`."""
 
     def protected(self, judged_turns: Sequence[JudgedTurn]) -> Mapping[str, Sequence[Example]]:
         """Examples of what must not get worse although no feedback is about it, such as general knowledge.

@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from smallai_assistant import (
     Adapter,
@@ -102,6 +102,8 @@ class Recommendation(LearningTask):
     primary_metric: ClassVar[str] = "NDCG@10"
     min_examples: ClassVar[int] = 4
     honours_audiences: ClassVar[bool] = True
+    # The weights would know what users chose after the choice in question, and rank that first.
+    split_by: ClassVar[Literal["key", "time"]] = "time"
     utterances: ClassVar[tuple[str, ...]] = (
         "what should I watch",
         "what shall I read next",

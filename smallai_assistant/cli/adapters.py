@@ -35,17 +35,17 @@ def list_adapters(context: CommandContext) -> int:
         if args.json:
             screen.json({**_head(version, is_serving=is_serving), "damage": damaged.get(version.id)})
             continue
-        slices = CycleReport.from_json(version.report).slices
+        report = CycleReport.from_json(version.report)
         # Protected slices are left out: of an approved version they say only that little was lost.
         points = [
             f", {100 * found.change:+.1f} points{found.component and f' of {found.component}'}"
-            for found in slices
+            for found in report.slices
             if found.kind == "target"
         ]
         judged_turns = count(len(version.feedback_ids), "judged turn")
         screen.out(f"{'*' if is_serving else ' '} {version.id}")
         when = f"{version.created_at.astimezone():%Y-%m-%d %H:%M}"
-        screen.out(f"    {when}  {version.kind}, {version.status}, {judged_turns}{''.join(points)}")
+        screen.out(f"    {when}  {version.kind}, {_decision(version, report)}, {judged_turns}{''.join(points)}")
         if version.id in damaged:
             screen.out(f"    damaged: {damaged[version.id]}")
     if not versions and not args.json:
@@ -103,7 +103,7 @@ def show(context: CommandContext) -> int:
     for name, value in (
         ("task", adapter.task),
         ("kind", adapter.kind),
-        ("gate", adapter.status + (", serves now" if is_serving else "")),
+        ("gate", _decision(adapter, report) + (", serves now" if is_serving else "")),
         ("made", f"{adapter.created_at.astimezone():%Y-%m-%d %H:%M}"),
         ("after", adapter.parent or "the bare model"),
         ("from", count(len(adapter.feedback_ids), "judged turn") + (f", {len(gone)} gone since" if gone else "")),
@@ -277,6 +277,11 @@ def _head(adapter: Adapter, *, is_serving: bool) -> dict[str, Any]:
 def _learned(component: Component) -> str:
     rows = count(len(component.feedback_ids), "judged turn")
     return rows if component.taken_from is None else f"{rows}, as {component.taken_from} learned them"
+
+
+def _decision(adapter: Adapter, report: CycleReport) -> str:
+    """The gate's decision in words."""
+    return "nothing new" if report.outcome == "nothing_new" and adapter.status == "refused" else adapter.status
 
 
 def _size_of(adapter: Adapter, name: str) -> int:

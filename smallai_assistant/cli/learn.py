@@ -127,7 +127,7 @@ def _cycle(context: CommandContext, assistant: Assistant, task: str, options: Cy
             )
     if was_interrupted:
         raise KeyboardInterrupt
-    return 0 if report.is_approved else REFUSED
+    return REFUSED if report.outcome == "refused" else 0
 
 
 def _wait(screen: Screen, task: str, job: LearningJob) -> bool:

@@ -147,7 +147,7 @@ def _add_learn(commands: Any, common: argparse.ArgumentParser) -> None:
         "train on the feedback given so far",
         common,
         description="Train on the feedback given so far, and serve the result if it is better. Exit code 3: the gate "
-        "refused the result, and nothing was changed.",
+        "refused the result, and nothing was changed. It is 0 if there is nothing new to learn.",
         note="Ctrl-C stops the training at its next step; the next cycle continues from there.",
         examples=[
             "smallai learn",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from smallai_assistant.learning.cycle_history import CycleRecord
     from smallai_assistant.learning.schedule import TaskStatus
 
-_OUTCOMES = {"too_little": "too little feedback"}
+_OUTCOMES = {"too_little": "too little feedback", "nothing_new": "nothing new to learn"}
 
 
 def status(context: CommandContext) -> int:

@@ -132,7 +132,13 @@ def choose(cycle: Cycle, adapter: Adapter, after: Scores) -> Choice:
         if any(component.name == name and component.taken_from is None for component in adapter.components):
             slices = tuple(_own(cycle, after, name))
             needs_target = name not in cycle.renewed
-            judged[name] = Judged(gate(slices, n_per_judged=cycle.n_per_judged, needs_target=needs_target), slices)
+            verdict = gate(
+                slices,
+                n_per_judged=cycle.n_per_judged,
+                needs_target=needs_target,
+                judged_by_later=cycle.is_split_by_time,
+            )
+            judged[name] = Judged(verdict, slices)
     stays = [name for name, found in judged.items() if found.verdict.is_approved]
     while lost := _lost(compared(cycle, after, stays)) if stays else None:
         worst = min(stays, key=lambda name: _change(compared(cycle, after, [name]), lost))

@@ -12,7 +12,7 @@ from typing import Any
 from smallai_assistant.errors import InvalidInput
 from smallai_assistant.feedback import Adapter, Component, Example, Score
 from smallai_assistant.learning.agreement import SharedFeedback
-from smallai_assistant.learning.evaluation import HELD_OUT_ONE_IN
+from smallai_assistant.learning.evaluation import HELD_OUT_ONE_IN, is_held_out
 from smallai_assistant.learning.screening import ScreenedFeedback
 from smallai_assistant.task import LearningTask, Trial
 from smallai_assistant.validation import EVERYONE, canonical_audience
@@ -138,6 +138,15 @@ class Cycle:
         every = self.judged_by_folds
         left_out = {every[index].id for index in fold}
         return [example for example in self.training if example.id not in left_out]
+
+    @property
+    def is_split_by_time(self) -> bool:
+        """Whether later events judge than those that were learned; see `LearningTask.split_by`."""
+        return self.task.split_by == "time"
+
+    def is_held_out(self, example: Example) -> bool:
+        """Whether the hash holds the example out, in every cycle."""
+        return not self.is_split_by_time and is_held_out(example.split_key)
 
     def name_of_fold(self, fold: Sequence[int]) -> str:
         """A name for the checkpoints of a fold's candidate: the same only for the same examples."""

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 _PREFIX, _RUNNING = "cycle:", "cycle_running"
 
-CycleOutcome = Literal["promoted", "approved", "refused", "too_little", "failed"]
+CycleOutcome = Literal["promoted", "approved", "nothing_new", "refused", "too_little", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,8 @@ class CycleRecord:
 
     Attributes:
         at: when it began, in seconds since 1970.
-        outcome: the decision of the gate; `too_little` if there was too little to learn from; `failed` after any other
-            error.
+        outcome: the decision of the gate, `nothing_new` if nothing could improve; `too_little` if there was too little
+            to learn from; `failed` after any other error.
         reasons: of the gate, sentences for people.
         error: the code of the error; empty if there was none.
         failure: the error's message; empty if there was none, or if anything was erased since.

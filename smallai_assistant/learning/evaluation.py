@@ -72,6 +72,7 @@ class ReasonKind(StrEnum):
 
     IMPROVED = "improved"
     NOT_SURE = "not_sure"
+    NOTHING_NEW = "nothing_new"
     KEPT = "kept"
     LOST = "lost"
     PLUGIN_APPROVED = "plugin_approved"
@@ -88,10 +89,10 @@ class Reason:
     """One reason for a decision on a candidate. `str(reason)` is the sentence for people.
 
     Attributes:
-        kind: `improved`, `not_sure`, `kept` and `lost` are the gate's, one for each slice; `plugin_approved` and
-            `plugin_refused` are the word of a plugin's `approve_adapter`; `champion_changed` and `no_answer` say why
-            an approved candidate does not serve; `too_little` and `not_trained` say why a component was not judged;
-            `recorded` is a sentence that an older version stored without a kind.
+        kind: `improved`, `not_sure`, `nothing_new`, `kept` and `lost` are the gate's, one for each slice;
+            `plugin_approved` and `plugin_refused` are the word of a plugin's `approve_adapter`; `champion_changed` and
+            `no_answer` say why an approved candidate does not serve; `too_little` and `not_trained` say why a component
+            was not judged; `recorded` is a sentence that an older version stored without a kind.
         slice: the figures, if the reason is the gate's.
         plugin: the name of the plugin, if the reason is a plugin's.
         detail: the error of a candidate that did not answer, or the recorded sentence.
@@ -125,6 +126,7 @@ class Reason:
         words = {
             ReasonKind.IMPROVED: "better on",
             ReasonKind.NOT_SURE: "no sure improvement on",
+            ReasonKind.NOTHING_NEW: "nothing new in",
             ReasonKind.KEPT: "kept on",
             ReasonKind.LOST: "a loss on",
         }
@@ -175,6 +177,15 @@ def split(
         if not held and normalized(example.prompt) not in asked
     ]
     return training, held_out
+
+
+def by_age(examples: Sequence[Example], known: frozenset[str]) -> tuple[list[Example], list[Example]]:
+    """Splits examples into old and new ones: an old one is made from `known` feedback alone."""
+    old: list[Example] = []
+    new: list[Example] = []
+    for example in examples:
+        (old if example.feedback_ids and known.issuperset(example.feedback_ids) else new).append(example)
+    return old, new
 
 
 def check_contamination(training: Sequence[Example], asked: Mapping[str, Sequence[Example]]) -> None:
@@ -267,7 +278,13 @@ def compare(
     return SliceReport(name, kind, n, *sides, *ends, n_examples=len(before), component=component)
 
 
-def gate(slices: Sequence[SliceReport], *, n_per_judged: int = 1, needs_target: bool = True) -> Verdict:
+def gate(
+    slices: Sequence[SliceReport],
+    *,
+    n_per_judged: int = 1,
+    needs_target: bool = True,
+    judged_by_later: bool = False,
+) -> Verdict:
     """Decides on a candidate.
 
     Approves if the lower 95 % bound of every target's gain is above zero and no protected slice loses more than one
@@ -276,8 +293,9 @@ def gate(slices: Sequence[SliceReport], *, n_per_judged: int = 1, needs_target: 
     Args:
         n_per_judged: how many subjects it takes until one more is judged by; with one in four held out, four.
         needs_target: whether it refuses if there is no target slice.
+        judged_by_later: whether the targets are later events and not what was taught, see `LearningTask.split_by`.
     """
-    kinds = [_kind_of(found) for found in slices]
+    kinds = [_kind_of(found, judged_by_later=judged_by_later) for found in slices]
     reasons = [
         Reason(kind, found, n_missing=n_per_judged * _n_missing(found) if kind is ReasonKind.NOT_SURE else 0)
         for kind, found in zip(kinds, slices, strict=True)
@@ -289,11 +307,24 @@ def gate(slices: Sequence[SliceReport], *, n_per_judged: int = 1, needs_target: 
     return Verdict(is_approved, tuple(reasons))
 
 
-def _kind_of(found: SliceReport) -> ReasonKind:
-    # Both comparisons are false for NaN, so a figure that could not be computed never approves.
-    if found.kind == "target":
-        return ReasonKind.IMPROVED if found.low > 0 else ReasonKind.NOT_SURE
-    return ReasonKind.KEPT if found.change >= -MAX_DROP - _ROUNDING else ReasonKind.LOST
+def nothing_is_new(reasons: Sequence[Reason]) -> bool:
+    """Whether a candidate was not approved because nothing could improve, and for no other reason."""
+    kinds = {reason.kind for reason in reasons}
+    return ReasonKind.NOTHING_NEW in kinds and kinds <= {ReasonKind.NOTHING_NEW, ReasonKind.IMPROVED, ReasonKind.KEPT}
+
+
+def _kind_of(found: SliceReport, *, judged_by_later: bool) -> ReasonKind:
+    # All comparisons are false for NaN, so a figure that could not be computed never approves.
+    if found.kind == "protected":
+        return ReasonKind.KEPT if found.change >= -MAX_DROP - _ROUNDING else ReasonKind.LOST
+    if found.low > 0:
+        return ReasonKind.IMPROVED
+    # Equally good at what was taught may also mean that the training failed, unless everything was right before.
+    could_not_improve = judged_by_later or found.before >= 1.0 - _ROUNDING
+    # No more of the same would show a gain, or it is surely less than a point, for which no version is worth keeping.
+    no_gain = not _n_missing(found) or found.high <= MAX_DROP + _ROUNDING
+    is_as_good = no_gain and found.change >= -MAX_DROP - _ROUNDING
+    return ReasonKind.NOTHING_NEW if could_not_improve and is_as_good else ReasonKind.NOT_SURE
 
 
 def _n_missing(found: SliceReport) -> int:

@@ -16,9 +16,10 @@ from smallai_assistant.foreign.calls import described, is_ctrl_c
 from smallai_assistant.learning.agreement import SharedFeedback
 from smallai_assistant.learning.cross_fitting import MAX_SUBJECTS, folds_of, groups_of, twin_keys
 from smallai_assistant.learning.cycle import EARLIER, LEARNED, TARGET, Cycle, CycleOptions, Waiting
-from smallai_assistant.learning.evaluation import check_contamination, is_held_out, n_subjects, split
+from smallai_assistant.learning.evaluation import by_age, check_contamination, is_held_out, n_subjects, split
 from smallai_assistant.learning.quarantine import Labels
 from smallai_assistant.learning.screening import ScreenedFeedback, screen
+from smallai_assistant.learning.time_split import split_by_time
 from smallai_assistant.task import LearningTask
 from smallai_assistant.validation import EVERYONE, is_one_person
 
@@ -116,18 +117,23 @@ def _share_out(cycle: Cycle, examples: Sequence[Example]) -> None:
     report = champion.report if champion is not None else {}
     learned = frozenset(champion.feedback_ids if champion is not None else ())
     judged = frozenset(report.get("held_out_ids", ()))
+    if cycle.is_split_by_time:
+        found = split_by_time(examples, cycle.screened.judged_turns, learned=learned, judged=judged)
+        cycle.replay, cycle.training = found.replay, found.training
+        cycle.slices = {TARGET: found.target} | ({EARLIER: found.earlier} if found.earlier else {})
+        return
     known_keys = _known_keys(cycle, frozenset(report.get("cross_fitted_ids", ())))
 
     def is_known(example: Example) -> bool:
         return not known_keys.isdisjoint(twin_keys(example))
 
     training, held_out = split(examples, is_known=is_known)
-    cycle.replay, cycle.training = _by_age(training, learned)
-    earlier, target = _by_age(held_out, judged)
+    cycle.replay, cycle.training = by_age(training, learned)
+    earlier, target = by_age(held_out, judged)
     # Checked in this order: whether the task is cheap may take loading its model.
     if n_subjects(target) < MAX_SUBJECTS and call_task(task, "is_cheap_to_train", lambda: bool(task.is_cheap_to_train)):
         on_training_side = [found for found in examples if not is_held_out(found.split_key) or is_known(found)]
-        cycle.replay, _ = _by_age(on_training_side, learned)
+        cycle.replay, _ = by_age(on_training_side, learned)
         replayed = {id(example) for example in cycle.replay}
         cycle.training = [example for example in examples if id(example) not in replayed]
         # What the champion learned, and twins of it, would be asked of one that knows the answer.
@@ -137,7 +143,7 @@ def _share_out(cycle: Cycle, examples: Sequence[Example]) -> None:
             if not any(id(examples[index]) in replayed or is_known(examples[index]) for index in group)
             for index in group
         ]
-        earlier, target = _by_age(fresh, judged)
+        earlier, target = by_age(fresh, judged)
         cycle.folds = folds_of([*target, *earlier])
     cycle.slices = {TARGET: target} | ({EARLIER: earlier} if earlier else {})
     if kept := [example for example in cycle.replay if is_held_out(example.split_key)]:
@@ -259,15 +265,6 @@ def _weighted(example: Example, weights: Mapping[str, float]) -> Example:
     # The smallest weight of all its rows: a capped source must not gain weight by sharing an example.
     weight = min((weights.get(feedback_id, 1.0) for feedback_id in example.feedback_ids), default=1.0)
     return example if weight == 1.0 else replace(example, weight=example.weight * weight)
-
-
-def _by_age(examples: Sequence[Example], known: frozenset[str]) -> tuple[list[Example], list[Example]]:
-    """Splits examples into old and new ones: an old one is made from `known` feedback alone."""
-    old: list[Example] = []
-    new: list[Example] = []
-    for example in examples:
-        (old if example.feedback_ids and known.issuperset(example.feedback_ids) else new).append(example)
-    return old, new
 
 
 def _key(cycle: Cycle) -> str:

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, TypeVar
 
 from smallai_assistant.learning.agreement import Agreement
-from smallai_assistant.learning.evaluation import Reason, ReasonKind, SliceReport
+from smallai_assistant.learning.evaluation import Reason, ReasonKind, SliceReport, nothing_is_new
 from smallai_assistant.task import Trial
 
-Outcome = Literal["promoted", "approved", "refused"]
+Outcome = Literal["promoted", "approved", "nothing_new", "refused"]
 T = TypeVar("T")
 
 
@@ -171,7 +171,9 @@ class CycleReport:
     @property
     def outcome(self) -> Outcome:
         """What became of the candidate."""
-        return "promoted" if self.is_promoted else "approved" if self.is_approved else "refused"
+        if self.is_approved or self.is_promoted:
+            return "promoted" if self.is_promoted else "approved"
+        return "nothing_new" if nothing_is_new(self.reasons) else "refused"
 
     def to_json(self) -> dict[str, Any]:
         """Returns JSON values only, on one level as `smallai learn --json` prints them."""
@@ -250,6 +252,7 @@ class CycleReport:
         head = {
             "promoted": f"{self.task}: {version} serves now.",
             "approved": f"{self.task}: {version} was approved; promote it to let it serve.",
+            "nothing_new": f"{self.task}: nothing new to learn; nothing was changed.",
             "refused": f"{self.task}: the gate refused {version}; nothing was changed.",
         }[self.outcome]
         return "\n".join([head, *(f"  {reason}" for reason in self.reasons), *self.component_lines()])

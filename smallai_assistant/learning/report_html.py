@@ -34,6 +34,7 @@ _MARKS: Mapping[ReasonKind, tuple[str, str]] = {
     ReasonKind.IMPROVED: _GOOD,
     ReasonKind.KEPT: _GOOD,
     ReasonKind.NOT_SURE: _BAD,
+    ReasonKind.NOTHING_NEW: _NEUTRAL,
     ReasonKind.LOST: _BAD,
     ReasonKind.NO_ANSWER: _BAD,
     ReasonKind.PLUGIN_APPROVED: _WAIT,
@@ -111,7 +112,7 @@ def render(report: CycleReport, *, media_dir: Path, serving_id: str | None) -> s
         report=report,
         target=next((found for found in report.slices if found.kind == "target"), None),
         serving_id=serving_id,
-        plot=interval_plot(report.slices),
+        plot=interval_plot(report.slices, report.reasons),
         reasons=[_marked(reason) for reason in report.reasons],
         components=[_marked_component(component) for component in report.components],
         changes=[ShownChange(change, tuple(shown(media, media_dir) for media in change.media))

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from smallai_assistant.feedback import Adapter, Example, Score
 from smallai_assistant.learning.components import Choice, compared, component_reports, is_in
 from smallai_assistant.learning.cycle import EARLIER, TARGET, Cycle
-from smallai_assistant.learning.evaluation import gate, is_held_out
+from smallai_assistant.learning.evaluation import gate
 from smallai_assistant.learning.report import (
     Change,
     CycleReport,
@@ -37,7 +37,7 @@ def report_of(cycle: Cycle, candidate: Adapter, after: Mapping[str, Sequence[Sco
         choice: what the gate said of each component.
     """
     slices = compared(cycle, after, cycle.components)
-    verdict = gate(slices, n_per_judged=cycle.n_per_judged)
+    verdict = gate(slices, n_per_judged=cycle.n_per_judged, judged_by_later=cycle.is_split_by_time)
     changes = [
         Change(
             slice=name,
@@ -94,7 +94,7 @@ def report_of(cycle: Cycle, candidate: Adapter, after: Mapping[str, Sequence[Sco
             trials=tuple(cycle.trials),
         ),
         held_out_ids=() if cycle.folds else _ids_of(held_out),
-        cross_fitted_ids=_ids_of(example for example in learned if is_held_out(example.split_key)),
+        cross_fitted_ids=_ids_of(example for example in learned if cycle.is_held_out(example)),
         components=component_reports(cycle, candidate, choice),
     )
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from smallai_assistant.learning.evaluation import MAX_DROP, ReasonKind, SliceReport, gate
+from smallai_assistant.learning.evaluation import MAX_DROP, Reason, ReasonKind, SliceReport, gate
 from smallai_assistant.task import Trial
 
 # Fewer points than pixels of a wide screen: more would only make the page larger.
@@ -78,8 +78,12 @@ class TrialRow:
     is_best: bool
 
 
-def interval_plot(slices: Sequence[SliceReport]) -> IntervalPlot | None:
-    """Places the intervals on an axis that holds all of them whole; None without slices."""
+def interval_plot(slices: Sequence[SliceReport], reasons: Sequence[Reason] = ()) -> IntervalPlot | None:
+    """Places the intervals on an axis that holds all of them whole; None without slices.
+
+    Args:
+        reasons: the gate's, which say what became of each slice.
+    """
     if not slices:
         return None
     values = [value for found in slices for value in (found.change, found.low, found.high) if math.isfinite(value)]
@@ -98,10 +102,11 @@ def interval_plot(slices: Sequence[SliceReport]) -> IntervalPlot | None:
         return at(100 * share) if math.isfinite(share) else None
 
     # The gate is asked again because a report of an older version stored no kinds.
-    kinds = [reason.kind for reason in gate(slices).reasons]
+    known = (*gate(slices).reasons, *reasons)
+    kinds = {reason.slice.title: reason.kind for reason in known if reason.slice is not None}
     rows = [
-        IntervalRow(found, kind, placed(found.change), placed(found.low), placed(found.high))
-        for found, kind in zip(slices, kinds, strict=True)
+        IntervalRow(found, kinds[found.title], placed(found.change), placed(found.low), placed(found.high))
+        for found in slices
     ]
     ticks = [Tick(at(number * step), f"{number * step:+g}" if number else "0") for number in range(first, last + 1)]
     return IntervalPlot(tuple(ticks), tuple(rows), zero=at(0.0), limit=at(-100 * MAX_DROP))

@@ -118,6 +118,8 @@ class Kit(Notebook):
             is_count = isinstance(minimum, int) and not isinstance(minimum, bool) and minimum >= 1
             problem = "" if is_count else f"it is {minimum!r}"
             self.check("min_examples", name, problem, "give a whole number, 1 or more")
+            problem = "" if task.split_by in ("key", "time") else f"it is {task.split_by!r}"
+            self.check("split_by", name, problem, "give key or time")
 
     def try_tasks(self, assistant: Assistant, plugin: object) -> None:
         """Runs the tasks, and closes the assistant."""

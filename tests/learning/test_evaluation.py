@@ -23,6 +23,7 @@ from smallai_assistant.learning.evaluation import (
     gate,
     is_held_out,
     n_subjects,
+    nothing_is_new,
     split,
 )
 from smallai_assistant.learning.text import normalized
@@ -261,6 +262,37 @@ def test_a_gain_does_not_pay_for_a_loss() -> None:
 )
 def test_each_slice_gives_its_kind(found: SliceReport, kind: ReasonKind) -> None:
     assert [reason.kind for reason in gate([found]).reasons] == [kind]
+
+
+@pytest.mark.parametrize(
+    ("found", "of_what_was_taught", "of_later_events"),
+    [
+        (slice_of("target", 0.5, 0.502, -0.002, 0.006), ReasonKind.NOT_SURE, ReasonKind.NOTHING_NEW),
+        (slice_of("target", 0.5, 0.498, -0.01, 0.01), ReasonKind.NOT_SURE, ReasonKind.NOTHING_NEW),
+        (slice_of("target", 0.5, 0.495, -0.05, 0.04), ReasonKind.NOT_SURE, ReasonKind.NOTHING_NEW),
+        # A gain of more than a point is possible, or the candidate is worse.
+        (slice_of("target", 0.5, 0.505, -0.002, 0.012), ReasonKind.NOT_SURE, ReasonKind.NOT_SURE),
+        (slice_of("target", 0.5, 0.48, -0.03, 0.002), ReasonKind.NOT_SURE, ReasonKind.NOT_SURE),
+        (slice_of("target", 0.5, 0.505, 0.001, 0.009), ReasonKind.IMPROVED, ReasonKind.IMPROVED),
+        # Everything was right before.
+        (slice_of("target", 1.0, 1.0, 0.0, 0.0), ReasonKind.NOTHING_NEW, ReasonKind.NOTHING_NEW),
+        (slice_of("target", 1.0, 0.9, -0.2, 0.0), ReasonKind.NOT_SURE, ReasonKind.NOT_SURE),
+        (slice_of("target", 0.0, 0.0, 0.0, 0.0), ReasonKind.NOT_SURE, ReasonKind.NOTHING_NEW),
+        (slice_of("target", 0.5, math.nan, math.nan, 0.0), ReasonKind.NOT_SURE, ReasonKind.NOT_SURE),
+        (slice_of("target", 0.5, 0.505, -0.01, math.nan), ReasonKind.NOT_SURE, ReasonKind.NOT_SURE),
+    ],
+)
+def test_nothing_new_is_what_cannot_improve(
+    found: SliceReport, of_what_was_taught: ReasonKind, of_later_events: ReasonKind
+) -> None:
+    assert [reason.kind for reason in gate([found]).reasons] == [of_what_was_taught]
+    verdict = gate([found], judged_by_later=True)
+    assert [reason.kind for reason in verdict.reasons] == [of_later_events]
+    assert nothing_is_new(verdict.reasons) == (of_later_events is ReasonKind.NOTHING_NEW)
+    assert verdict.is_approved == (of_later_events is ReasonKind.IMPROVED)
+    # A loss is a refusal, whatever else there is.
+    lost = Reason(ReasonKind.LOST, slice_of("protected", 0.9, 0.8, -0.2, -0.1))
+    assert not nothing_is_new((*verdict.reasons, lost))
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,28 @@ def test_a_refusal_is_3_and_changes_nothing(run: Run, own: Assistant, echo: Echo
     assert "forced" in own.adapters.log("echo")[-1]["reason"]
 
 
+def test_nothing_new_is_no_failure(run: Run, own: Assistant) -> None:
+    correct_as_answered(own)
+    done = run("learn", "echo")
+    assert done.code == 0, done
+    assert done.out.splitlines()[0] == "echo: nothing new to learn; nothing was changed."
+    assert "nothing new in new feedback: 100.0% before, 100.0% after" in done.out
+    assert own.adapters.champion_id("echo") is None
+    assert ", nothing new, 12 judged turns" in run("adapters", "list").out
+    assert "last cycle" in run("learn", "--status").out
+    assert ", nothing new to learn, echo-" in run("learn", "--status").out
+    assert run("learn", "--status", "--json").row["last"]["outcome"] == "nothing_new"
+    assert run("learn").err == "nothing to learn\n"  # without new feedback it is not tried again
+    row = run("learn", "echo", "--json").row
+    assert (row["outcome"], row["is_approved"]) == ("nothing_new", False)
+    assert [reason["kind"] for reason in row["reason_details"]] == ["nothing_new"]
+
+
+def correct_as_answered(assistant: Assistant) -> None:
+    for number in range(20):
+        assistant.ask(f"say {number}", task="echo").rate(correction=f"say {number}")
+
+
 def test_no_promote_leaves_the_word_to_a_person(run: Run, own: Assistant) -> None:
     correct(own)
     done = run("learn", "echo", "--no-promote")

@@ -11,7 +11,7 @@ import pytest
 from support.recommend_pairs import FILMS, clicks, imported, pairs_of_choices
 from support.recommending import TASK, ask, ids_of
 
-from smallai_assistant import Assistant, Feedback, errors
+from smallai_assistant import Assistant, Feedback, Interaction, errors
 from smallai_assistant.learning.learner import CycleOptions
 from smallai_recommend.task import Recommendation
 
@@ -33,8 +33,7 @@ def give_clicks(assistant: Assistant, n: int = 60) -> None:
             turns[user] = ask(assistant, user=user, k=1).turn.id
         when = datetime.fromtimestamp(1e6 + second, UTC)
         given.append(Feedback(turns[user], signal="click", item=item, source=user, created_at=when))
-    for row in given:
-        assistant.give_feedback(row)
+    assistant.feedback.add_all(given)
 
 
 def test_learned_weights_serve_and_can_be_rolled_back(cinema: Assistant) -> None:
@@ -69,6 +68,31 @@ def test_the_gate_refuses_random_clicks(cinema: Assistant) -> None:
     report = cinema.learn(TASK)
     assert not report.is_approved
     assert cinema.adapters.champion_id(TASK) is None
+
+
+def test_what_the_import_taught_is_nothing_new(cinema: Assistant) -> None:
+    choices = pairs_of_choices(400, seed=1)
+    cinema.items.add_interactions(
+        Interaction(f"before {user}", item, at=1e5 + second) for second, (user, item) in enumerate(choices)
+    )
+    give_clicks(cinema, 200)
+    report = cinema.learn(TASK)
+    assert report.outcome == "nothing_new", report.reasons
+    assert "users without feedback" in {found.name for found in report.slices}
+    assert cinema.adapters.champion_id(TASK) is None
+    # Nothing is given back, and nothing is tried again by itself.
+    (status,) = cinema.schedule.status(TASK)
+    assert status.last is not None
+    assert (status.last.outcome, status.n_new) == ("nothing_new", 0)
+
+
+def test_one_user_can_have_a_cycle(cinema: Assistant) -> None:
+    turn = ask(cinema, k=1).turn
+    for second, item in enumerate(film.id for film in FILMS[:16]):
+        when = datetime.fromtimestamp(1e6 + second, UTC)
+        cinema.give_feedback(Feedback(turn.id, signal="click", item=item, created_at=when))
+    report = cinema.learn(TASK)
+    assert (report.slices[0].n, report.training.n_new) == (4, 12)
 
 
 def test_too_few_clicks_raise_not_enough_data(cinema: Assistant) -> None:

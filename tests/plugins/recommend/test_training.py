@@ -56,7 +56,7 @@ def test_training_resumes_stops_and_ends_in_time(context: Any, evaluator: Evalua
     with pytest.raises(errors.Cancelled):
         train(stopped, evaluator)
     (known,) = json.loads((tmp_path / "work" / "settings.json").read_text()).items()
-    (tmp_path / "work" / "settings.json").write_text(json.dumps({known[0]: 0.99}))
+    (tmp_path / "work" / "settings.json").write_text(json.dumps({known[0]: [0.99] * len(known[1])}))
     resumed = training_of(tmp_path, examples)
     train(resumed, evaluator)
     assert resumed.trials[0].loss == pytest.approx(0.01)
