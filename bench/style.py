@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from bench import canary
 from bench.canary import SYSTEM, TASK
 from bench.facts import QWEN, SMALL, Wanted, opened
 from smallai_assistant import Assistant, GenerationOptions, ModelSpec, TextModel
-from smallai_chat.evaluation import chat
+from smallai_chat.evaluation import RoutedModel
+from smallai_chat.task import ChatTask
 
 MAX_WORDS = 25
 MIN_GAIN, MAX_DROP = 0.25, 0.01  # of compliance, and of the canary; both as shares
@@ -48,12 +50,15 @@ def is_short(text: str) -> bool:
     return 0 < len(text.split()) <= MAX_WORDS
 
 
-def compliance(assistant: Assistant, spec: ModelSpec) -> float:
-    """Returns the share of short answers to the questions that were not rated."""
+def compliance(assistant: Assistant, spec: ModelSpec, asked: Sequence[str]) -> float:
+    """Returns the share of short answers to questions that were not rated."""
     options = GenerationOptions(max_tokens=N_TOKENS, repetition_penalty=1.1)
-    chats = [chat(question, SYSTEM) for question in questions()[N_TURNS : N_TURNS + N_UNSEEN]]
+    task, champion = assistant.tasks[TASK], assistant.adapters.champion(TASK)
+    assert isinstance(task, ChatTask)
+    # Each question is answered by the weights that would answer it in a conversation.
+    routes = dict(zip(asked, task.scopes.adapters_for(champion, asked), strict=True))
     with assistant.models.lease(spec, TextModel) as model:
-        texts = model.complete(chats, options, adapter=assistant.adapters.champion(TASK))
+        texts = RoutedModel(model, champion, SYSTEM, routes).complete(asked, options)
     for text in texts[:3]:
         print(f"      {' '.join(text.split())[:110]!r}")
     return sum(map(is_short, texts)) / len(texts)
@@ -73,13 +78,13 @@ def run(wanted: Wanted, *, n_canary: int) -> tuple[dict[str, Any], bool]:
         figures: dict[str, Any] = {"model": wanted.name, "thumbs_up": n_up, "thumbs_down": N_TURNS - n_up}
         print(f"  {n_up} thumbs up, {N_TURNS - n_up} down", flush=True)
         known = canary.ask(assistant, n_canary)
-        figures["before"] = compliance(assistant, spec)
+        figures["before"] = compliance(assistant, spec, questions()[N_TURNS : N_TURNS + N_UNSEEN])
         report = assistant.learn(TASK)
         print("  " + report.summary().replace("\n", "\n  "), flush=True)
         if not report.is_promoted:
             # A refused adapter is measured, too; the outcome is part of the figures.
             assistant.promote(report.adapter_id, force=True)
-        figures["after"] = compliance(assistant, spec)
+        figures["after"] = compliance(assistant, spec, questions()[N_TURNS : N_TURNS + N_UNSEEN])
         still_known = canary.ask(assistant, n_canary)
         figures["canary"] = canary.figures(known, still_known)
         figures["canary_drop"] = drop = round(canary.drop(known, still_known), 4)

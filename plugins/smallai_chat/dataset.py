@@ -38,10 +38,10 @@ class Pair:
     rejected: str
 
 
-def sft_rows(facts: Sequence[Example], praised: Sequence[Example], system_prompt: str, *, seed: int) -> list[Row]:
-    """Returns TRL's prompt-completion rows of facts and praised answers."""
+def sft_rows(facts: Sequence[Example], system_prompt: str, *, seed: int) -> list[Row]:
+    """Returns TRL's prompt-completion rows of facts."""
     rng = random.Random(seed)  # noqa: S311  (reproducible, not secret)
-    rows = [
+    return [
         sft_row(
             fact.payload.question,
             fact.payload.answer,
@@ -49,7 +49,6 @@ def sft_rows(facts: Sequence[Example], praised: Sequence[Example], system_prompt
         )
         for fact in facts
     ]
-    return rows + [sft_row(example.payload.question, example.payload.answer, system_prompt) for example in praised]
 
 
 def sft_row(question: str, answer: str, system_prompt: str) -> Row:
@@ -84,11 +83,12 @@ def rating_pairs(rated: Sequence[Example], system_prompt: str) -> list[Row]:
 
 
 def kto_rows(rated: Sequence[Example], system_prompt: str) -> list[Row]:
-    """Returns TRL's unpaired preference rows: `label` tells whether the answer was praised."""
+    """Returns TRL's unpaired preference rows: `label` tells if the answer was praised, `is_cut` if it has no end."""
     return [
         {
             **sft_row(example.payload.question, example.payload.answer, system_prompt),
             "label": example.payload.is_good,
+            "is_cut": example.payload.is_cut,
         }
         for example in rated
     ]

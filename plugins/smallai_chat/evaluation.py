@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from smallai_assistant import Adapter, Example, GenerationOptions, Score, TextModel
@@ -67,6 +67,11 @@ class RoutedModel:
     def adapter_for(self, question: str) -> Adapter | None:
         """Returns the weights that answer the question; None for the base."""
         return self.routes.get(question, self.adapter)
+
+    def component_of(self, question: str) -> str:
+        """Returns the component whose weights answer the question; empty for the base."""
+        adapter = self.adapter_for(question)
+        return adapter.part_name if adapter is not None else ""
 
     def complete(self, questions: Sequence[str], options: GenerationOptions) -> list[str]:
         """Returns a generated answer to each question."""
@@ -152,7 +157,10 @@ def evaluate(
         indices = [index for index, example in enumerate(examples) if isinstance(example.payload, payload_type)]
         if indices:
             scores |= dict(zip(indices, score([examples[index].payload for index in indices], routed), strict=True))
-    return [scores.get(index, Score(0.0)) for index in range(len(examples))]
+    return [
+        replace(scores.get(index, Score(0.0)), component=routed.component_of(example.payload.question))
+        for index, example in enumerate(examples)
+    ]
 
 
 def chat(question: str, system_prompt: str) -> Chat:
@@ -212,18 +220,30 @@ def _score_plain_answers(plain: Sequence[PlainAnswer], routed: RoutedModel) -> l
 
 
 def _gains(answered: Sequence[Rated | PlainAnswer], routed: RoutedModel) -> list[float]:
-    """Returns each answer's gain in log likelihood over the base, its end included, in nats a token."""
-    # The base's answer to a question outside the scope cannot have changed: gain 0, without running the model.
-    pairs = [(item.question, item.answer) for item in answered if routed.adapter_for(item.question) is not None]
-    before = RoutedModel(routed.model, None, routed.system_prompt, {}, routed.known).log_likelihoods(
-        pairs, with_end=True
-    )
-    after = routed.log_likelihoods(pairs, with_end=True)
-    gains = {
-        pair: (new - old) / max(1, len(pair[1]) // _CHARS_PER_TOKEN)
-        for pair, old, new in zip(pairs, before, after, strict=True)
-    }
-    return [gains.get((item.question, item.answer), 0.0) for item in answered]
+    """Returns each answer's gain in log likelihood over the base, in nats a token.
+
+    The end is included, except that of an answer that was cut.
+    """
+    base = RoutedModel(routed.model, None, routed.system_prompt, {}, routed.known)
+    gains: dict[tuple[bool, str, str], float] = {}
+    for with_end in (True, False):
+        # The base's answer to a question outside the scope cannot have changed: gain 0, without running the model.
+        pairs = [
+            (item.question, item.answer)
+            for item in answered
+            if _has_end(item) is with_end and routed.adapter_for(item.question) is not None
+        ]
+        if not pairs:
+            continue
+        before = base.log_likelihoods(pairs, with_end=with_end)
+        after = routed.log_likelihoods(pairs, with_end=with_end)
+        for pair, old, new in zip(pairs, before, after, strict=True):
+            gains[(with_end, *pair)] = (new - old) / max(1, len(pair[1]) // _CHARS_PER_TOKEN)
+    return [gains.get((_has_end(item), item.question, item.answer), 0.0) for item in answered]
+
+
+def _has_end(item: Rated | PlainAnswer) -> bool:
+    return not (isinstance(item, Rated) and item.is_cut)
 
 
 def _score_choices(questions: Sequence[Choice], routed: RoutedModel) -> list[Score]:

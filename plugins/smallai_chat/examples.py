@@ -15,11 +15,15 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-from smallai_assistant import Example, JudgedTurn
+from smallai_assistant import Example, JudgedTurn, Turn
 from smallai_chat.follow_up import question_of
 from smallai_chat.reference_prompts import HELD_OUT_ANSWERS, HELD_OUT_QUESTIONS
 from smallai_chat.words import content_words, normalized, overlap, question_key
 
+# The components of a version, see `Example.component`: what corrections taught, and what ratings taught.
+CORRECTIONS, RATINGS = "corrections", "ratings"
+# In the details of a turn: the stop text of the caller that ended the answer, and is not part of it.
+STOP_TEXT = "stop_text"
 # Wordings of a corrected question, the original included: enough for both sides of the split.
 N_WORDINGS = 12
 # A question and an answer of these lengths fit into one training row (`dataset.MAX_TOKENS`).
@@ -75,11 +79,16 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Rated:
-    """A question, the answer it got, and whether a person rated it good."""
+    """A question, the answer it got, and whether a person rated it good.
+
+    Attributes:
+        is_cut: whether the answer ended because its tokens were used up, so that nothing can be learned from its end.
+    """
 
     question: str
     answer: str
     is_good: bool
+    is_cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +146,7 @@ def examples_of(judged_turns: Sequence[JudgedTurn]) -> list[Example]:
                     feedback_ids=(given.id,),
                     payload=Fact(wording, right, answer if answer != right else "", question),
                     subject=subject,
+                    component=CORRECTIONS,
                 )
                 for number, wording in enumerate(wordings(question, N_WORDINGS, rng))
             ]
@@ -148,11 +158,22 @@ def examples_of(judged_turns: Sequence[JudgedTurn]) -> list[Example]:
                     expected=answer if given.is_good else f"not: {answer}",
                     split_key=turn.id,
                     feedback_ids=(given.id,),
-                    payload=Rated(question, answer, given.is_good),
+                    payload=_rated(question, turn, given.is_good),
                     subject=question_key(question),
+                    component=RATINGS,
                 )
             )
     return out
+
+
+def _rated(question: str, turn: Turn, is_good: bool) -> Rated:
+    """Returns a rated answer as the model made it.
+
+    A stop text such as ". " takes the mark of the last sentence with it. Praised answers without that mark would teach
+    the model to end its sentences without one (docs/decisions.md, 40).
+    """
+    mark = str(turn.details.get(STOP_TEXT, "")).strip()
+    return Rated(question, turn.text.strip() + mark, is_good, turn.details.get("stop_reason") == "length")
 
 
 class _Subjects:

@@ -6,9 +6,10 @@ on corrections are therefore used only inside a scope (SERAC, Mitchell et al. 20
 finds to have the same answer as a training question. Scopes of older adapters know only sentence vectors and go by
 similarity.
 
-Ratings teach style, which applies to every question. An adapter that was trained on both holds two sets of weights: the
-main one for questions inside the scope, and one in the folder `elsewhere`, trained on ratings alone, for the others. An
-adapter without a scope file answers every question.
+Ratings teach style, which applies to every question. So an adapter has up to two sets of weights, its components: those
+of corrections, with the scope, and those of ratings, which answer all other questions. Each was trained without the
+other. An adapter of an older version has its main weights instead, for questions inside its scope, and weights in the
+folder `elsewhere` for the others; without a scope, its main weights answer every question.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from smallai_assistant import Adapter, EmbeddingModel, errors
 from smallai_chat.calibration import Calibration, Embed
+from smallai_chat.examples import CORRECTIONS, RATINGS
 from smallai_chat.question_words import language_of
 from smallai_chat.same_question import MIN_LIKELIHOOD, likelihoods
 
@@ -164,7 +166,8 @@ class Scopes:
     def adapters_for(self, adapter: Adapter | None, questions: Sequence[str]) -> list[Adapter | None]:
         """Returns, for each question, the weights that answer it; None for the base.
 
-        The first adapter of the chain (`Adapter.over`) whose scope covers the question answers with its main weights.
+        The first adapter of the chain (`Adapter.over`) whose scope covers the question answers with what corrections
+        taught.
         A question in no scope gets the first weights of the chain that answer every question: those that ratings
         taught. So what is known comes before how it is said, and of both the more personal first.
 
@@ -174,7 +177,7 @@ class Scopes:
         """
         chain = adapter.chain if adapter is not None else ()
         scoped = [(found, scope) for found in chain if (scope := self._scope(found)) is not None]
-        everywhere = [found if self._scope(found) is None else found.with_part(ELSEWHERE) for found in chain]
+        everywhere = [self._elsewhere(found) for found in chain]
         default = next((found for found in everywhere if found is not None), None)
         if not scoped or not questions:
             return [default] * len(questions)
@@ -188,7 +191,7 @@ class Scopes:
             for found, scope in scoped:
                 covered = scope.covers([asked[n] for n in open_ones], vectors[open_ones], model.embed)
                 for n in (n for n, is_covered in zip(open_ones, covered, strict=True) if is_covered):
-                    answers[n] = found
+                    answers[n] = found.with_part(CORRECTIONS) or found
                 open_ones = [n for n, is_covered in zip(open_ones, covered, strict=True) if not is_covered]
                 if not open_ones:
                     break
@@ -208,6 +211,12 @@ class Scopes:
                 hint="learn again",
             )
 
+    def _elsewhere(self, adapter: Adapter) -> Adapter | None:
+        """Returns the weights that answer outside the adapter's scope; None for those of the base."""
+        if adapter.with_part(CORRECTIONS) is not None or adapter.with_part(RATINGS) is not None:
+            return adapter.with_part(RATINGS)
+        return adapter if self._scope(adapter) is None else adapter.with_part(ELSEWHERE)
+
     def has_scope(self, adapter: Adapter) -> bool:
         """Whether the adapter's main weights are used for some questions only."""
         return self._scope(adapter) is not None
@@ -217,7 +226,8 @@ class Scopes:
         key = str(adapter.folder)
         with self._lock:
             if key not in self._cached:
-                self._cached[key] = Scope.load(adapter.folder)
+                of_component = adapter.folder / CORRECTIONS
+                self._cached[key] = Scope.load(of_component if of_component.is_dir() else adapter.folder)
             self._cached.move_to_end(key)
             while len(self._cached) > _MAX_CACHED:
                 self._cached.popitem(last=False)

@@ -38,7 +38,7 @@ from smallai_assistant import (
 )
 from smallai_chat.calibration import Calibration
 from smallai_chat.evaluation import BaseAnswers, evaluate
-from smallai_chat.examples import examples_of, protected_of
+from smallai_chat.examples import CORRECTIONS, STOP_TEXT, examples_of, protected_of
 from smallai_chat.follow_up import WHOLE_QUESTION, question_in
 from smallai_chat.identity import Self, about_itself
 from smallai_chat.memory import ChatMemory, Retrieved, entry_of
@@ -175,6 +175,7 @@ class ChatTask(LearningTask):
                     "n_prompt_tokens": facts.n_prompt_tokens,
                     "n_completion_tokens": facts.n_completion_tokens,
                     "stop_reason": facts.stop_reason,
+                    **({STOP_TEXT: facts.stop_text} if facts.stop_text else {}),
                 }
             )
             yield from facts.notices
@@ -186,7 +187,8 @@ class ChatTask(LearningTask):
 
     def _about_itself(self, request: Request, adapter: Adapter | None) -> str:
         """Answers a question about the assistant, unless a version learned it; empty for every other message."""
-        if request.is_bare or (adapter is not None and self.scopes.has_scope(adapter) and not adapter.part_name):
+        is_taught = adapter is not None and self.scopes.has_scope(adapter) and adapter.part_name in ("", CORRECTIONS)
+        if request.is_bare or is_taught:
             return ""
         options: ChatOptions = request.options
         known = Self(options.persona, str(self.spec), self.context.titles())

@@ -6,6 +6,9 @@ The base stays frozen, in the quantization in which it is served (QLoRA, Dettmer
   hold the model to the base's answers on other questions (`kl_trainer`).
 - DPO (Rafailov et al. 2023): pairs of a chosen and a rejected answer to one question.
 - KTO (Ethayarajh et al. 2024): ratings, as unpaired preferences.
+
+What corrections taught and what ratings taught are components of the adapter: each is trained on the bare base, so that
+either can be left out without training the other again.
 """
 
 from __future__ import annotations
@@ -17,9 +20,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from smallai_assistant import ModelSpec, Training, errors
+from smallai_chat.components import Span, Stage, train_each
 from smallai_chat.dataset import (
     MAX_TOKENS,
     Row,
@@ -31,9 +35,9 @@ from smallai_chat.dataset import (
     sft_rows,
     tokenize,
 )
-from smallai_chat.examples import Fact, Rated
+from smallai_chat.examples import CORRECTIONS, RATINGS, Fact, Rated
 from smallai_chat.layer_breaks import breaks_between_layers
-from smallai_chat.scope import ELSEWHERE, Scopes
+from smallai_chat.scope import Scopes
 
 # The recipe. The figures of `bench.facts`, `bench.style` and `bench.three_cycles` were measured with these values
 # (docs/decisions.md, 13 to 17).
@@ -53,32 +57,6 @@ _MIN_RATED_OF_A_KIND = 2
 _SFT_COST, _KTO_COST, _DPO_COST = 1, 2, 3
 _MAX_KTO_WEIGHT = 4.0  # if one kind of rating is very rare, its few rows must not dominate
 
-Span = tuple[float, float]
-
-
-class Train(Protocol):
-    """Trains a model further on rows, and reports progress within a span of [0, 1]."""
-
-    def __call__(self, model: Any, tokenizer: Any, rows: list[Row], training: Training, *, span: Span) -> Any: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """One stage of a training run.
-
-    Attributes:
-        cost: work of one row, relative to one SFT pass, for the progress.
-    """
-
-    train: Train
-    rows: list[Row]
-    cost: int
-
-    @property
-    def total_cost(self) -> int:
-        """The work of all rows."""
-        return len(self.rows) * self.cost
-
 
 @dataclass(frozen=True, slots=True)
 class _Run:
@@ -96,7 +74,7 @@ class _Run:
 
 
 def train(training: Training, spec: ModelSpec, scopes: Scopes, *, system_prompt: str) -> str:
-    """Writes a PEFT adapter and, if it learned corrections, its scope into `training.folder`. Returns the adapter kind.
+    """Writes a PEFT adapter for each component into `training.folder`, and the scope of corrections. Returns the kind.
 
     Raises:
         NotEnoughData: there is no correction, and the ratings are not of both kinds.
@@ -116,44 +94,24 @@ def train(training: Training, spec: ModelSpec, scopes: Scopes, *, system_prompt:
             f"{len(praised)} answers were praised and {len(rated) - len(praised)} rejected; both kinds are needed, "
             "or corrections"
         )
-    # Ratings come first: they teach style for every question, and the weights after them serve outside the scope.
-    style: list[Stage] = []
-    if has_ratings:
-        style.append(Stage(_kto, kto_rows(rated, system_prompt), _KTO_COST * KTO_EPOCHS))
-    if pairs := rating_pairs(rated, system_prompt):
-        style.append(Stage(partial(_dpo, name="dpo-ratings"), pairs, _DPO_COST * DPO_EPOCHS))
-    knowledge: list[Stage] = []
+    stages: dict[str, list[Stage]] = {CORRECTIONS: [], RATINGS: []}
     if facts:
-        rows = sft_rows(facts, praised, system_prompt, seed=training.seed)
+        rows = sft_rows(facts, system_prompt, seed=training.seed)
         rows += reference_rows(facts, training, spec, scopes, system_prompt)
-        knowledge.append(Stage(_sft, rows, _SFT_COST * SFT_EPOCHS))
+        stages[CORRECTIONS].append(Stage(_sft, rows, _SFT_COST * SFT_EPOCHS))
     if pairs := correction_pairs(facts, system_prompt):
-        knowledge.append(Stage(_dpo, pairs, _DPO_COST * DPO_EPOCHS))
+        stages[CORRECTIONS].append(Stage(_dpo, pairs, _DPO_COST * DPO_EPOCHS))
+    if has_ratings:
+        stages[RATINGS].append(Stage(_kto, kto_rows(rated, system_prompt), _KTO_COST * KTO_EPOCHS))
+    if pairs := rating_pairs(rated, system_prompt):
+        stages[RATINGS].append(Stage(partial(_dpo, name="dpo-ratings"), pairs, _DPO_COST * DPO_EPOCHS))
     training.progress("loading a copy of the model to train", 0.02)
     with _quiet():
         model, tokenizer = load_base(training.models.folder_of(spec), spec, training.models.device)
-        stages = [*style, *knowledge]
-        total, done, n_run = sum(stage.total_cost for stage in stages), 0, 0
-        for stage in stages:
-            # The first stage always runs: an adapter without any training would be of no use.
-            if n_run and training.is_out_of_time:
-                break
-            if 0 < n_run == len(style):
-                _save(model, training.folder / ELSEWHERE)
-            begin, done, n_run = done, done + stage.total_cost, n_run + 1
-            span = (0.04 + 0.94 * begin / total, 0.04 + 0.94 * done / total)
-            model = stage.train(model, tokenizer, stage.rows, training, span=span)
-        _save(model, training.folder)
-    # If time ran out before the corrections, the adapter knows style only and answers every question: no scope.
-    if n_run > len(style):
-        questions = [*corrected_questions(facts), *(example.payload.question for example in praised)]
-        scopes.of_questions(list(dict.fromkeys(questions))).save(training.folder)
+        train_each(model, tokenizer, stages, training)
+    if (training.folder / CORRECTIONS).is_dir():
+        scopes.of_questions(corrected_questions(facts)).save(training.folder / CORRECTIONS)
     return "lora"
-
-
-def _save(model: Any, folder: Path) -> None:
-    model.save_pretrained(str(folder))
-    (folder / "README.md").unlink(missing_ok=True)  # peft writes a model card for the hub
 
 
 def _check_installed() -> None:
@@ -245,7 +203,9 @@ def _dpo(model: Any, tokenizer: Any, rows: list[Row], training: Training, *, spa
 
 
 def _kto(model: Any, tokenizer: Any, rows: list[Row], training: Training, *, span: Span) -> Any:
-    from trl import KTOConfig, KTOTrainer
+    from trl import KTOConfig
+
+    from smallai_chat.kto_trainer import WholeAnswersTrainer
 
     n_good = sum(row["label"] for row in rows)
     arguments = KTOConfig(
@@ -259,7 +219,7 @@ def _kto(model: Any, tokenizer: Any, rows: list[Row], training: Training, *, spa
         undesirable_weight=min(_MAX_KTO_WEIGHT, max(1.0, n_good / (len(rows) - n_good))),
     )
     callback = _callback(training, "learning from ratings", span)
-    return _fit(_Run(KTOTrainer, arguments, callback), model, tokenizer, rows, training)
+    return _fit(_Run(WholeAnswersTrainer, arguments, callback), model, tokenizer, rows, training)
 
 
 def _rate_factor(model: Any) -> float:

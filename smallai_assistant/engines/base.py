@@ -217,12 +217,14 @@ class GenerationFacts:
 
     Attributes:
         stop_reason: `stop`, `length` (`max_tokens` or the context is used up) or `cancelled`.
+        stop_text: the text of `GenerationOptions.stop` that ended the answer and is not part of it; empty if none did.
         notices: what the user should know, such as a retry after memory ran out.
     """
 
     n_prompt_tokens: int
     n_completion_tokens: int = 0
     stop_reason: str = "stop"
+    stop_text: str = ""
     notices: list[Notice] = field(default_factory=list)
 
 

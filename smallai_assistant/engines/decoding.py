@@ -150,7 +150,12 @@ class TextDecoder:
         self._done = 0  # the number of ids whose text was returned
         self._before = ""  # the text of the window up to `_done`
         self._held = ""  # the end of the text, if a stop text may begin there
-        self.is_stopped = False
+        self.stop_text = ""  # the one that was found
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether a stop text was found."""
+        return bool(self.stop_text)
 
     def push(self, token: int) -> str:
         """Adds a token and returns the text that it completes."""
@@ -178,10 +183,10 @@ class TextDecoder:
     def _release(self, text: str) -> str:
         """Returns `text` up to a stop text, and holds back an end that may become one."""
         text = self._held + text
-        found = [position for stop in self._stop if (position := text.find(stop)) >= 0]
+        found = [(position, stop) for stop in self._stop if (position := text.find(stop)) >= 0]
         if found:
-            self.is_stopped = True
-            return text[: min(found)]
+            position, self.stop_text = min(found)
+            return text[:position]
         n_held = max((n for stop in self._stop for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
         self._held = text[len(text) - n_held :]
         return text[: len(text) - n_held]
@@ -225,6 +230,7 @@ def decode(
             facts.stop_reason = "cancelled"
         yield text.finish()
     finally:
+        facts.stop_text = text.stop_text
         # Also after a cancel: the next message of the conversation continues the part that was generated.
         network.prefixes.keep(forward.ids, len(prompt), forward.cache)
 

@@ -58,7 +58,7 @@ def with_components(cycle: Cycle, folder: Path, learned: Collection[str]) -> tup
     """
     found = []
     for name in (*cycle.components, *cycle.waiting):
-        if name in learned and _has_files(folder / name):
+        if name in learned and has_files(folder / name):
             rows = {
                 row_id
                 for example in (*cycle.replay, *cycle.training)
@@ -193,7 +193,8 @@ def component_reports(cycle: Cycle, adapter: Adapter, choice: Choice) -> tuple[C
     return tuple(found)
 
 
-def _has_files(folder: Path) -> bool:
+def has_files(folder: Path) -> bool:
+    """Whether there is a file in the folder or below it."""
     return folder.is_dir() and any(path.is_file() for path in folder.rglob("*"))
 
 

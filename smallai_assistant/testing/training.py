@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from smallai_assistant.errors import Cancelled, NotEnoughData
-from smallai_assistant.feedback import Adapter
+from smallai_assistant.feedback import Adapter, Component
+from smallai_assistant.learning.components import has_files
 from smallai_assistant.task import Training
 from smallai_assistant.testing.learning import LearningTrial
 from smallai_assistant.testing.report import Skip
@@ -44,10 +45,20 @@ class TrainingTrial:
                 return f"it returns {kind!r:.60}, not the adapter's kind"
             if not any(path.is_file() for path in training.folder.rglob("*")):
                 return "it wrote no file"
-            ids = dict.fromkeys(feedback_id for example in self.trial.examples for feedback_id in example.feedback_ids)
+            rows = {name: self._rows(name) for name in dict.fromkeys(found.component for found in self.trial.examples)}
+            names = [name for name in rows if name]
+            components = [Component(name, rows[name]) for name in names if has_files(training.folder / name)]
+            if names and not components:
+                return f"it wrote no file into the folder of a component: {', '.join(names)}"
+            ids = dict.fromkeys(feedback_id for found in rows.values() for feedback_id in found)
             # The store refuses files that the host does not allow, such as weights with NaN.
             self._adapter = self.assistant.adapters.add(
-                training.folder, task=self.task.name, kind=kind, base=self.task.base(), feedback_ids=list(ids)
+                training.folder,
+                task=self.task.name,
+                kind=kind,
+                base=self.task.base(),
+                feedback_ids=list(ids),
+                components=components,
             )
         return ""
 
@@ -95,6 +106,11 @@ class TrainingTrial:
         """Removes the adapter."""
         if self._adapter is not None:
             self.assistant.adapters.remove(self._adapter.id)
+
+    def _rows(self, component: str) -> tuple[str, ...]:
+        """The feedback that taught a component."""
+        examples = [example for example in self.trial.examples if example.component == component]
+        return tuple(dict.fromkeys(feedback_id for example in examples for feedback_id in example.feedback_ids))
 
     def _serving(self) -> object:
         """The id of the adapter that the next answer used, as its details say."""

@@ -232,6 +232,7 @@ def test_stop_texts_end_the_answer(smollm: Any, stop: str, expected: str) -> Non
         if decoder.is_stopped:
             break
     assert text + decoder.finish() == expected
+    assert decoder.stop_text == (stop if stop != "zzz" else "")
 
 
 def test_quantized_models_are_smaller_and_still_answer(models: ModelRuntime, models_dir: Path) -> None:

@@ -295,6 +295,10 @@ def poisoned(self: Parrot, training: Training) -> str:
     return Parrot.train(self, training)
 
 
+def in_a_component(self: Parrot, judged_turns: Sequence[JudgedTurn]) -> list[Example]:
+    return [replace(example, component="words") for example in Parrot.examples(self, judged_turns)]
+
+
 def silent(self: Parrot, request: Request, models: ModelRuntime) -> Iterator[TextPart]:
     for item in Parrot.run(self, request, models):
         if isinstance(item, TextPart):
@@ -320,6 +324,7 @@ def without_adapter(self: Parrot, examples: Sequence[Example], adapter: Adapter 
         ({"train": lambda self, training: "phrases"}, "train", "it wrote no file"),
         ({"train": lambda self, training: 1 / 0}, "train", "ZeroDivisionError"),
         ({"train": poisoned}, "train", "AdapterMismatch"),
+        ({"examples": in_a_component}, "train", "it wrote no file into the folder of a component: words"),
         ({"train": deaf}, "cancel of training", "it trained to the end"),
         ({"train": late}, "training out of time", "it wrote no file"),
         ({"train": elsewhere}, "writes", "mine.json"),

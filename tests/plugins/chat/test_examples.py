@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 import re
 import unicodedata
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from support.dialogue import ANSWER, QUESTION, judged_turn
@@ -23,6 +25,23 @@ from smallai_chat.examples import (
     wordings,
 )
 from smallai_chat.reference_prompts import EVERYDAY, HELD_OUT_QUESTIONS, TOPICS, sample_reference_prompts
+
+
+@pytest.mark.parametrize(
+    ("details", "answer", "is_cut"),
+    [
+        ({"stop_reason": "stop"}, "A lake is water", False),
+        ({"stop_reason": "stop", "stop_text": ". "}, "A lake is water.", False),
+        ({"stop_reason": "stop", "stop_text": "\n"}, "A lake is water", False),
+        ({"stop_reason": "length"}, "A lake is water", True),
+        ({}, "A lake is water", False),  # an earlier version stored no reason
+    ],
+)
+def test_a_rated_answer_is_as_the_model_made_it(details: dict[str, Any], answer: str, is_cut: bool) -> None:
+    given = judged_turn("What is a lake?", "A lake is water", is_good=True)
+    (example,) = examples_of([replace(given, turn=replace(given.turn, details=details))])
+    assert (example.payload.answer, example.payload.is_cut) == (answer, is_cut)
+    assert example.component == "ratings"
 
 
 def test_correction_gives_wordings_and_rating_one_example() -> None:

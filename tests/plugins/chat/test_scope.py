@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -38,6 +39,21 @@ def test_base_answers_outside_the_scope(tmp_path: Path) -> None:
     with_ratings = replace(adapter, files={"adapter.bin": "", "elsewhere/adapter.bin": ""})
     found = scopes().adapters_for(with_ratings, ["bo", "cat"])
     assert [(chosen.id, chosen.part_name) if chosen else None for chosen in found] == [("a1", "elsewhere"), ("a1", "")]
+
+
+def test_each_component_answers_its_questions(tmp_path: Path) -> None:
+    (tmp_path / "corrections").mkdir()
+    scopes().of_questions(["Where is the red boat?"]).save(tmp_path / "corrections")
+    asked = ["Where is the red boat?", "Who owns the mill?"]
+
+    def parts(*names: str) -> list[str | None]:
+        adapter = replace(adapter_in(tmp_path), files={f"{name}/adapter.bin": "" for name in names})
+        return [chosen.part_name if chosen else None for chosen in scopes().adapters_for(adapter, asked)]
+
+    assert parts("corrections", "ratings") == ["corrections", "ratings"]
+    assert parts("corrections") == ["corrections", None]
+    shutil.rmtree(tmp_path / "corrections")
+    assert parts("ratings") == ["ratings", "ratings"]
 
 
 def test_scope_decides_by_its_questions(tmp_path: Path) -> None:

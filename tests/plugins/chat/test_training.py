@@ -10,9 +10,15 @@ import pytest
 from support.dialogue import TASK, ask
 from support.tiny_text import save_tiny_llama
 
-from smallai_assistant import Assistant, AssistantConfig
+from smallai_assistant import Assistant, AssistantConfig, Example, ModelSpec
 from smallai_assistant.config import ModelsConfig
+from smallai_assistant.learning.evaluation import Verdict
 from smallai_assistant.learning.learner import CycleOptions
+from smallai_chat.dataset import kto_rows
+from smallai_chat.examples import Rated
+from smallai_chat.training import load_base, lora_config
+
+NAMES = ("corrections", "ratings")
 
 
 @pytest.fixture
@@ -25,7 +31,9 @@ def tiny(models_dir: Path, tmp_path: Path) -> Iterator[Assistant]:
 
 
 @pytest.mark.slow
-def test_cycle_trains_evaluates_serves_and_rolls_back(tiny: Assistant) -> None:
+def test_cycle_trains_evaluates_serves_and_rolls_back(tiny: Assistant, monkeypatch: pytest.MonkeyPatch) -> None:
+    # By chance one component of a random model may pass alone; here both are to be in the version.
+    monkeypatch.setattr("smallai_assistant.learning.components.gate", lambda slices, **_: Verdict(True, ()))
     for number in range(3):
         tiny.teach(TASK, f"What is the number of room {number}?", str(number))
     ask(tiny, "Where is the boat?", max_tokens=4).rate(correction="in the harbour")
@@ -42,14 +50,18 @@ def test_cycle_trains_evaluates_serves_and_rolls_back(tiny: Assistant) -> None:
     assert report.reasons
     adapter = tiny.adapters.get(report.adapter_id)
     assert adapter.kind == "lora"
-    assert json.loads((adapter.folder / "adapter_config.json").read_text())["r"] == 16
-    weights = {"adapter_config.json", "adapter_model.safetensors"}
-    assert set(adapter.files) == weights | {f"elsewhere/{weight}" for weight in weights} | {"scope.safetensors"}
+    assert json.loads((adapter.folder / "corrections/adapter_config.json").read_text())["r"] == 16
+    weights = [f"{part}/adapter_{name}" for part in NAMES for name in ("config.json", "model.safetensors")]
+    assert set(adapter.files) == {*weights, "corrections/scope.safetensors"}
+    learned = {component.name: set(component.feedback_ids) for component in adapter.components}
+    assert learned.keys() == set(NAMES)
+    assert not learned["corrections"] & learned["ratings"]
+    assert {component.name: component.is_included for component in report.components} == dict.fromkeys(NAMES, True)
     if not report.is_promoted:
         tiny.promote(report.adapter_id, force=True)
-    for question in ("Hello?", "Where is the boat?"):  # outside the scope, and inside
+    for question, part in (("Hello?", "ratings"), ("Where is the boat?", "corrections")):
         served = ask(tiny, question, max_tokens=4)
-        assert served.details["adapter"] == adapter.id
+        assert (served.details["adapter"], served.details["part"]) == (adapter.id, part)
         assert served.turn.adapter == adapter.id
     tiny.rollback(TASK)
     assert ask(tiny, "Hello?", max_tokens=4).turn.adapter is None
@@ -62,13 +74,36 @@ def test_corrections_change_nothing_outside_their_scope(tiny: Assistant) -> None
     before = ask(tiny, "Hello?", max_tokens=4).text
     report = tiny.learn(TASK, options=CycleOptions(promote=False))
     adapter = tiny.adapters.get(report.adapter_id)
-    assert set(adapter.files) == {"adapter_config.json", "adapter_model.safetensors", "scope.safetensors"}
+    files = ("adapter_config.json", "adapter_model.safetensors", "scope.safetensors")
+    assert set(adapter.files) == {f"corrections/{name}" for name in files}
     tiny.promote(adapter.id, force=True)
     outside = ask(tiny, "Hello?", max_tokens=4)
     assert (outside.turn.adapter, outside.text) == (None, before)
     assert ask(tiny, "What is the number of room 2?", max_tokens=4).turn.adapter == adapter.id
     protected = {found.name: found for found in report.slices if found.name != "new feedback"}
     assert protected["plain language"].change == 0.0
+
+
+@pytest.mark.slow
+def test_an_answer_that_was_cut_is_trained_without_its_end(tmp_path: Path) -> None:
+    from datasets import Dataset
+    from trl import KTOConfig
+
+    from smallai_chat.kto_trainer import WholeAnswersTrainer
+
+    folder = save_tiny_llama(tmp_path / "tiny", context=1024)
+    spec = ModelSpec(str(folder), task=TASK)
+    model, tokenizer = load_base(folder, spec, "cpu")
+    rated = [
+        Example(str(n), "Hi?", "", str(n), payload=Rated("Hi?", "a b c", n % 2 == 0, is_cut=n == 1)) for n in range(4)
+    ]
+    arguments = KTOConfig(output_dir=str(tmp_path / "out"), per_device_train_batch_size=4, use_cpu=True, report_to=[])
+    rows = Dataset.from_list(kto_rows(rated, ""))
+    trainer = WholeAnswersTrainer(
+        model=model, args=arguments, train_dataset=rows, processing_class=tokenizer, peft_config=lora_config()
+    )
+    ends = [tokenizer.eos_token_id in row["completion_ids"] for row in trainer.train_dataset]
+    assert ends == [True, False, True, True]
 
 
 @pytest.mark.slow
