@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -197,8 +198,11 @@ class Example:
             subject of its own.
         component: what of a version learns the example, such as `corrections`. The examples of a component are judged
             by themselves, and a component that fails is left out of the version. `LearningTask.train` writes the files
-            of a component into the subfolder of its name, a single word; files outside are in the version in any case.
-            Empty if the task learns one thing only. An example that comes from no feedback has none.
+            of a component into the subfolder of its name; files outside are in the version in any case. Empty if the
+            task learns one thing only. An example that comes from no feedback has none.
+
+    Raises:
+        InvalidInput: the component is not a word of small letters, digits, `_` and `-`.
     """
 
     id: str
@@ -211,6 +215,11 @@ class Example:
     media: tuple[ImagePart | AudioPart, ...] = ()
     subject: str = ""
     component: str = ""
+
+    def __post_init__(self) -> None:
+        # It becomes the name of a folder.
+        if self.component and not re.fullmatch(r"[a-z][a-z0-9_-]{0,63}", self.component):
+            raise InvalidInput(f"the component is {self.component!r}", hint="use small letters, digits, '_' and '-'")
 
 
 @dataclass(frozen=True, slots=True)

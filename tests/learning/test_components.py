@@ -9,7 +9,7 @@ import pytest
 from support.scripted_learner import DRINKS, NAME, PLANTS, UNKNOWN, ask, open_assistant, questions, teach
 from support.shelves import SHELF_OF, Shelves
 
-from smallai_assistant import Assistant, errors
+from smallai_assistant import Assistant, Example, errors
 from smallai_assistant.learning.evaluation import ReasonKind
 from smallai_assistant.learning.report import ComponentReport, CycleReport
 from smallai_assistant.learning.report_html import write_page
@@ -237,3 +237,9 @@ def test_components_are_cross_fitted(opened: Assistant, task: Shelves) -> None:
     assert ask(opened, "what of tea") == DRINKS["tea"]
     assert ask(opened, "what of oak") == PLANTS["oak"]
     assert ask(opened, "what of fog") == UNKNOWN
+
+
+@pytest.mark.parametrize("name", ["../plants", "/plants", "two words", "Plants", ".", "a" * 65])
+def test_the_name_of_a_component_is_one_word(name: str) -> None:
+    with pytest.raises(errors.InvalidInput, match="the component is"):
+        Example("e", "what is tea", "a drink", "e", component=name)
