@@ -15,6 +15,7 @@ from pathlib import Path
 
 from smallai_assistant.errors import TrainingFailed
 from smallai_assistant.feedback import Adapter, Component, Example, Score
+from smallai_assistant.learning.adapter_files import damaged
 from smallai_assistant.learning.cycle import EARLIER, LEARNED, TARGET, Cycle
 from smallai_assistant.learning.evaluation import (
     Reason,
@@ -26,6 +27,7 @@ from smallai_assistant.learning.evaluation import (
     subject_of,
 )
 from smallai_assistant.learning.report import ComponentReport
+from smallai_assistant.models.files import file_sha256
 
 Scores = Mapping[str, Sequence[Score]]
 
@@ -54,7 +56,8 @@ def with_components(cycle: Cycle, folder: Path, learned: Collection[str]) -> tup
         learned: components that were trained and stay.
 
     Raises:
-        TrainingFailed: the task wrote files for none of its components.
+        TrainingFailed: the task wrote files for none of its components, or the version before is gone.
+        IntegrityError: a file of the version before has changed.
     """
     found = []
     for name in (*cycle.components, *cycle.waiting):
@@ -70,7 +73,7 @@ def with_components(cycle: Cycle, folder: Path, learned: Collection[str]) -> tup
         shutil.rmtree(folder / name, ignore_errors=True)
         old = cycle.taken_over(name)
         if old is not None and cycle.baseline is not None:
-            shutil.copytree(cycle.baseline.folder / name, folder / name)
+            _copy(cycle.baseline, name, folder)
             found.append(old)
     if cycle.components and not any(component.taken_from is None for component in found):
         names = ", ".join(cycle.components)
@@ -196,6 +199,20 @@ def component_reports(cycle: Cycle, adapter: Adapter, choice: Choice) -> tuple[C
 def has_files(folder: Path) -> bool:
     """Whether there is a file in the folder or below it."""
     return folder.is_dir() and any(path.is_file() for path in folder.rglob("*"))
+
+
+def _copy(adapter: Adapter, name: str, folder: Path) -> None:
+    """Copies the files of a component. Their hashes are compared, because the copy gets new ones."""
+    try:
+        for file in (file for file in adapter.files if file.startswith(f"{name}/")):
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(adapter.folder / file, folder / file)
+            if file_sha256(folder / file) != adapter.files[file]:
+                raise damaged(adapter.id, f"{file} has changed")
+    except FileNotFoundError as error:
+        raise TrainingFailed(
+            f"{adapter.id}, which the cycle began with, is gone", hint="start the cycle again; nothing was changed"
+        ) from error
 
 
 def _groups(name: str, examples: Sequence[Example]) -> dict[str, list[int]]:

@@ -159,6 +159,18 @@ def test_a_refused_component_serves_on_as_it_was(opened: Assistant, task: Shelve
     assert ask(opened, "what of cocoa") == MORE_DRINKS["cocoa"]
 
 
+@pytest.mark.parametrize("damage", ["changed", "gone"])
+def test_damaged_files_are_not_taken_over(opened: Assistant, task: Shelves, damage: str) -> None:
+    teach(opened, DRINKS | PLANTS)
+    first = opened.adapters.get(opened.learn(NAME).adapter_id)
+    teach(opened, MORE_DRINKS)
+    file = first.folder / "plants" / "table.json"
+    task.knobs.on_step = lambda _: file.write_text("{}") if damage == "changed" else file.unlink(missing_ok=True)
+    with pytest.raises(errors.IntegrityError if damage == "changed" else errors.TrainingFailed, match=first.id):
+        opened.learn(NAME)
+    assert [version.id for version in opened.adapters.versions(NAME)] == [first.id]
+
+
 def test_too_little_of_one_component_waits(opened: Assistant, task: Shelves) -> None:
     teach(opened, DRINKS)
     opened.teach(NAME, questions("oak")[0], PLANTS["oak"])
