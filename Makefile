@@ -83,8 +83,9 @@ demo: models  ## a tour of the four tasks, about two minutes
 # -- check ---------------------------------------------------------------------------------------------------
 
 .PHONY: test test-all test-gpu check lint format types layers docs docs-check pictures wheel
-# One process for each core; the tests of one file stay together, so that a model is loaded once for them.
-PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+# One process for each core; the tests of one file stay together, so that a model is loaded once for them. The files come
+# in the order of `tests/conftest.py`, the longest first.
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 test: $(VENV)/.dev  ## run the tests, real small models included; about ten minutes on two cores
 	@$(PYTEST) -m "not slow and not gpu" $(ARGS)
 test-all: $(VENV)/.dev  ## run all tests, the slow ones too

@@ -23,6 +23,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # torch's threads sleep at barriers instead of spinning: on a busy machine that is faster by far.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Each process of the run gets its share of the cores: with more threads than cores, torch's wait for each other.
+if (n_processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // n_processes)))
 
 MODELS_DIR = Path(
     os.environ.get("SMALLAI_MODELS_DIR") or platformdirs.user_cache_path("smallai", appauthor=False) / "models"
@@ -30,6 +33,9 @@ MODELS_DIR = Path(
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # Files that load real models take longest. They begin first, so that the processes of a run end at the same time.
+    of_models = {item.path for item in items if "models_dir" in getattr(item, "fixturenames", ())}
+    items.sort(key=lambda item: item.path not in of_models)
     of_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if not of_gpu:
         return

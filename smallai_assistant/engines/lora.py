@@ -84,6 +84,11 @@ class LoraAdapters:
             if not self._n_streams[adapter.part]:
                 del self._n_streams[adapter.part]
 
+    def is_unknown(self, part: AdapterPart | None) -> bool:
+        """Whether weights are neither in memory nor used by a stream. On the model's thread only."""
+        with self._lock:
+            return part is not None and part not in self._loaded and part not in self._n_streams
+
     def activate(self, part: AdapterPart | None) -> None:
         """Makes the next forward pass use these weights, or the bare base for None. On the model's thread only.
 

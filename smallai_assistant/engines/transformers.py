@@ -222,7 +222,9 @@ class TransformersTextModel(TextModel):
         return self.stream(_Ending(steps, at_end), in_background=in_background)
 
     def _drop_unused(self) -> None:
-        for part in self._adapters.drop_unused():
+        # Weights that could not be loaded are not among those that are dropped.
+        gone = {*self._adapters.drop_unused(), *(part for part in self._prefixes if self._adapters.is_unknown(part))}
+        for part in gone:
             self._prefixes.pop(part, None)
 
     def _warm_up(self) -> None:

@@ -83,7 +83,7 @@ def test_ctrl_c_stops_a_pull(tmp_path: Path, silent_index: socket.socket) -> Non
     connection, _ = silent_index.accept()
     assert list(wheels.glob(".wheel-*"))
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=120)
     connection.close()
     assert process.returncode == 130, err
     assert out == b""

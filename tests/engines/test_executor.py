@@ -30,11 +30,11 @@ def test_streams_take_turns_step_by_step(thread: ModelThread) -> None:
 
     def block() -> None:
         is_blocked.set()
-        gate.wait(5)
+        gate.wait(60)
 
     blocker = threading.Thread(target=lambda: thread.call(block))
     blocker.start()
-    is_blocked.wait(5)  # the model's thread is busy, so all three streams begin together
+    is_blocked.wait(60)  # the model's thread is busy, so all three streams begin together
     streams = [thread.stream(steps(name)) for name in "abc"]
     gate.set()
     blocker.join()
@@ -47,7 +47,7 @@ def test_background_stream_waits_for_other_steps(thread: ModelThread) -> None:
     both_there = threading.Event()
 
     def steps(name: str) -> Iterator[str]:
-        both_there.wait(5)
+        both_there.wait(60)
         for _ in range(4):
             order.append(name)
             yield name
@@ -74,7 +74,7 @@ def test_background_stream_is_not_starved(thread: ModelThread, monkeypatch: pyte
     assert list(thread.stream(iter("abc"), in_background=True)) == ["a", "b", "c"]
     assert reader.is_alive()
     is_done.set()
-    reader.join(5)
+    reader.join(60)
 
 
 def test_background_stream_runs_while_others_are_unread(thread: ModelThread) -> None:
@@ -96,7 +96,7 @@ def test_calls_run_between_steps(thread: ModelThread) -> None:
     assert thread.call(lambda: "now") == "now"
     assert reader.is_alive(), "the stream has not ended, so the call ran between two of its steps"
     is_done.set()
-    reader.join(5)
+    reader.join(60)
 
 
 def test_calls_run_on_the_model_thread(thread: ModelThread) -> None:
@@ -190,5 +190,5 @@ def test_fifty_streams_do_not_mix(thread: ModelThread) -> None:
     for reader in readers:
         reader.start()
     for reader in readers:
-        reader.join(20)
+        reader.join(60)
     assert results == {n: [n] * 30 for n in range(50)}

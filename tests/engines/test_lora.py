@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -68,20 +69,33 @@ def adapters(base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Adapt
     return [save_lora(folder / f"version-{n}", base, seed=n) for n in range(2)]
 
 
+@pytest.fixture(scope="module")
+def models(base: Path) -> Iterator[ModelRuntime]:
+    opened = ModelRuntime(Catalog(base.parent), [TransformersEngine()], device="cpu")
+    yield opened
+    opened.close()
+
+
+@contextmanager
+def lent(models: ModelRuntime, base: Path, **options: Any) -> Iterator[TextModel]:
+    """Lends a model without adapters, and leaves it without. Each load starts a process, so it is loaded once."""
+    with models.lease(ModelSpec(str(base), task=TASK, **options), TextModel) as model:
+        assert not any("lora" in name for name, _ in Internals(model).module.named_modules())
+        yield model
+        for part in Internals(model).loaded_parts:
+            model.retire_adapter(part.adapter_id)
+
+
 @pytest.fixture
-def open_model(base: Path) -> Iterator[Callable[..., Any]]:
-    models = ModelRuntime(Catalog(base.parent), [TransformersEngine()], device="cpu")
-    leases = []
+def model(models: ModelRuntime, base: Path) -> Iterator[TextModel]:
+    with lent(models, base, dtype="float32") as found:
+        yield found
 
-    def open_one(folder: Path = base, **options: Any) -> TextModel:
-        lease = models.lease(ModelSpec(str(folder), task=TASK, **({"dtype": "float32"} | options)), TextModel)
-        leases.append(lease)
-        return lease.__enter__()
 
-    yield open_one
-    for lease in leases:
-        lease.__exit__(None, None, None)
-    models.close()
+@pytest.fixture
+def quantized(models: ModelRuntime, base: Path, request: pytest.FixtureRequest) -> Iterator[TextModel]:
+    with lent(models, base, dtype="float32", quantization=request.param) as found:
+        yield found
 
 
 def reference(base: Path, adapter: Adapter | None, text: str) -> str:
@@ -100,16 +114,14 @@ def reference(base: Path, adapter: Adapter | None, text: str) -> str:
     return str(tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)).rstrip("\ufffd")
 
 
-def test_answers_equal_those_of_peft(base: Path, adapters: list[Adapter], open_model: Callable[..., Any]) -> None:
-    model = open_model()
+def test_answers_equal_those_of_peft(base: Path, adapters: list[Adapter], model: TextModel) -> None:
     expected = [reference(base, adapter, "abc") for adapter in (None, *adapters)]
     assert len(set(expected)) == 3
     for adapter, text in [*zip((None, *adapters), expected, strict=True), (None, expected[0])]:
         assert say(model, "abc", adapter).rstrip("\ufffd") == text
 
 
-def test_interleaved_streams_do_not_mix(adapters: list[Adapter], open_model: Callable[..., Any]) -> None:
-    model = open_model()
+def test_interleaved_streams_do_not_mix(adapters: list[Adapter], model: TextModel) -> None:
     used = [(f"text {n // 3}", (None, *adapters)[n % 3]) for n in range(12)]
     expected = [say(model, text, adapter) for text, adapter in used]
     assert len(set(expected)) == len(used)
@@ -125,10 +137,7 @@ def test_interleaved_streams_do_not_mix(adapters: list[Adapter], open_model: Cal
     assert found == expected
 
 
-def test_retired_adapter_is_dropped_after_its_last_stream(
-    adapters: list[Adapter], open_model: Callable[..., Any]
-) -> None:
-    model = open_model()
+def test_retired_adapter_is_dropped_after_its_last_stream(adapters: list[Adapter], model: TextModel) -> None:
     old, new = adapters
     expected = say(model, "abc", old)
     one = Internals(model).lora_bytes
@@ -151,10 +160,9 @@ def test_retired_adapter_is_dropped_after_its_last_stream(
     assert Internals(model).lora_bytes == 0
 
 
-def test_dropping_frees_the_memory(base: Path, open_model: Callable[..., Any], tmp_path: Path) -> None:
+def test_dropping_frees_the_memory(base: Path, model: TextModel, tmp_path: Path) -> None:
     import torch
 
-    model = open_model()
     adapter = save_lora(tmp_path / "big", base, seed=3, rank=64)
     say(model, "abc", adapter)
 
@@ -169,9 +177,8 @@ def test_dropping_frees_the_memory(base: Path, open_model: Callable[..., Any], t
     assert before - living() >= n_layers * len(TARGETS)
 
 
-def test_retired_adapter_can_serve_again(adapters: list[Adapter], open_model: Callable[..., Any]) -> None:
+def test_retired_adapter_can_serve_again(adapters: list[Adapter], model: TextModel) -> None:
     """A rollback lets an earlier version serve again."""
-    model = open_model()
     expected = [say(model, "abc", adapter) for adapter in adapters]
     for _ in range(2):
         for adapter, text in zip(adapters, expected, strict=True):
@@ -180,9 +187,8 @@ def test_retired_adapter_can_serve_again(adapters: list[Adapter], open_model: Ca
     model.retire_adapter("a version that was never loaded")
 
 
-def test_number_of_loaded_versions_is_limited(base: Path, open_model: Callable[..., Any], tmp_path: Path) -> None:
+def test_number_of_loaded_versions_is_limited(base: Path, model: TextModel, tmp_path: Path) -> None:
     """A turn may ask for the champion just before it is retired. Nobody retires that version a second time."""
-    model = open_model()
     made = [save_lora(tmp_path / f"v{n}", base, seed=n, targets=["q_proj"]) for n in range(MAX_LOADED + 3)]
     texts = [say(model, "abc", adapter) for adapter in made]
     assert len(Internals(model).loaded_parts) == MAX_LOADED
@@ -240,9 +246,8 @@ def damage(adapter: Adapter, folder: Path, how: str, base: Path) -> Adapter:
 )
 @pytest.mark.parametrize("is_first", [True, False])
 def test_wrong_weights_are_refused_without_side_effects(
-    how: str, is_first: bool, adapters: list[Adapter], open_model: Callable[..., Any], tmp_path: Path, base: Path
+    how: str, is_first: bool, adapters: list[Adapter], model: TextModel, tmp_path: Path, base: Path
 ) -> None:
-    model = open_model()
     expected = (
         [say(model, "abc")] if is_first else [say(model, "abc"), *(say(model, "abc", adapter) for adapter in adapters)]
     )
@@ -255,13 +260,13 @@ def test_wrong_weights_are_refused_without_side_effects(
     assert begun + "".join(running) == expected[0]
     assert Internals(model).lora_bytes == 0 or not is_first
     assert not any("wrong" in name for name, _ in Internals(model).module.named_parameters())
+    assert wrong.part not in Internals(model).cached_parts
     found = [say(model, "abc"), *(say(model, "abc", adapter) for adapter in adapters)]
     assert found[: len(expected)] == expected
     assert len(set(found)) == 3
 
 
-def test_adapters_of_different_ranks_and_targets(base: Path, open_model: Callable[..., Any], tmp_path: Path) -> None:
-    model = open_model()
+def test_adapters_of_different_ranks_and_targets(base: Path, model: TextModel, tmp_path: Path) -> None:
     wide = save_lora(tmp_path / "wide", base, seed=1, rank=16)
     narrow = save_lora(tmp_path / "narrow", base, seed=2, rank=2, targets=["v_proj"], scale=1.0)
     expected = [reference(base, adapter, "xyz") for adapter in (wide, narrow)]
@@ -269,20 +274,18 @@ def test_adapters_of_different_ranks_and_targets(base: Path, open_model: Callabl
     assert found == expected * 2
 
 
-@pytest.mark.parametrize("quantization", ["nf4", "int8"])
-def test_lora_on_a_quantized_base(quantization: str, adapters: list[Adapter], open_model: Callable[..., Any]) -> None:
-    model = open_model(quantization=quantization)
-    texts = [say(model, "abc", adapter) for adapter in (None, *adapters)]
+@pytest.mark.parametrize("quantized", ["nf4", "int8"], indirect=True)
+def test_lora_on_a_quantized_base(quantized: TextModel, adapters: list[Adapter]) -> None:
+    texts = [say(quantized, "abc", adapter) for adapter in (None, *adapters)]
     assert len(set(texts)) == 3
-    assert [say(model, "abc", adapter) for adapter in (*adapters, None)] == [texts[1], texts[2], texts[0]]
-    model.retire_adapter(adapters[0].id)
-    model.retire_adapter(adapters[1].id)
-    assert say(model, "abc") == texts[0]
-    assert Internals(model).lora_bytes == 0
+    assert [say(quantized, "abc", adapter) for adapter in (*adapters, None)] == [texts[1], texts[2], texts[0]]
+    quantized.retire_adapter(adapters[0].id)
+    quantized.retire_adapter(adapters[1].id)
+    assert say(quantized, "abc") == texts[0]
+    assert Internals(quantized).lora_bytes == 0
 
 
-def test_serving_changes_no_weight(adapters: list[Adapter], open_model: Callable[..., Any]) -> None:
-    model = open_model()
+def test_serving_changes_no_weight(adapters: list[Adapter], model: TextModel) -> None:
     before = {name: weight.clone() for name, weight in Internals(model).module.named_parameters()}
     for adapter in (*adapters, None):
         say(model, "abc", adapter)
@@ -295,9 +298,8 @@ def test_serving_changes_no_weight(adapters: list[Adapter], open_model: Callable
 
 
 def test_parts_of_one_adapter_are_different_weights(
-    base: Path, adapters: list[Adapter], open_model: Callable[..., Any], tmp_path: Path
+    base: Path, adapters: list[Adapter], model: TextModel, tmp_path: Path
 ) -> None:
-    model = open_model()
     shutil.copytree(adapters[0].folder, tmp_path / "whole")
     shutil.copytree(adapters[1].folder, tmp_path / "whole" / "ratings")
     whole = replace(adapter_at(tmp_path / "whole"), files={"ratings/adapter_model.safetensors": ""})
@@ -311,9 +313,8 @@ def test_parts_of_one_adapter_are_different_weights(
     assert Internals(model).cached_parts == {None, *(adapter.part for adapter in adapters)}
 
 
-def test_adapter_id_may_contain_dots(adapters: list[Adapter], open_model: Callable[..., Any]) -> None:
+def test_adapter_id_may_contain_dots(adapters: list[Adapter], model: TextModel) -> None:
     """Names of torch modules must not, and a task's name, with dots, is part of the id."""
-    model = open_model()
     dotted = replace(adapters[0], id="text-generation.v1.2")
     assert say(model, "abc", dotted) == say(model, "abc", adapters[0])
     model.retire_adapter(dotted.id)

@@ -17,7 +17,7 @@ from support.scripted import ScriptedPlugin, make_task
 
 def be_impatient(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Shortens the waits of the kit, and hides the models."""
-    for name, seconds in (("ANSWER_S", 20.0), ("STOP_S", 0.5), ("HANG_S", 0.8), ("STEP_S", 0.2)):
+    for name, seconds in (("ANSWER_S", 20.0), ("STOP_S", 1.5), ("HANG_S", 2.5), ("STEP_S", 0.2)):
         monkeypatch.setattr(trial, name, seconds)
     monkeypatch.setenv("SMALLAI_MODELS_DIR", str(tmp_path / "models"))
 

@@ -32,6 +32,7 @@ def test_answer_carries_model_and_token_counts(assistant: Assistant) -> None:
     assert response.turn.model == "smollm2-135m-instruct"
 
 
+@pytest.mark.slow
 def test_history_is_used(config: AssistantConfig) -> None:
     """Uses the default, Qwen 0.5B in nf4: the 135M model invents names."""
     with Assistant(config) as assistant:

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 
-import pytest
 from PIL import Image
 from support.drawings import face, flag, rings
 from support.pictures import TASK, best_label, examples_of, task_of, teach
 
-from smallai_assistant import Assistant, AssistantConfig, ImagePart
+from smallai_assistant import Assistant, ImagePart
 
 KINDS = {"target": rings, "banner": flag, "smiley": face}
-
-
-@pytest.fixture
-def fresh(config: AssistantConfig) -> Iterator[Assistant]:
-    with Assistant(config) as opened:
-        yield opened
 
 
 def copy_of(data: bytes) -> bytes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import threading
 import unicodedata
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -16,12 +15,6 @@ from support.pictures import CHAIR, TASK, ask, best, best_label, codes, examples
 from bench.data import imagenet_photos
 from smallai_assistant import Assistant, AssistantConfig, Feedback, ImagePart
 from smallai_assistant.errors import InvalidInput
-
-
-@pytest.fixture
-def fresh(config: AssistantConfig) -> Iterator[Assistant]:
-    with Assistant(config) as opened:
-        yield opened
 
 
 def test_taught_pictures_are_recognized_and_photos_kept(fresh: Assistant) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +17,6 @@ from smallai_assistant import Adapter, Assistant, AssistantConfig, ImageModel, I
 from smallai_assistant.errors import Cancelled, NotEnoughData
 from smallai_image.features import pad_to_square
 from smallai_image.head import STRENGTHS, Head
-
-
-@pytest.fixture
-def fresh(config: AssistantConfig) -> Iterator[Assistant]:
-    with Assistant(config) as opened:
-        yield opened
 
 
 def trained(assistant: Assistant, work_folder: Path) -> Adapter:
