@@ -61,6 +61,7 @@ class Assistant:
         models: the models in memory.
         schedule: starts learning cycles by itself; `schedule.status()` says what each task waits for.
         router: chooses the task of a message.
+        database: the open database.
 
     Raises:
         ConfigError: a setting is wrong, or the data directory cannot be written.
@@ -85,12 +86,12 @@ class Assistant:
         # The order matters. Engines come from plugins, the runtime needs the engines, `setup` of a task needs the
         # runtime, and a fast memory can be rebuilt only after its task was set up.
         self.config = config or load_config(**overrides)
-        self._database = Database(self.config.data_dir, self.config.database_url)
-        self.store = TurnStore(self._database, self.config.data_dir / "media")
-        self.items = ItemStore(self._database)
-        self.feedback = FeedbackStore(self._database, self.store, audience=self.config.learning.default_audience)
-        self._transfer = FeedbackTransfer(self._database, self.config.data_dir / "media")
-        self.adapters = AdapterStore(self._database, self.config.data_dir / "adapters")
+        self.database = Database(self.config.data_dir, self.config.database_url)
+        self.store = TurnStore(self.database, self.config.data_dir / "media")
+        self.items = ItemStore(self.database)
+        self.feedback = FeedbackStore(self.database, self.store, audience=self.config.learning.default_audience)
+        self._transfer = FeedbackTransfer(self.database, self.config.data_dir / "media")
+        self.adapters = AdapterStore(self.database, self.config.data_dir / "adapters")
         self._serving = ServingAdapters(self.adapters)
         self._plugins = PluginManager(disabled=self.config.disabled_plugins, extra=plugins, folder=self.config.data_dir)
         self.catalog = Catalog(self.config.models_dir)
@@ -104,7 +105,7 @@ class Assistant:
         )
         options = self._plugins.options_of_tasks(self.config.tasks)
         self._plugins.set_up_tasks({name: self._context_of(name, values) for name, values in options.items()})
-        stores = LearningStores(self.store, self.feedback, self.adapters, CycleHistory(self._database))
+        stores = LearningStores(self.store, self.feedback, self.adapters, CycleHistory(self.database))
         memory = FastMemory(self._plugins, self.feedback, self._serving)
         self._feedback_service = FeedbackService(self._plugins, stores, memory)
         self._eraser = Eraser(
@@ -137,6 +138,7 @@ class Assistant:
             notices_of=memory.notices,
             feedback=self.feedback,
             set_aside=self._serving.set_aside,
+            audience_of=self.adapters.audience_of,
         )
         self._is_closed = False
         self.schedule.start()  # last: a cycle uses all of the above
@@ -155,11 +157,6 @@ class Assistant:
     def broken_plugins(self) -> Mapping[str, str]:
         """Name -> what is wrong, of plugins and tasks that failed."""
         return MappingProxyType(self._plugins.broken)
-
-    @property
-    def database(self) -> Database:
-        """The open database."""
-        return self._database
 
     def session(
         self, user_id: str | None = None, *, session_id: str | None = None, groups: Sequence[str] = ()
@@ -379,7 +376,7 @@ class Assistant:
             with self._plugins.containing(name):
                 self._plugins.call_task(name, "close", task.close, timeout_s=CLOSE_TIMEOUT_S)
         self.models.close()
-        self._database.close()
+        self.database.close()
 
     def __enter__(self) -> Assistant:
         return self

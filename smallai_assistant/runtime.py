@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from smallai_assistant.engines import device as devices
 from smallai_assistant.engines.base import Engine, LoadedModel, ModelSpec
 from smallai_assistant.engines.leases import Leases
 from smallai_assistant.errors import AssistantError, Busy, ModelError, ModelInvalid, OutOfMemory
 from smallai_assistant.models.boundary import is_out_of_memory, model_errors
-from smallai_assistant.models.integrity import HashCheck
+from smallai_assistant.models.integrity import ModelFiles as ModelFiles
 from smallai_assistant.types import Notice
 
 M = TypeVar("M", bound=LoadedModel)
@@ -27,25 +27,6 @@ _BUDGET_SHARE = 0.6  # of the device's memory; the rest is for activations, cach
 _LEASE_PATIENCE_S = 60.0  # long answers of other tasks end within it
 _POLITE_S = 30.0  # training continues beside an answer that takes longer, or it would never end
 _IDLE_POLL_S = 0.02  # far below the time of a training step, so polling costs no speed
-
-
-class ModelFiles(Protocol):
-    """What the runtime needs of the model catalogue."""
-
-    def name_for(self, name: str, task: str) -> str:
-        """The model's full name; `auto` becomes a model for the task."""
-
-    def resolve(self, name: str, *, task: str | None = None, revision: str | None = None) -> Path:
-        """The folder of the model's files, checked."""
-
-    def fingerprint(self, name: str, *, task: str | None = None, revision: str | None = None) -> dict[str, str]:
-        """The model's revision and the hashes of its weights and tokenizer."""
-
-    def begin_check(self, name: str, *, task: str | None = None, revision: str | None = None) -> HashCheck:
-        """Begins to compare the model's files with their hashes."""
-
-    def end_check(self, check: HashCheck) -> None:
-        """Ends the comparison after the load; raises IntegrityError if a file has changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +51,10 @@ class _Slot:
     n_bytes: int
     model: LoadedModel | None = None
     n_leases: int = 0
+
+    @property
+    def n_total(self) -> int:
+        return self.n_bytes + (self.model.extra_bytes if self.model is not None else 0)  # such as adapters
 
 
 class ModelRuntime:
@@ -160,7 +145,7 @@ class ModelRuntime:
         """The models in memory, least recently used first."""
         with self._changed:
             return [
-                LoadedInfo(spec, slot.model.device, slot.n_bytes, slot.n_leases)
+                LoadedInfo(spec, slot.model.device, slot.n_total, slot.n_leases)
                 for spec, slot in self._slots.items()
                 if slot.model is not None
             ]
@@ -268,6 +253,7 @@ class ModelRuntime:
                 self._slots.pop(spec, None)
             else:
                 slot.model = slot_model
+                slot_model.on_growth = self._make_room_beside
                 slot.n_leases = 1
             self._changed.notify_all()
         if closed:  # the assistant was closed during the load
@@ -344,12 +330,15 @@ class ModelRuntime:
         budget = self.budget_bytes
         if n_bytes > budget:
             raise self._does_not_fit(spec, n_bytes, budget, engine, folder)
+        with self._changed:
+            slot.n_bytes = 0  # the slot's own earlier claim does not count against it
+            is_full = self._used() + n_bytes > budget
+            models = [other.model for other in self._slots.values() if is_full and other.model is not None]
+        for model in models:
+            model.drop_extras()
         while True:
             with self._changed:
-                slot.n_bytes = 0  # the slot's own earlier claim does not count against it
-                evicted = []
-                while self._used() + n_bytes > budget and (idle := self._oldest_idle()) is not None:
-                    evicted.append(self._slots.pop(idle))
+                evicted = self._evicted_for(n_bytes)
                 fits = self._used() + n_bytes <= budget
                 if fits:
                     slot.n_bytes = n_bytes
@@ -364,17 +353,28 @@ class ModelRuntime:
             if fits:
                 return
 
+    def _make_room_beside(self, n_bytes: int) -> None:
+        """Evicts idle models, so that a loaded one may grow; called on its thread."""
+        with self._changed:
+            evicted = self._evicted_for(n_bytes)
+        self._drop(evicted)
+
+    def _evicted_for(self, n_bytes: int) -> list[_Slot]:
+        """Takes out idle models, the least recently used first, until as many bytes fit or none is left."""
+        evicted = []
+        while self._used() + n_bytes > self.budget_bytes and (idle := self._oldest_idle()) is not None:
+            evicted.append(self._slots.pop(idle))
+        return evicted
+
     def _used(self) -> int:
-        return sum(slot.n_bytes for slot in self._slots.values())
+        return sum(slot.n_total for slot in self._slots.values())
 
     def _oldest_idle(self) -> ModelSpec | None:
         return next((spec for spec, slot in self._slots.items() if slot.model is not None and not slot.n_leases), None)
 
     def _evict_idle(self) -> None:
         with self._changed:
-            evicted = []
-            while (idle := self._oldest_idle()) is not None:
-                evicted.append(self._slots.pop(idle))
+            evicted = self._evicted_for(self.budget_bytes + 1)  # which never fits: all of them
         self._drop(evicted)
         devices.give_back_memory(self.device)
 

@@ -115,6 +115,14 @@ def member_of(audience: str) -> tuple[str | None, tuple[str, ...]]:
     return (name or None) if kind == USER else None, (name,) if kind == _GROUP.rstrip(":") else ()
 
 
+def described(audience: str) -> str:
+    """An audience in words: `everyone`, `ann alone`, `the group berlin`."""
+    if audience == EVERYONE:
+        return EVERYONE
+    name = audience.partition(":")[2]
+    return f"{name or 'whoever gives no name'} alone" if is_one_person(audience) else f"the group {name}"
+
+
 def how_personal(audience: str) -> tuple[int, str]:
     """Sorts audiences: everyone, then groups, then persons."""
     return (0 if audience == EVERYONE else 2 if is_one_person(audience) else 1), audience

@@ -12,6 +12,7 @@ from smallai_assistant.cli.render import count, size
 from smallai_assistant.errors import InvalidInput, nearest
 from smallai_assistant.learning.pruning import Limits
 from smallai_assistant.learning.report import CycleReport
+from smallai_assistant.validation import EVERYONE, described
 
 if TYPE_CHECKING:
     from smallai_assistant.assistant import Assistant
@@ -25,13 +26,14 @@ def list_adapters(context: CommandContext) -> int:
     """`smallai adapters list`: prints the versions, oldest first."""
     args, screen = context.args, context.screen
     with context.assistant() as assistant:
-        versions = assistant.adapters.versions(args.task)
-        serving = {task: assistant.adapters.champion_id(task) for task in {version.task for version in versions}}
+        versions = assistant.adapters.versions(args.task, args.audience)
+        places = {(version.task, version.audience) for version in versions}
+        serving = {place: assistant.adapters.champion_id(*place) for place in places}
         # A person must hear of versions whose files have changed; those without a manifest are not even listed.
-        damaged = assistant.adapters.damaged(args.task)
-        moves = {task: assistant.adapters.last_move(task) for task in serving}
+        damaged = assistant.adapters.damaged(args.task, args.audience)
+        moves = {place: assistant.adapters.last_move(*place) for place in serving}
     for version in versions:
-        is_serving = serving[version.task] == version.id
+        is_serving = serving[version.task, version.audience] == version.id
         if args.json:
             screen.json({**_head(version, is_serving=is_serving), "damage": damaged.get(version.id)})
             continue
@@ -45,14 +47,16 @@ def list_adapters(context: CommandContext) -> int:
         judged_turns = count(len(version.feedback_ids), "judged turn")
         screen.out(f"{'*' if is_serving else ' '} {version.id}")
         when = f"{version.created_at.astimezone():%Y-%m-%d %H:%M}"
-        screen.out(f"    {when}  {version.kind}, {_decision(version, report)}, {judged_turns}{''.join(points)}")
+        whom = "" if version.audience == EVERYONE else f", for {described(version.audience)}"
+        screen.out(f"    {when}  {version.kind}, {_decision(version, report)}, {judged_turns}{''.join(points)}{whom}")
         if version.id in damaged:
             screen.out(f"    damaged: {damaged[version.id]}")
     if not versions and not args.json:
         screen.out("nothing was learned yet: `smallai learn` makes the first version")
-    for task, last in moves.items():
+    for (task, audience), last in moves.items():
         if last is not None and last["kind"] == "damaged":
-            screen.note(f"note: {serving[task] or 'the bare model'} serves {task} because a version is damaged")
+            now = serving[task, audience] or _below(audience)
+            screen.note(f"note: {now} serves {_whose(task, audience)} because a version is damaged")
     if left_out := damaged.keys() - {version.id for version in versions}:
         screen.note(f"{count(len(left_out), 'damaged version')} left out; see `smallai adapters verify`")
     return 0
@@ -70,11 +74,11 @@ def show(context: CommandContext) -> int:
         check_writable(args.report)
     with context.assistant() as assistant:
         adapter = assistant.adapters.get(args.id)
-        is_serving = assistant.adapters.champion_id(adapter.task) == adapter.id
+        is_serving = assistant.adapters.champion_id(adapter.task, adapter.audience) == adapter.id
         # The moves by which it came to serve, and those by which another took its place.
         log = [
             entry
-            for entry in assistant.adapters.log(adapter.task)
+            for entry in assistant.adapters.log(adapter.task, adapter.audience)
             if adapter.id in (entry["adapter_id"], entry["previous_id"])
         ]
         inactive = {row.id for row in assistant.feedback.rows(task=adapter.task) if row.state != "active"}
@@ -102,10 +106,11 @@ def show(context: CommandContext) -> int:
     screen.heading(adapter.id)
     for name, value in (
         ("task", adapter.task),
+        ("for", described(adapter.audience)),
         ("kind", adapter.kind),
         ("gate", _decision(adapter, report) + (", serves now" if is_serving else "")),
         ("made", f"{adapter.created_at.astimezone():%Y-%m-%d %H:%M}"),
-        ("after", adapter.parent or "the bare model"),
+        ("after", adapter.parent or _below(adapter.audience)),
         ("from", count(len(adapter.feedback_ids), "judged turn") + (f", {len(gone)} gone since" if gone else "")),
         *((f"component {component.name}", _learned(component)) for component in adapter.components),
         *((f"base {key}", str(value)) for key, value in adapter.base.items()),
@@ -129,7 +134,7 @@ def diff(context: CommandContext) -> int:
         raise InvalidInput(
             f"{first.id} belongs to {first.task}, {second.id} to {second.task}", hint="compare two of one task"
         )
-    fields = {name: [getattr(first, name), getattr(second, name)] for name in ("kind", "status", "parent")}
+    fields = {name: [getattr(first, name), getattr(second, name)] for name in ("audience", "kind", "status", "parent")}
     fields |= {
         f"base {key}": [first.base.get(key), second.base.get(key)] for key in sorted({*first.base, *second.base})
     }
@@ -171,9 +176,10 @@ def promote(context: CommandContext) -> int:
     """`smallai adapters promote ID`: lets a version serve."""
     args = context.args
     with context.assistant() as assistant:
-        before = assistant.adapters.champion_id(assistant.adapters.get(args.id).task)
+        found = assistant.adapters.get(args.id)
+        before = assistant.adapters.champion_id(found.task, found.audience)
         adapter = assistant.promote(args.id, force=args.force)
-    _tell_move(context, adapter.task, before, adapter)
+    _tell_move(context, (adapter.task, adapter.audience), before, adapter)
     return 0
 
 
@@ -185,17 +191,28 @@ def rollback(context: CommandContext) -> int:
         known = {*assistant.tasks, *(version.task for version in assistant.adapters.versions())}
         if args.task not in known:
             raise InvalidInput(f"there is no task {args.task!r}", hint=nearest(args.task, sorted(known)))
-        before = assistant.adapters.champion_id(args.task)
-        adapter = assistant.rollback(args.task, to=args.to)
-    _tell_move(context, args.task, before, adapter)
+        before = assistant.adapters.champion_id(args.task, args.audience)
+        adapter = assistant.rollback(args.task, to=args.to, audience=args.audience)
+    _tell_move(context, (args.task, args.audience), before, adapter)
     return 0
 
 
-def _tell_move(context: CommandContext, task: str, before: str | None, now: Adapter | None) -> None:
+def _tell_move(context: CommandContext, place: tuple[str, str], before: str | None, now: Adapter | None) -> None:
+    task, audience = place
     if context.args.json:
-        context.screen.json({"task": task, "before": before, "serves": now.id if now else None})
+        moved = {"before": before, "serves": now.id if now else None}
+        context.screen.json({"task": task, "audience": audience, **moved})
     else:
-        context.screen.out(f"{task}: {now.id if now else 'the bare model'} serves now")
+        context.screen.out(f"{_whose(task, audience)}: {now.id if now else _below(audience)} serves now")
+
+
+def _whose(task: str, audience: str) -> str:
+    return task if audience == EVERYONE else f"{task} for {described(audience)}"
+
+
+def _below(audience: str) -> str:
+    """What serves an audience without a version of its own."""
+    return "the bare model" if audience == EVERYONE else "what serves everyone"
 
 
 def verify(context: CommandContext) -> int:
@@ -233,18 +250,20 @@ def prune(context: CommandContext) -> int:
     """`smallai adapters prune [TASK]`: deletes old versions beyond the limits."""
     args, screen = context.args, context.screen
     with context.assistant() as assistant:
-        known = sorted({version.task for version in assistant.adapters.versions()})
-        if args.task is not None and args.task not in {*known, *assistant.tasks}:
-            raise InvalidInput(f"there is no task {args.task!r}", hint=nearest(args.task, {*known, *assistant.tasks}))
+        versions = assistant.adapters.versions()
+        tasks = {*(version.task for version in versions), *assistant.tasks}
+        if args.task is not None and args.task not in tasks:
+            raise InvalidInput(f"there is no task {args.task!r}", hint=nearest(args.task, tasks))
         limits = Limits.of(assistant.config.learning, keep=args.keep, max_mb=args.max_mb)
-        done = {task: assistant.adapters.prune(task, limits) for task in known if args.task in (None, task)}
-    for task, pruned in done.items():
+        places = sorted({(found.task, found.audience) for found in versions if args.task in (None, found.task)})
+        done = {place: assistant.adapters.prune(place[0], limits, audience=place[1]) for place in places}
+    for (task, audience), pruned in done.items():
         if args.json:
             figures = {"n_bytes_freed": pruned.n_bytes, "n_kept": pruned.n_kept, "n_bytes_kept": pruned.n_bytes_kept}
-            screen.json({"task": task, "removed": list(pruned.ids), **figures})
+            screen.json({"task": task, "audience": audience, "removed": list(pruned.ids), **figures})
             continue
         kept = f"{count(pruned.n_kept, 'version')} with {size(pruned.n_bytes_kept)} kept"
-        screen.out(f"{task}: {len(pruned.ids):,} removed, {size(pruned.n_bytes)} freed; {kept}")
+        screen.out(f"{_whose(task, audience)}: {len(pruned.ids):,} removed, {size(pruned.n_bytes)} freed; {kept}")
     if not done and not args.json:
         screen.out("nothing was learned yet")
     return 0
@@ -265,6 +284,7 @@ def _head(adapter: Adapter, *, is_serving: bool) -> dict[str, Any]:
     return {
         "id": adapter.id,
         "task": adapter.task,
+        "audience": adapter.audience,
         "kind": adapter.kind,
         "status": adapter.status,
         "is_serving": is_serving,

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from smallai_assistant.cli.context import CommandContext
 from smallai_assistant.cli.learn import show_report, stop
 from smallai_assistant.errors import AssistantError, Busy, InvalidInput, nearest
+from smallai_assistant.learning.cycle import CycleOptions
 from smallai_assistant.task import LearningTask
+from smallai_assistant.validation import EVERYONE, USER, audience_of_user, canonical_audience, described
 
 if TYPE_CHECKING:
     from smallai_assistant.assistant import Assistant
@@ -26,11 +28,13 @@ class BackgroundLearning:
         self._job: LearningJob | None = None  # None also after its result was printed
 
     def learn(self, chat: Chat, text: str) -> None:
-        """`/learn [TASK]`: without a name, the pinned task learns, or else the task of the last answer.
+        """`/learn [TASK] [for me|group:NAME]`: without a name, the pinned task learns, or that of the last answer.
 
         Raises:
             Busy: a cycle is running.
         """
+        text, _, whom = f" {text}".partition(" for ")
+        text, audience = text.strip(), _audience(chat, whom.strip())
         task = text or chat.task or (chat.session.history[-1].task if chat.session.history else "")
         if not task:
             raise InvalidInput("which task should learn?", hint="/learn TASK, see /task")
@@ -41,8 +45,10 @@ class BackgroundLearning:
         if self._job is not None:
             raise Busy(f"{self._task} still learns", hint="wait until it is done")
         # On a thread that waits between steps while an answer is made, so that the conversation stays quick.
-        self._task, self._job = task, self._assistant.learn_in_background(task)
-        chat.tell(f"{task} learns in the background; go on talking")
+        options = CycleOptions(audience=audience)
+        self._task, self._job = task, self._assistant.learn_in_background(task, options)
+        whose = "" if audience == EVERYONE else f" for {described(audience)}"
+        chat.tell(f"{task} learns{whose} in the background; go on talking")
 
     def status(self) -> str:
         """The progress of the running cycle in a few words; empty if there is none."""
@@ -92,3 +98,8 @@ class BackgroundLearning:
             stop(self._job)
             self._job = None
         self.tell_finished()
+
+
+def _audience(chat: Chat, text: str) -> str:
+    """The audience that somebody names in the chat."""
+    return audience_of_user(chat.session.user_id) if text in ("me", USER) else canonical_audience(text or EVERYONE)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from smallai_assistant.cli.context import CommandContext
 from smallai_assistant.cli.render import count, notices_json
+from smallai_assistant.validation import described
 
 if TYPE_CHECKING:
     from smallai_assistant.learning.eraser import Erased
@@ -51,6 +52,7 @@ def _report(context: CommandContext, erased: Erased) -> int:
                 "adapters": list(erased.adapter_ids),
                 "champions": list(erased.champions),
                 "serving": erased.serving,
+                "audiences": erased.audiences,
                 "backups": list(erased.backups),
                 "notices": notices_json(erased.notices),
             }
@@ -61,7 +63,8 @@ def _report(context: CommandContext, erased: Erased) -> int:
     screen.out("erased " + (", ".join(count(n, what) for n, what in found if n) or "nothing: it was empty already"))
     for adapter_id in erased.adapter_ids:
         served = " and served until now" if adapter_id in erased.champions else ""
-        screen.out(f"  {adapter_id} learned from it{served}: it is deleted")
+        whom = f" for {described(erased.audiences[adapter_id])}" if adapter_id in erased.audiences else ""
+        screen.out(f"  {adapter_id}{whom} learned from it{served}: it is deleted")
     for task, serves in sorted(erased.serving.items()):
         screen.out(f"  {serves or 'the bare model'} serves {task} now; learn again with: smallai learn {task}")
     for name in erased.backups:

@@ -20,6 +20,7 @@ from smallai_assistant.errors import AssistantError, InvalidInput, NotEnoughData
 from smallai_assistant.learning.cycle import CycleOptions
 from smallai_assistant.learning.learning_job import LearningJob
 from smallai_assistant.task import LearningTask
+from smallai_assistant.validation import EVERYONE
 
 if TYPE_CHECKING:
     from smallai_assistant.assistant import Assistant
@@ -55,13 +56,14 @@ def learn(context: CommandContext) -> int:
         rebuild=args.without_erased,
         seed=args.seed,
         trusted=tuple(args.trust),
+        audience=args.audience,
     )
     with context.assistant() as assistant:
         if args.task is not None:
             return _cycle(context, assistant, args.task, options)
         find = stale_tasks if args.without_erased else tasks_with_news
         codes = []
-        for task in find(assistant):
+        for task in find(assistant, args.audience):
             try:
                 codes.append(_cycle(context, assistant, task, options))
             except NotEnoughData as error:
@@ -78,14 +80,14 @@ def learn(context: CommandContext) -> int:
     return 1 if any(code not in (0, REFUSED) for code in codes) else max(codes, default=0)
 
 
-def tasks_with_news(assistant: Assistant) -> list[str]:
-    """Returns the tasks that got feedback after their last cycle."""
+def tasks_with_news(assistant: Assistant, audience: str = EVERYONE) -> list[str]:
+    """Returns the tasks that got feedback after their last cycle for the audience."""
     found = []
-    for name, task in assistant.tasks.items():
-        if not isinstance(task, LearningTask):
-            continue
-        versions = assistant.adapters.versions(name)
-        judged_turns = assistant.feedback.judged_turns(name)
+    for name in _learners(assistant, audience):
+        versions = assistant.adapters.versions(name, audience)
+        known = assistant.feedback.judged_turns(name)
+        # What people taught for themselves may count for everyone, if enough of them say the same.
+        judged_turns = [row for row in known if audience in (EVERYONE, row.audience)]
         # A refused version counts, too: without new feedback the next cycle would be refused again.
         if any(
             judged_turn.feedback.may_train
@@ -96,16 +98,25 @@ def tasks_with_news(assistant: Assistant) -> list[str]:
     return found
 
 
-def stale_tasks(assistant: Assistant) -> list[str]:
-    """Returns the tasks whose champion learned from feedback that was erased or taken back since."""
+def stale_tasks(assistant: Assistant, audience: str = EVERYONE) -> list[str]:
+    """Returns the tasks whose champion for the audience learned from feedback that was erased or taken back since."""
     found = []
-    for name, task in assistant.tasks.items():
-        champion = assistant.adapters.champion(name) if isinstance(task, LearningTask) else None
+    for name in _learners(assistant, audience):
+        champion = assistant.adapters.champion(name, audience)
         if champion is not None:
             gone = {row.id for row in assistant.feedback.rows(task=name) if row.state != "active"}
             if gone & set(champion.feedback_ids):
                 found.append(name)
     return found
+
+
+def _learners(assistant: Assistant, audience: str) -> list[str]:
+    """The tasks that can learn for the audience."""
+    return [
+        name
+        for name, task in assistant.tasks.items()
+        if isinstance(task, LearningTask) and (audience == EVERYONE or task.has_personal_versions)
+    ]
 
 
 def _cycle(context: CommandContext, assistant: Assistant, task: str, options: CycleOptions) -> int:
@@ -123,11 +134,15 @@ def _cycle(context: CommandContext, assistant: Assistant, task: str, options: Cy
         if options.rebuild and not report.is_approved:
             screen.note(
                 f"the adapter before still serves: smallai adapters promote {report.adapter_id} --force, "
-                f"or smallai adapters rollback {task} --to none"
+                f"or smallai adapters rollback {task}{_whose_option(options.audience)} --to none"
             )
     if was_interrupted:
         raise KeyboardInterrupt
     return REFUSED if report.outcome == "refused" else 0
+
+
+def _whose_option(audience: str) -> str:
+    return "" if audience == EVERYONE else f" --audience {shlex.quote(audience)}"
 
 
 def _wait(screen: Screen, task: str, job: LearningJob) -> bool:
@@ -235,7 +250,9 @@ def write_report_page(assistant: Assistant, report: CycleReport, path: Path) -> 
     """
     from smallai_assistant.learning.report_html import write_page
 
-    serving_id = assistant.adapters.champion_id(report.task)
+    version = assistant.adapters.get(report.adapter_id) if report.adapter_id is not None else None
+    audience = version.audience if version is not None else EVERYONE
+    serving_id = assistant.adapters.champion_id(report.task, audience)
     try:
         write_page(report, path, media_dir=assistant.store.media_dir, serving_id=serving_id)
     except OSError as error:

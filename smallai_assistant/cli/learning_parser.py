@@ -15,8 +15,13 @@ from smallai_assistant.cli.arguments import (
     whole_number,
 )
 from smallai_assistant.cli.completion import offer, task_names
+from smallai_assistant.errors import InvalidInput
+from smallai_assistant.validation import EVERYONE, canonical_audience
 
-ERASED_SHAPE = '{"erased", "turns", "media", "interactions", "adapters", "champions", "serving", "backups", "notices"}'
+ERASED_SHAPE = (
+    '{"erased", "turns", "media", "interactions", "adapters", "champions", "serving", "audiences", "backups", '
+    '"notices"}'
+)
 _FEEDBACK_SHAPE = '{"feedback_id", "turn_id", "task", "is_new", "effect", "notices"}'
 
 
@@ -139,6 +144,24 @@ def _add_audience(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_whose(parser: argparse.ArgumentParser, what: str, *, default: str | None = EVERYONE) -> None:
+    kinds = "everyone, user:ID or group:NAME"
+    parser.add_argument(
+        "--audience",
+        type=_audience,
+        default=default,
+        metavar="WHO",
+        help=f"{what}: {kinds}" + (f" (default: {default})" if default else ""),
+    )
+
+
+def _audience(text: str) -> str:
+    try:
+        return canonical_audience(text)
+    except InvalidInput as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def _add_learn(commands: Any, common: argparse.ArgumentParser) -> None:
     learn = add_command(
         commands,
@@ -153,6 +176,7 @@ def _add_learn(commands: Any, common: argparse.ArgumentParser) -> None:
             "smallai learn",
             "smallai learn text-generation --budget-minutes 30 --report cycle.html",
             "smallai learn text-generation --without-erased",
+            "smallai learn --audience user:ann",
             "smallai learn --status",
         ],
         json_shape='the report: {"task", "adapter_id", "outcome", "reasons", "slices": [{"name", "component", "n", '
@@ -167,6 +191,7 @@ def _add_learn(commands: Any, common: argparse.ArgumentParser) -> None:
         action="store_true",
         help="start nothing: show what serves, the new feedback, how the last cycle ended, and when the next may start",
     )
+    _add_whose(learn, "for whom it learns; a version for one person or a group answers them alone")
     learn.add_argument("--budget-minutes", type=minutes, metavar="M", help="end the training after M minutes")
     learn.add_argument(
         "--report", type=path, metavar="FILE.html", help="write a report of the cycle to this page; needs a TASK"
@@ -201,6 +226,7 @@ def _add_adapters(commands: Any, common: argparse.ArgumentParser) -> None:
         group, "list", "adapters:list_adapters", "list the versions, oldest first; * marks those that serve", common
     )
     add_task_option(listed, "list only the versions of this task")
+    _add_whose(listed, "list only the versions for WHO", default=None)
     show = add_command(
         group, "show", "adapters:show", "show what a version learned from, its figures, and when it served", common
     )
@@ -215,7 +241,7 @@ def _add_adapters(commands: Any, common: argparse.ArgumentParser) -> None:
         "adapters:promote",
         "let a version serve",
         common,
-        json_shape='{"task", "before", "serves"}',
+        json_shape='{"task", "audience", "before", "serves"}',
     )
     promote.add_argument("id", metavar="ID", help="the version")
     promote.add_argument("--force", action="store_true", help="even if the gate refused it; the log says so")
@@ -226,10 +252,11 @@ def _add_adapters(commands: Any, common: argparse.ArgumentParser) -> None:
         "let the version before the present one serve again",
         common,
         examples=["smallai adapters rollback text-generation", "smallai adapters rollback text-generation --to none"],
-        json_shape='{"task", "before", "serves"}',
+        json_shape='{"task", "audience", "before", "serves"}',
     )
     offer(rollback.add_argument("task", metavar="TASK", help="the task"), task_names)
-    rollback.add_argument("--to", metavar="ID", help="let this version serve; `none` is the bare model")
+    rollback.add_argument("--to", metavar="ID", help="let this version serve; `none` is no version")
+    _add_whose(rollback, "whose version")
     verify = add_command(group, "verify", "adapters:verify", "compare the files of versions with their hashes", common)
     verify.add_argument("ids", nargs="*", metavar="ID", help="the versions to check (default: all)")
     prune = add_command(
@@ -240,7 +267,7 @@ def _add_adapters(commands: Any, common: argparse.ArgumentParser) -> None:
         common,
         note="Refused ones go first, then the oldest. The version that serves, the one that a rollback goes to, the "
         "newest, and what served within the last hour stay.",
-        json_shape='{"task", "removed", "n_bytes_freed", "n_kept", "n_bytes_kept"}',
+        json_shape='{"task", "audience", "removed", "n_bytes_freed", "n_kept", "n_bytes_kept"}',
     )
     offer(
         prune.add_argument("task", nargs="?", metavar="TASK", help="the task (default: every task with versions)"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 from smallai_assistant.cli.context import CommandContext
@@ -9,11 +10,13 @@ from smallai_assistant.cli.render import count
 from smallai_assistant.cli.times import local_time
 from smallai_assistant.errors import InvalidInput, nearest
 from smallai_assistant.task import LearningTask
+from smallai_assistant.validation import EVERYONE, described
 
 if TYPE_CHECKING:
     from smallai_assistant.learning.cycle_history import CycleRecord
     from smallai_assistant.learning.schedule import TaskStatus
 
+_MAX_NAMED = 3  # persons and groups
 _OUTCOMES = {"too_little": "too little feedback", "nothing_new": "nothing new to learn"}
 
 
@@ -24,16 +27,20 @@ def status(context: CommandContext) -> int:
         learners = [name for name, task in assistant.tasks.items() if isinstance(task, LearningTask)]
         if args.task is not None and args.task not in learners:
             raise InvalidInput(f"no task {args.task!r} learns", hint=nearest(args.task, learners))
-        found = assistant.schedule.status(args.task)
+        found = assistant.schedule.status(args.task, audience=args.audience)
     for task in found:
         if args.json:
             screen.json(task.to_json())
             continue
-        screen.heading(task.task)
-        screen.out(f"  serves: {task.serves or 'the bare model'}")
+        is_shared = task.audience == EVERYONE
+        screen.heading(task.task if is_shared else f"{task.task} for {described(task.audience)}")
+        screen.out(f"  serves: {task.serves or ('the bare model' if is_shared else 'what serves everyone')}")
         screen.out(f"  new feedback: {count(task.n_new, 'row')}; {task.n_wanted:,} start a cycle")
         screen.out(f"  last cycle: {_ended(task.last)}")
         screen.out(f"  next cycle: {_next(task)}")
+        if task.due:
+            names = ", ".join(task.due[:_MAX_NAMED]) + (" and others" if len(task.due) > _MAX_NAMED else "")
+            screen.out(f"  enough for a cycle of their own: {len(task.due):,} ({names})")
     if not found and not args.json:
         screen.out("no task learns")
     return 0
@@ -53,7 +60,8 @@ def _next(task: TaskStatus) -> str:
         doing = "" if task.progress is None else f": {task.progress[0]}, {task.progress[1]:.0%}"
         return f"runs since {local_time(task.running.at)}{doing}"
     if task.next_at is None:
-        return f"when somebody starts it: smallai learn {task.task}"
+        whose = "" if task.audience == EVERYONE else f" --audience {shlex.quote(task.audience)}"
+        return f"when somebody starts it: smallai learn {task.task}{whose}"
     if task.waits_for == "feedback":
         return f"after {count(task.n_wanted - task.n_new, 'more row')}, not before {local_time(task.next_at)}"
     if task.waits_for == "running":

@@ -247,7 +247,8 @@ def _add_the_rest(commands: Any, common: argparse.ArgumentParser) -> None:
         description="Say which feedback an answer used and whose it is, which version answered, and what the model "
         "answers without what was learned.",
         json_shape='{"turn_id", "task", "model", "adapter", "part", "causes": [{"feedback_id", "source", "audience", '
-        '"question", "right", "similarity", "verdict", "counts"}], "answer", "bare_answer", "notices"}',
+        '"question", "right", "similarity", "verdict", "counts"}], "answer", "bare_answer", '
+        '"notices", "audience"}',
     )
     why.add_argument("turn_id", metavar="TURN_ID", help="the `turn_id` of the answer, or `last` for the latest answer")
     why.add_argument("--user", metavar="USER", help="who wants to know (default: the user of the turn)")

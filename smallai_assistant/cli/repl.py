@@ -96,7 +96,7 @@ def make_commands(feedback: ChatFeedback, learning: BackgroundLearning) -> dict[
         "for": Command(
             "/for [me|everyone|group:NAME]", "show or choose whom these four reach", feedback.choose_audience
         ),
-        "learn": Command("/learn [TASK]", "train on the feedback, in the background", learning.learn),
+        "learn": Command("/learn [TASK] [for me]", "train on the feedback, in the background", learning.learn),
         "task": Command(
             "/task [NAME]", "show the tasks, or send every message to one; auto chooses again", Chat.choose
         ),

@@ -9,7 +9,7 @@ from smallai_assistant.cli.context import CommandContext
 from smallai_assistant.cli.feedback import LAST, latest_turn
 from smallai_assistant.cli.render import notices_json
 from smallai_assistant.errors import InvalidInput
-from smallai_assistant.validation import EVERYONE
+from smallai_assistant.validation import EVERYONE, described
 
 if TYPE_CHECKING:
     from smallai_assistant.cli.conversation import Chat
@@ -44,7 +44,8 @@ def show(screen: Screen, found: Why) -> None:
         screen.out(f"Nothing that was learned was used: {found.model or 'the task'} answered by itself.")
     if found.adapter is not None:
         part = f" ({found.part})" if found.part else ""
-        screen.out(f"The version {found.adapter}{part} of {found.task} answered.")
+        whom = "" if found.audience == EVERYONE else f", which learned for {described(found.audience)},"
+        screen.out(f"The version {found.adapter}{part} of {found.task}{whom} answered.")
     for cause in found.causes:
         what = f"should be “{_cut(cause.right)}”" if cause.right else "judged"
         whom = "" if cause.audience == EVERYONE else f", for {cause.audience.partition(':')[2] or 'you'} only"

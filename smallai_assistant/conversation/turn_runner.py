@@ -40,6 +40,7 @@ class Services:
         notices_of: returns what somebody of these audiences should know about the versions that answer a task.
         feedback: the stored feedback.
         set_aside: lets the bare bases serve the thread that enters it.
+        audience_of: returns whom a version serves.
     """
 
     router: Router
@@ -55,6 +56,7 @@ class Services:
     notices_of: Callable[[str, Collection[str]], tuple[Notice, ...]]
     feedback: FeedbackStore
     set_aside: Callable[[], AbstractContextManager[None]]
+    audience_of: Callable[[str | None], str]
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from smallai_assistant.errors import AssistantError, InvalidInput
 from smallai_assistant.feedback import JudgedTurn
 from smallai_assistant.task import LearningTask
 from smallai_assistant.types import LabelPart, Notice, Part, Request, SegmentPart, TextPart, Turn
-from smallai_assistant.validation import audiences_of
+from smallai_assistant.validation import EVERYONE, audiences_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,7 @@ class Why:
     Attributes:
         turn_id, task, model: the answer, the task and the model that gave it.
         adapter: the version that answered; None for the bare base.
+        audience: whom that version serves; `everyone` if it is gone.
         part: the part of the version that answered; empty for its main weights.
         causes: the feedback that the fast memory used.
         answer: what was answered.
@@ -63,6 +64,7 @@ class Why:
     answer: str
     bare_answer: str
     notices: tuple[Notice, ...] = ()
+    audience: str = EVERYONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,7 @@ class Explainer:
             answer=_shown(turn.response),
             bare_answer=bare,
             notices=(*notices, *failed),
+            audience=self.services.audience_of(turn.adapter),
         )
 
     def _causes(self, turn: Turn, audiences: frozenset[str]) -> tuple[tuple[Cause, ...], list[Notice]]:

@@ -62,6 +62,7 @@ class LoadedModel(ABC):
         spec: the request that it was loaded for.
         device: a torch device string, such as `cpu` or `cuda:0`.
         n_bytes: measured bytes of weights and buffers on the device. The runtime counts them against its budget.
+        on_growth: called with the bytes that are about to be loaded beside the weights. The runtime sets it.
     """
 
     def __init__(self, spec: ModelSpec, *, device: str, n_bytes: int) -> None:
@@ -69,6 +70,7 @@ class LoadedModel(ABC):
         self.spec = spec
         self.device = device
         self.n_bytes = n_bytes
+        self.on_growth: Callable[[int], None] | None = None
         self._thread = ModelThread(spec.name)
 
     @staticmethod
@@ -121,6 +123,22 @@ class LoadedModel(ABC):
         """Tells the model that an adapter no longer serves new answers.
 
         The model drops the adapter, and everything it computed with it, after the last stream that uses it has ended.
+        """
+
+    def make_room(self, n_bytes: int) -> None:
+        """Lets the runtime evict idle models if so many more bytes would exceed the budget."""
+        if self.on_growth is not None:
+            self.on_growth(n_bytes)
+
+    @property
+    def extra_bytes(self) -> int:
+        """The bytes of what was loaded beside `n_bytes`, such as adapters. They count against the budget, too."""
+        return 0
+
+    def drop_extras(self) -> None:  # noqa: B027  (a model without adapters has nothing to do)
+        """Drops what was loaded beside the weights and is not in use, because another model needs the room.
+
+        It may have been closed meanwhile.
         """
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from math import prod
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +20,7 @@ from smallai_assistant.engines.prompts import ChatTokenizer, TextTokenizer
 from smallai_assistant.engines.quiet import quiet_loading
 from smallai_assistant.engines.steering import Steer
 from smallai_assistant.engines.tokenizer_process import TokenizerProcess
-from smallai_assistant.errors import InputTooLarge, ModelInvalid
+from smallai_assistant.errors import Cancelled, InputTooLarge, ModelInvalid
 from smallai_assistant.feedback import Adapter, AdapterPart
 from smallai_assistant.models.boundary import model_errors
 from smallai_assistant.models.entries import is_pinned
@@ -123,7 +124,7 @@ class TransformersTextModel(TextModel):
         # Caches of earlier answers, by the weights that computed them: keys and values depend on the weights.
         self._prefixes: dict[AdapterPart | None, PrefixCaches] = {None: PrefixCaches()}
         self._module: Any = module
-        self._adapters = LoraAdapters(module)
+        self._adapters = LoraAdapters(module, make_room=self.make_room)
         end_ids = module.generation_config.eos_token_id
         known = [*(end_ids if isinstance(end_ids, list) else [end_ids]), tokenizer.eos_id]
         n_words = module.get_input_embeddings().num_embeddings
@@ -221,10 +222,18 @@ class TransformersTextModel(TextModel):
 
         return self.stream(_Ending(steps, at_end), in_background=in_background)
 
-    def _drop_unused(self) -> None:
-        # Weights that could not be loaded are not among those that are dropped.
-        gone = {*self._adapters.drop_unused(), *(part for part in self._prefixes if self._adapters.is_unknown(part))}
-        for part in gone:
+    @property
+    def extra_bytes(self) -> int:
+        return self._adapters.n_bytes
+
+    def drop_extras(self) -> None:
+        with suppress(Cancelled):
+            self.call(lambda: self._drop_unused(also_idle=True))
+
+    def _drop_unused(self, *, also_idle: bool = False) -> None:
+        self._adapters.drop_idle() if also_idle else self._adapters.drop_unused()
+        # What weights computed goes with them, also with those that could not be loaded.
+        for part in [part for part in list(self._prefixes) if self._adapters.is_unknown(part)]:
             self._prefixes.pop(part, None)
 
     def _warm_up(self) -> None:

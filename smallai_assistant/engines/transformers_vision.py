@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -13,7 +14,7 @@ from smallai_assistant.engines.loading import bounded_building, own_weights
 from smallai_assistant.engines.lora import LoraAdapters
 from smallai_assistant.engines.tokenizer_process import TokenizerProcess
 from smallai_assistant.engines.vision_tuning import linear_layers, tune
-from smallai_assistant.errors import ModelInvalid
+from smallai_assistant.errors import Cancelled, ModelInvalid
 from smallai_assistant.feedback import Adapter
 from smallai_assistant.models.boundary import model_errors
 from smallai_assistant.models.entries import is_pinned
@@ -176,7 +177,7 @@ class TransformersImageModel(ImageModel):
         super().__init__(spec, device=device, n_bytes=_n_bytes(network))
         self._network: Any = network
         self._processor = processor
-        self._adapters = LoraAdapters(network)
+        self._adapters = LoraAdapters(network, make_room=self.make_room)
         self.can_tune = bool(linear_layers(network))
         names = network.config.id2label
         self.labels = tuple(str(names[index]) for index in sorted(names))
@@ -221,6 +222,14 @@ class TransformersImageModel(ImageModel):
     def retire_adapter(self, adapter_id: str) -> None:
         self._adapters.retire(adapter_id)
         self.call(self._adapters.drop_unused)
+
+    @property
+    def extra_bytes(self) -> int:
+        return self._adapters.n_bytes
+
+    def drop_extras(self) -> None:
+        with suppress(Cancelled):
+            self.call(self._adapters.drop_idle)
 
     def release(self) -> None:
         self._network = None

@@ -168,6 +168,12 @@ class AdapterStore:
                 raise champions.missing_adapter(connection, adapter_id)
         return read_version(row, self._folder / row.id)
 
+    def audience_of(self, adapter_id: str | None) -> str:
+        """Returns whom a version serves; `everyone` if there is none with that id."""
+        query = sa.select(adapters.c.audience).where(adapters.c.id == adapter_id)
+        with self._database.read() as connection:
+            return str(connection.scalar(query) or EVERYONE)
+
     def versions(self, task: str | None = None, audience: str | None = None) -> list[Adapter]:
         """Returns all versions, oldest first, without those whose manifest is damaged; `verify` names the damage."""
         found = []
@@ -176,10 +182,10 @@ class AdapterStore:
                 found.append(read_version(row, self._folder / row.id))
         return found
 
-    def damaged(self, task: str | None = None) -> dict[str, str]:
+    def damaged(self, task: str | None = None, audience: str | None = None) -> dict[str, str]:
         """Returns what is wrong with each version whose files are not as they were recorded; it hashes all of them."""
         found: dict[str, str] = {}
-        for row in self._rows(task, None):
+        for row in self._rows(task, audience):
             try:
                 self.verify(row.id)
             except IntegrityError as error:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
@@ -17,12 +17,14 @@ from smallai_assistant.errors import AssistantError, Cancelled, NotEnoughData, S
 from smallai_assistant.learning.report import CycleReport
 from smallai_assistant.storage.database import Database, upsert
 from smallai_assistant.storage.revisions import ERASURES, current
+from smallai_assistant.storage.row_reader import chunks
 from smallai_assistant.storage.schema import FAILURE_PREFIX, feedback, meta, turns
 from smallai_assistant.validation import EVERYONE
 
 log = logging.getLogger(__name__)
 
 _PREFIX, _RUNNING = "cycle:", "cycle_running"
+_PREFIXES = (_PREFIX, FAILURE_PREFIX)
 
 CycleOutcome = Literal["promoted", "approved", "nothing_new", "refused", "too_little", "failed"]
 
@@ -118,11 +120,29 @@ class CycleHistory:
         with self._database.read() as connection:
             return _read(connection, task, audience)
 
+    def last_of(self, task: str, audiences: Iterable[str]) -> dict[str, CycleRecord]:
+        """How the last cycles for these audiences ended, as far as one has ended, in one read for some hundred."""
+        found = {}
+        with self._database.read() as connection:
+            for chunk in chunks(list(audiences)):
+                keys = {audience: [_key(prefix, task, audience) for prefix in _PREFIXES] for audience in chunk}
+                values = _values(connection, [key for pair in keys.values() for key in pair])
+                for audience, pair in keys.items():
+                    if (record := _record(values, pair)) is not None:
+                        found[audience] = record
+        return found
+
+    def numbers(self, task: str) -> dict[str, int]:
+        """The number in the table of each active feedback of a task: later rows have larger ones."""
+        query = sa.select(feedback.c.id, feedback.c.seq).where(feedback.c.task == task, feedback.c.state == "active")
+        with self._database.read() as connection:
+            return {row.id: row.seq for row in connection.execute(query)}
+
     def forget_audience(self, audience: str) -> None:
         """Deletes how the cycles for an audience ended."""
         with self._database.write() as connection:
             tasks = connection.scalars(sa.select(feedback.c.task).distinct()).all()  # erased rows keep their task
-            keys = [_key(prefix, task, audience) for task in tasks for prefix in (_PREFIX, FAILURE_PREFIX)]
+            keys = [_key(prefix, task, audience) for task in tasks for prefix in _PREFIXES]
             connection.execute(sa.delete(meta).where(meta.c.key.in_(keys)))
 
     def running(self) -> RunningCycle | None:
@@ -211,8 +231,19 @@ def _key(prefix: str, task: str, audience: str) -> str:
 
 
 def _read(connection: sa.Connection, task: str, audience: str) -> CycleRecord | None:
-    keys = [_key(prefix, task, audience) for prefix in (_PREFIX, FAILURE_PREFIX)]
-    values = {row.key: row.value for row in connection.execute(sa.select(meta).where(meta.c.key.in_(keys)))}
+    keys = [_key(prefix, task, audience) for prefix in _PREFIXES]
+    return _record(_values(connection, keys), keys)
+
+
+def _values(connection: sa.Connection, keys: Sequence[str]) -> dict[str, str]:
+    query = sa.select(meta.c.key, meta.c.value)
+    return {
+        row.key: row.value for part in chunks(keys) for row in connection.execute(query.where(meta.c.key.in_(part)))
+    }
+
+
+def _record(values: Mapping[str, str], keys: Sequence[str]) -> CycleRecord | None:
+    """The record under the first of these keys, with the sentence about its failure under the second."""
     if keys[0] not in values:
         return None
     known = {found.name for found in fields(CycleRecord)}  # a later version of the program may have stored more

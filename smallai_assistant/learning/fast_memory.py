@@ -144,7 +144,7 @@ class FastMemory:
             # The counters before the rows: a write in between is then applied twice, and not missed.
             revision, erasures = self._feedback.revisions(name)
             try:
-                self._serving.champion(name)  # checks its files, and moves a damaged one away
+                task.context.adapters.champion(name)  # checks its files, and moves a damaged one away
                 self._serving.look_up(name)
                 retired = self._serving.retired_ids(name)
                 rows = self._feedback.judged_turns(name)

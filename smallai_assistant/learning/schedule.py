@@ -12,13 +12,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from smallai_assistant.errors import AssistantError, Busy, Cancelled
-from smallai_assistant.learning.agreement import shared_feedback
 from smallai_assistant.learning.cycle import CycleOptions
 from smallai_assistant.learning.cycle_history import CycleRecord, RunningCycle
 from smallai_assistant.learning.feedback_service import LearningStores
 from smallai_assistant.learning.learner import CLOSE_PATIENCE_S, Learner
+from smallai_assistant.learning.new_feedback import NewFeedback
 from smallai_assistant.learning_config import LearningConfig
 from smallai_assistant.task import LearningTask, Task
+from smallai_assistant.validation import EVERYONE
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +36,8 @@ class TaskStatus:
     """How a task learns now.
 
     Attributes:
-        serves: the id of the version that serves; None for the bare base.
-        n_new: rows that a version for everyone may learn, given since the last cycle.
+        serves: the id of the version that serves; None for the bare base, or what serves everyone.
+        n_new: rows that a version for the audience may learn, given since the last cycle.
         n_wanted: so many start a cycle.
         last: how the last cycle ended; None if none has ended yet.
         running: the cycle of the task that runs now, in any process.
@@ -44,6 +45,9 @@ class TaskStatus:
         waits_for: what the next cycle waits for: one that `running`, `feedback`, the `time`, `quiet` (no answers for
             five minutes), a person's `hand`, or `nothing`: it starts within a minute while an assistant is open.
         next_at: the earliest start of the next cycle, in seconds since 1970; None if only a person starts it.
+        audience: for whom it learns.
+        due: of a status for everyone: the persons and groups who gave enough for a cycle of their own, those with the
+            most feedback first.
     """
 
     task: str
@@ -55,6 +59,8 @@ class TaskStatus:
     progress: tuple[str, float] | None
     waits_for: WaitsFor
     next_at: float | None
+    audience: str = EVERYONE
+    due: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The status as JSON."""
@@ -63,6 +69,7 @@ class TaskStatus:
             running |= {"what": self.progress[0], "fraction": self.progress[1]}
         return {
             "task": self.task,
+            "audience": self.audience,
             "serves": self.serves,
             "n_new": self.n_new,
             "n_wanted": self.n_wanted,
@@ -70,6 +77,7 @@ class TaskStatus:
             "running": running,
             "waits_for": self.waits_for,
             "next_at": _iso(self.next_at),
+            "due": list(self.due),
         }
 
 
@@ -100,8 +108,7 @@ class LearningSchedule:
         self._opened_at = clock()
         self._closing = threading.Event()
         self._progress: tuple[str, float] | None = None
-        # Task -> the state of its feedback, and what was counted then.
-        self._counted: dict[str, tuple[tuple[int, ...], list[float]]] = {}
+        self._new = NewFeedback(stores, min_people=config.min_people)
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -111,37 +118,37 @@ class LearningSchedule:
             self._thread.start()
 
     def wake(self) -> list[str]:
-        """Runs the cycles that are due, one after the other. Returns the tasks whose cycle ended.
+        """Runs the cycles that are due, one after the other. Returns the task of each cycle that ended.
 
-        A cycle that fails is logged. Without new feedback it is not repeated.
+        For everyone first, then for the persons and groups who gave enough, those with the most feedback first. A cycle
+        that fails is logged. Without new feedback it is not repeated.
         """
-        ended = []
+        ended: list[str] = []
         for name in self._names():
-            if self._closing.is_set() or not self._is_due(name):
-                continue
-            try:
-                report = self._learner.learn(
-                    name,
-                    CycleOptions(budget_s=60 * self._config.budget_minutes),
-                    cancel=self._closing,
-                    on_progress=self._tell,
-                )
-                log.info("a cycle of %s started by itself: %s", name, report.outcome)
-            except Busy:  # another process learns; afterwards this task may not be due any more
-                break
-            except Cancelled:
-                break
-            except AssistantError as error:
-                log.warning("a cycle of %s started by itself and failed: %s", name, error.message)
-            finally:
-                self._progress = None
-            ended.append(name)
+            for audience in (EVERYONE, *self._due(name)):
+                if self._closing.is_set() or not self._is_due(name, audience):
+                    continue
+                try:
+                    report = self._learner.learn(
+                        name,
+                        CycleOptions(budget_s=60 * self._config.budget_minutes, audience=audience),
+                        cancel=self._closing,
+                        on_progress=self._tell,
+                    )
+                    log.info("a cycle of %s started by itself: %s", name, report.outcome)
+                except (Busy, Cancelled):  # another process learns; afterwards this task may not be due any more
+                    return ended
+                except AssistantError as error:
+                    log.warning("a cycle of %s started by itself and failed: %s", name, error.message)
+                finally:
+                    self._progress = None
+                ended.append(name)
         return ended
 
-    def status(self, task: str | None = None) -> list[TaskStatus]:
-        """How each task that learns does it now, or one of them."""
+    def status(self, task: str | None = None, *, audience: str = EVERYONE) -> list[TaskStatus]:
+        """How each task that learns does it now for an audience, or one of them."""
         running = self._learner.running()
-        return [self._status(name, running) for name in self._names() if task in (None, name)]
+        return [self._status(name, running, audience) for name in self._names(audience) if task in (None, name)]
 
     def close(self) -> None:
         """Stops a running cycle at its next step and waits up to 10 seconds for its end. Idempotent."""
@@ -149,8 +156,26 @@ class LearningSchedule:
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(CLOSE_PATIENCE_S)
 
-    def _names(self) -> list[str]:
-        return [name for name, task in self._tasks.items() if isinstance(task, LearningTask)]
+    def _names(self, audience: str = EVERYONE) -> list[str]:
+        return [
+            name
+            for name, task in self._tasks.items()
+            if isinstance(task, LearningTask) and (audience == EVERYONE or task.has_personal_versions)
+        ]
+
+    def _due(self, name: str) -> list[str]:
+        """The persons and groups who gave enough new feedback for a cycle of their own."""
+        task = self._tasks[name]
+        if not isinstance(task, LearningTask) or not task.has_personal_versions:
+            return []
+        audiences = self._new.audiences(name, self._config.min_new_feedback)
+        last = self._stores.cycles.last_of(name, audiences)
+        return [
+            audience
+            for audience in audiences
+            if self._new.count(name, last.get(audience), audience=audience)
+            >= self._n_wanted(name, last.get(audience), audience)
+        ]
 
     def _work(self) -> None:
         while not self._closing.wait(WAKE_S):
@@ -163,26 +188,27 @@ class LearningSchedule:
     def _tell(self, what: str, fraction: float) -> None:
         self._progress = (what, fraction)
 
-    def _is_due(self, name: str) -> bool:
-        now, last = self._clock(), self._stores.cycles.last(name)
+    def _is_due(self, name: str, audience: str) -> bool:
+        now, last = self._clock(), self._stores.cycles.last(name, audience)
         moment = self._moment(now, last)
         if moment is None or moment > now:
             return False
         if not self._stores.cycles.ids_after(name, 0 if last is None else last.tried_up_to):
             return False  # the most frequent case, without reading all of the feedback
-        return self._has_enough(name, last, moment)
+        return self._has_enough(name, last, moment, audience)
 
-    def _has_enough(self, name: str, last: CycleRecord | None, moment: float) -> bool:
+    def _has_enough(self, name: str, last: CycleRecord | None, moment: float, audience: str) -> bool:
         # At a time of the day, what was given before it counts: otherwise one row more would start a cycle at noon.
         until = math.inf if self._config.when == "idle" else moment
-        return self._n_new(name, last, until) >= self._n_wanted(last)
+        n_new = self._new.count(name, last, audience=audience, until=until)
+        return n_new >= self._n_wanted(name, last, audience)
 
-    def _status(self, name: str, running: RunningCycle | None) -> TaskStatus:
-        now, last = self._clock(), self._stores.cycles.last(name)
-        n_new, n_wanted = self._n_new(name, last), self._n_wanted(last)
-        mine = running if running is not None and running.task == name else None
+    def _status(self, name: str, running: RunningCycle | None, audience: str) -> TaskStatus:
+        now, last = self._clock(), self._stores.cycles.last(name, audience)
+        n_new, n_wanted = self._new.count(name, last, audience=audience), self._n_wanted(name, last, audience)
+        is_mine = running is not None and (running.task, running.audience) == (name, audience)
         next_at = self._moment(now, last)
-        if next_at is not None and next_at <= now and not self._has_enough(name, last, next_at):
+        if next_at is not None and next_at <= now and not self._has_enough(name, last, next_at, audience):
             next_at = now if self._config.when == "idle" else next_moment(self._config.when, now)
         waits_for: WaitsFor = "nothing"
         if running is not None:
@@ -193,9 +219,18 @@ class LearningSchedule:
             waits_for = "feedback"
         elif next_at > now:
             waits_for = "quiet" if self._config.when == "idle" else "time"
-        serves = self._stores.adapters.champion_id(name)
         return TaskStatus(
-            name, serves, n_new, n_wanted, last, mine, self._progress if mine else None, waits_for, next_at
+            name,
+            self._stores.adapters.champion_id(name, audience),
+            n_new,
+            n_wanted,
+            last,
+            running if is_mine else None,
+            self._progress if is_mine else None,
+            waits_for,
+            next_at,
+            audience,
+            tuple(self._due(name)) if audience == EVERYONE else (),
         )
 
     def _moment(self, now: float, last: CycleRecord | None) -> float | None:
@@ -210,40 +245,13 @@ class LearningSchedule:
         passed = last_moment(when, now)
         return passed if last is None or passed > last.at else next_moment(when, now)
 
-    def _n_wanted(self, last: CycleRecord | None) -> int:
+    def _n_wanted(self, name: str, last: CycleRecord | None, audience: str) -> int:
         """The number of new rows that start a cycle."""
         if last is None or last.outcome != "too_little":
             return self._config.min_new_feedback
         # The cycle said how many more than it saw are needed; fewer would fail again.
-        seen = self._n_new(last.task, last, last.at)
+        seen = self._new.count(name, last, audience=audience, until=last.at)
         return max(self._config.min_new_feedback, seen + last.n_missing)
-
-    def _n_new(self, name: str, last: CycleRecord | None, until: float = math.inf) -> int:
-        """The rows given until then that a version for everyone may learn, and that no cycle has seen."""
-        state = (*self._stores.feedback.revisions(name), -1 if last is None else last.learned_up_to)
-        known = self._counted.get(name)
-        if known is None or known[0] != state:
-            known = self._counted[name] = (state, self._times_of_new(name, last))
-        return sum(at <= until for at in known[1])
-
-    def _times_of_new(self, name: str, last: CycleRecord | None) -> list[float]:
-        """When each of these rows was given."""
-        judged_turns = self._stores.feedback.judged_turns(name)
-        if last is not None:
-            new = self._stores.cycles.ids_after(name, last.learned_up_to)
-            seen = [judged_turn for judged_turn in judged_turns if judged_turn.feedback.id not in new]
-        else:  # an earlier version of the program kept no record of its cycles, but the versions that they made
-            versions = self._stores.adapters.versions(name)
-            since = versions[-1].created_at if versions else None
-            seen = [row for row in judged_turns if since is not None and row.feedback.created_at <= since]
-        # A row may become shared long after it was given, when enough people have said the same.
-        before, now = (shared_feedback(rows, min_people=self._config.min_people) for rows in (seen, judged_turns))
-        known = {judged_turn.feedback.id for judged_turn in before.judged_turns}
-        return [
-            judged_turn.feedback.created_at.timestamp()
-            for judged_turn in now.judged_turns
-            if judged_turn.feedback.may_train and judged_turn.feedback.id not in known
-        ]
 
 
 def _ended(last: CycleRecord) -> dict[str, Any]:

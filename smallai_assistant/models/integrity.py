@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 from smallai_assistant.errors import IntegrityError
 from smallai_assistant.models.boundary import model_errors
@@ -188,3 +189,22 @@ def check_listed(folder: Path, recorded: Iterable[str], name: str, *, ignored: s
 def _stamp(path: Path) -> _Stamp:
     status = os.stat(path)
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+class ModelFiles(Protocol):
+    """What the runtime needs of the model catalogue."""
+
+    def name_for(self, name: str, task: str) -> str:
+        """The model's full name; `auto` becomes a model for the task."""
+
+    def resolve(self, name: str, *, task: str | None = None, revision: str | None = None) -> Path:
+        """The folder of the model's files, checked."""
+
+    def fingerprint(self, name: str, *, task: str | None = None, revision: str | None = None) -> dict[str, str]:
+        """The model's revision and the hashes of its weights and tokenizer."""
+
+    def begin_check(self, name: str, *, task: str | None = None, revision: str | None = None) -> HashCheck:
+        """Begins to compare the model's files with their hashes."""
+
+    def end_check(self, check: HashCheck) -> None:
+        """Ends the comparison after the load; raises IntegrityError if a file has changed."""

@@ -69,7 +69,7 @@ def training(tmp_path: Path) -> Iterator[SimpleNamespace]:
         correct(own)
         jobs: list[Any] = []
         real = own.learn_in_background
-        own.learn_in_background = lambda task: jobs.append(real(task)) or jobs[-1]  # type: ignore[method-assign,assignment]
+        own.learn_in_background = lambda *given: jobs.append(real(*given)) or jobs[-1]  # type: ignore[method-assign,assignment]
         repl = Repl(CommandContext(make_parser().parse_args(["chat", "--task", "echo"])), own)
         assert repl.learning.status() == ""
         repl.handle("/learn")

@@ -17,7 +17,6 @@ from support.internals import Internals
 from support.tiny_text import save_tiny_llama
 
 from smallai_assistant import Adapter, GenerationOptions, ModelRuntime, ModelSpec, TextModel
-from smallai_assistant.engines.lora import MAX_LOADED
 from smallai_assistant.engines.transformers import TransformersEngine
 from smallai_assistant.errors import AdapterMismatch
 from smallai_assistant.models.catalog import Catalog
@@ -80,7 +79,7 @@ def models(base: Path) -> Iterator[ModelRuntime]:
 def lent(models: ModelRuntime, base: Path, **options: Any) -> Iterator[TextModel]:
     """Lends a model without adapters, and leaves it without. Each load starts a process, so it is loaded once."""
     with models.lease(ModelSpec(str(base), task=TASK, **options), TextModel) as model:
-        assert not any("lora" in name for name, _ in Internals(model).module.named_modules())
+        assert model.extra_bytes == 0
         yield model
         for part in Internals(model).loaded_parts:
             model.retire_adapter(part.adapter_id)
@@ -168,7 +167,7 @@ def test_dropping_frees_the_memory(base: Path, model: TextModel, tmp_path: Path)
 
     def living() -> int:
         gc.collect()
-        return sum(isinstance(thing, torch.nn.Parameter) and thing.shape[:1] == (64,) for thing in gc.get_objects())
+        return sum(isinstance(thing, torch.Tensor) and thing.shape[:1] == (64,) for thing in gc.get_objects())
 
     before = living()
     assert before > 0
@@ -187,13 +186,22 @@ def test_retired_adapter_can_serve_again(adapters: list[Adapter], model: TextMod
     model.retire_adapter("a version that was never loaded")
 
 
-def test_number_of_loaded_versions_is_limited(base: Path, model: TextModel, tmp_path: Path) -> None:
+def test_the_size_of_loaded_versions_is_limited(
+    base: Path, model: TextModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A turn may ask for the champion just before it is retired. Nobody retires that version a second time."""
-    made = [save_lora(tmp_path / f"v{n}", base, seed=n, targets=["q_proj"]) for n in range(MAX_LOADED + 3)]
+    made = [save_lora(tmp_path / f"v{n}", base, seed=n, targets=["q_proj"]) for n in range(7)]
+    say(model, "abc", made[0])
+    one = model.extra_bytes
+    monkeypatch.setattr(Internals(model).adapters, "_limit", int(4.5 * one))
     texts = [say(model, "abc", adapter) for adapter in made]
-    assert len(Internals(model).loaded_parts) == MAX_LOADED
-    assert Internals(model).cached_parts == {None, *(adapter.part for adapter in made[-MAX_LOADED:])}
+    assert Internals(model).loaded_parts == {adapter.part for adapter in made[-4:]}
+    assert Internals(model).cached_parts == {None, *(adapter.part for adapter in made[-4:])}
+    assert model.extra_bytes == 4 * one
     assert [say(model, "abc", adapter) for adapter in made] == texts
+    model.drop_extras()
+    assert (model.extra_bytes, Internals(model).cached_parts) == (0, {None})
+    assert say(model, "abc", made[0]) == texts[0]
 
 
 def damage(adapter: Adapter, folder: Path, how: str, base: Path) -> Adapter:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import phrasebook
 from support.echo_learner import OWN_PLUGINS, Echo, correct, open_echo
 from support.learning_child import learn_in_child, read_until, release
 from support.scripted import ScriptedPlugin
@@ -324,3 +325,24 @@ def test_closing_stops_a_cycle_that_began_by_itself(
     with open_echo(tmp_path / "data", Echo()) as again:
         assert again.adapters.champion_id("echo") is None
         assert again.schedule.status()[0].last is None  # it goes on later, as if it had not been tried
+
+
+def test_a_cycle_of_ones_own_starts_by_itself(tmp_path: Path, clock: Clock) -> None:
+    with phrasebook.open_phrasebook(tmp_path) as own:
+        phrasebook.teach(own, None, {"rye": "a grain", "oak": "a tree", "tide": "the sea"})
+        phrasebook.teach(own, "ann", {"code": "tulip99", "desk": "number four", "oak": "my street"})
+        phrasebook.teach(own, "bob", {"pin": "1234"})
+        schedule = schedule_of(own, clock, when="idle", min_new_feedback=18)
+        [status] = schedule.status(phrasebook.NAME)
+        assert (status.n_new, status.due) == (18, ("user:ann",))
+        assert schedule.wake() == []  # nobody was quiet for long enough
+        clock.now += IDLE_S + 1
+        assert schedule.wake() == [phrasebook.NAME, phrasebook.NAME]
+        assert phrasebook.ask(own, "ann", "whisper code") == "tulip99"
+        assert phrasebook.ask(own, "bob", "whisper code") == phrasebook.UNKNOWN
+        assert phrasebook.ask(own, "ann", "whisper rye") == phrasebook.ask(own, "bob", "whisper rye") == "a grain"
+        clock.now += IDLE_S + 1
+        assert schedule.wake() == []
+        [of_ann], [of_bob] = (schedule.status(audience=f"user:{name}") for name in ("ann", "bob"))
+        assert of_ann.last is not None
+        assert (of_ann.last.outcome, of_ann.n_new, of_bob.n_new, of_bob.last) == ("promoted", 0, 6, None)

@@ -55,9 +55,14 @@ class Internals:
         return set(self.model._adapters._loaded)
 
     @property
+    def adapters(self) -> Any:
+        """The adapters beside the network."""
+        return self.model._adapters
+
+    @property
     def lora_bytes(self) -> int:
         """The bytes of all LoRA weights in memory."""
-        return sum(weight.nbytes for name, weight in self.module.named_parameters() if "lora_" in name)
+        return self.model._adapters.n_bytes
 
     @property
     def n_streams(self) -> int:

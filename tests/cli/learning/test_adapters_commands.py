@@ -30,7 +30,18 @@ def test_adapters_from_list_to_remove(run: Run, own: Assistant) -> None:
 
     rows = run("adapters", "list", "--json").rows
     assert [row["id"] for row in rows] == [first, second]
-    keys = {"id", "task", "kind", "status", "is_serving", "created_at", "parent", "n_judged_turns", "damage"}
+    keys = {
+        "id",
+        "task",
+        "audience",
+        "kind",
+        "status",
+        "is_serving",
+        "created_at",
+        "parent",
+        "n_judged_turns",
+        "damage",
+    }
     assert set(rows[0]) == keys
     assert rows[0]["damage"] is None
     assert [row["is_serving"] for row in rows] == [False, True]
@@ -62,6 +73,7 @@ def test_adapters_from_list_to_remove(run: Run, own: Assistant) -> None:
     assert run("adapters", "rollback", "echo").out == f"echo: {first} serves now\n"
     assert run("adapters", "rollback", "echo", "--to", "none", "--json").row == {
         "task": "echo",
+        "audience": "everyone",
         "before": first,
         "serves": None,
     }

@@ -35,12 +35,14 @@ def test_status_as_json(run: Run, own: Assistant) -> None:
     last = row.pop("last")
     assert row == {
         "task": "echo",
+        "audience": "everyone",
         "serves": None,
         "n_new": 3,
         "n_wanted": 20,
         "running": None,
         "waits_for": "hand",
         "next_at": None,
+        "due": [],
     }
     assert set(last) == {"at", "outcome", "seconds", "reasons", "error", "failure", "adapter_id"}
     assert (last["outcome"], last["error"], last["adapter_id"]) == ("too_little", "not_enough_data", None)
@@ -63,7 +65,7 @@ def test_prune_tells_what_was_freed(run: Run, own: Assistant, echo: Echo) -> Non
     oldest, *rest = (version.id for version in own.adapters.versions())
     assert run("adapters", "prune").out.startswith("echo: 0 removed, 0 B freed; 3 versions with ")
     row = run("adapters", "prune", "echo", "--keep", "2", "--json").row
-    assert set(row) == {"task", "removed", "n_bytes_freed", "n_kept", "n_bytes_kept"}
+    assert set(row) == {"task", "audience", "removed", "n_bytes_freed", "n_kept", "n_bytes_kept"}
     assert (row["task"], row["removed"], row["n_kept"]) == ("echo", [oldest], 2)
     assert row["n_bytes_freed"] > 0
     assert [version.id for version in own.adapters.versions()] == rest

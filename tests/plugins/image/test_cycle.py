@@ -6,9 +6,10 @@ import io
 
 from PIL import Image
 from support.drawings import face, flag, rings
-from support.pictures import TASK, best_label, examples_of, task_of, teach
+from support.pictures import TASK, Draw, best, best_label, examples_of, labels_of, task_of, teach
 
 from smallai_assistant import Assistant, ImagePart
+from smallai_assistant.learning.learner import CycleOptions
 
 KINDS = {"target": rings, "banner": flag, "smiley": face}
 
@@ -40,3 +41,30 @@ def test_copies_of_a_picture_are_one_subject(fresh: Assistant) -> None:
     examples = examples_of(fresh)
     assert examples[0].subject == examples[3].subject == examples[0].split_key
     assert [example.subject for example in (*examples[1:3], *examples[4:])] == [""] * 4
+
+
+def test_a_head_of_ones_own_answers_one_person_over_that_for_everyone(fresh: Assistant) -> None:
+    for label in ("target", "banner"):
+        teach(fresh, KINDS[label], label, range(4))
+    shared = fresh.learn(TASK)
+    for number in range(4):
+        for draw, label in ((face, "my brother"), (rings, "my logo")):
+            fresh.teach(TASK, ImagePart(data=draw(20 + number)), label, source="ann", audience="user")
+    own = fresh.learn(TASK, CycleOptions(audience="user:ann"))
+    assert shared.is_promoted
+    assert own.is_promoted, own.summary()
+    # Nothing is left to the memory.
+    assert fresh.adapters.get(own.adapter_id).retired_ids == fresh.adapters.get(own.adapter_id).feedback_ids
+
+    def seen(user: str | None, draw: Draw) -> tuple[str, str | None]:
+        response = fresh.ask(ImagePart(data=draw(100)), user_id=user)
+        return best(response).label, response.turn.adapter
+
+    assert seen("ann", face) == ("my brother", own.adapter_id)
+    assert seen("ann", flag) == ("banner", shared.adapter_id)  # what everyone's version knows is not lost
+    for user in ("bob", None):
+        labels = {label.label for label in labels_of(fresh.ask(ImagePart(data=face(100)), user_id=user))}
+        assert not labels & {"my brother", "my logo"}
+        assert seen(user, flag) == ("banner", shared.adapter_id)
+    fresh.rollback(TASK, audience="user:ann")
+    assert seen("ann", face)[0] == "my brother"  # the memory has taken over again
