@@ -9,11 +9,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from support.loaded_models import models_stay  # noqa: F401  (a fixture)
 from support.pictures import TASK
 
 from smallai_assistant import Assistant, AssistantConfig
 
 _FILES = "class_vectors_*.npy"
+
+
+@pytest.fixture(autouse=True)
+def _models_stay(models_stay: None) -> None:  # noqa: F811
+    pass
 
 
 @pytest.fixture(scope="session")

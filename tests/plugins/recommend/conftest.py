@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from support.loaded_models import models_stay  # noqa: F401  (a fixture)
 from support.recommend_pairs import FILMS, imported, never
 from support.recommending import TASK, ObservedLock
 
@@ -18,6 +19,11 @@ from smallai_assistant.storage.item_store import ItemStore
 from smallai_recommend.evaluation import Evaluator
 from smallai_recommend.index import Index
 from smallai_recommend.text_index import TextIndex
+
+
+@pytest.fixture(autouse=True)
+def _models_stay(models_stay: None) -> None:  # noqa: F811
+    pass
 
 
 @pytest.fixture
