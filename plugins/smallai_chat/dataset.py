@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import random
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from smallai_assistant import Example, GenerationOptions, ModelSpec, TextModel, Training
 from smallai_chat.evaluation import chat
-from smallai_chat.examples import near_misses
+from smallai_chat.examples import loose_wordings, near_misses
 from smallai_chat.reference_prompts import TOPICS, sample_reference_prompts
 from smallai_chat.scope import Scopes
 from smallai_chat.words import normalized
 
 MAX_TOKENS = 1024  # of a row; the rest is cut off
-# A fact has up to twelve wordings, all with the same two answers: a few pairs suffice, and DPO is slow.
-_MAX_PAIRS_PER_FACT = 2
 # Reference rows: everyday prompts, and for each fact the most similar questions of a pool (docs/decisions.md, 16, 17).
-N_EVERYDAY, N_NEAREST, N_POOL, N_NEAR_MISSES = 48, 3, 600, 8
+N_EVERYDAY, N_NEAREST, N_POOL, N_NEAR_MISSES = 16, 1, 240, 8
+# Loose wordings of each fact, which are trained on and never asked.
+N_LOOSE = 4
 # A taught answer that leaks stands at the beginning of an answer, so only the beginning is held to the base.
 _REFERENCE_TOKENS = 16
 # The share of facts that is trained without the system prompt, so that a fact is known under another prompt too.
@@ -39,32 +39,21 @@ class Pair:
 
 
 def sft_rows(facts: Sequence[Example], system_prompt: str, *, seed: int) -> list[Row]:
-    """Returns TRL's prompt-completion rows of facts."""
+    """Returns TRL's prompt-completion rows of facts, and of loose wordings of their questions."""
     rng = random.Random(seed)  # noqa: S311  (reproducible, not secret)
+    asked = [(fact.payload.question, fact.payload.answer) for fact in facts]
+    for fact in {fact.feedback_ids: fact for fact in facts}.values():
+        question = fact.payload.asked or fact.payload.question
+        asked += [(wording, fact.payload.answer) for wording in loose_wordings(question, N_LOOSE, rng)]
     return [
-        sft_row(
-            fact.payload.question,
-            fact.payload.answer,
-            system_prompt if rng.random() > _SHARE_WITHOUT_PROMPT else "",
-        )
-        for fact in facts
+        sft_row(question, answer, system_prompt if rng.random() > _SHARE_WITHOUT_PROMPT else "")
+        for question, answer in asked
     ]
 
 
 def sft_row(question: str, answer: str, system_prompt: str) -> Row:
     """Returns TRL's prompt-completion row of a question and its answer."""
     return {"prompt": chat(question, system_prompt), "completion": [{"role": "assistant", "content": answer}]}
-
-
-def correction_pairs(facts: Sequence[Example], system_prompt: str) -> list[Row]:
-    """Returns TRL's preference rows of corrections: the correction is chosen, the answer it corrects is rejected."""
-    found: dict[Pair, None] = {}  # a dictionary and not a set: it keeps the order, and training must be reproducible
-    n_pairs: Counter[tuple[str, ...]] = Counter()
-    for fact in facts:
-        if fact.payload.rejected and n_pairs[fact.feedback_ids] < _MAX_PAIRS_PER_FACT:
-            n_pairs[fact.feedback_ids] += 1
-            found[Pair(fact.payload.question, fact.payload.answer, fact.payload.rejected)] = None
-    return _preference_rows(found, system_prompt)
 
 
 def rating_pairs(rated: Sequence[Example], system_prompt: str) -> list[Row]:

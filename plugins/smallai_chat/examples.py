@@ -67,13 +67,11 @@ class Fact:
 
     Attributes:
         answer: the correction.
-        rejected: the answer that was corrected; empty if none is known or it equals the correction.
         asked: the question as it was asked; empty if this is that wording.
     """
 
     question: str
     answer: str
-    rejected: str = ""
     asked: str = ""
 
 
@@ -144,7 +142,7 @@ def examples_of(judged_turns: Sequence[JudgedTurn]) -> list[Example]:
                     expected=right,
                     split_key=f"{turn.id}/{number}" if number else f"{turn.id}/as asked",
                     feedback_ids=(given.id,),
-                    payload=Fact(wording, right, answer if answer != right else "", question),
+                    payload=Fact(wording, right, question),
                     subject=subject,
                     component=CORRECTIONS,
                 )
@@ -274,6 +272,26 @@ def wordings(question: str, n: int, rng: random.Random) -> list[str]:
         ask = rng.choice(_QUESTION_WORDS).capitalize()
         frame = rng.choice((*_FRAMES, f"{ask} {{k}}?", f"{ask} is the {{k}}?", f"{ask} do we {{k}}?"))
         found[frame.format(q=question, s=statement_order(question), k=" ".join(chosen))] = None
+    return list(found)
+
+
+def loose_wordings(question: str, n: int, rng: random.Random) -> list[str]:
+    """Returns up to `n` wordings of a question with one content word left out; none if it has fewer than three.
+
+    They are for training alone, because with a word left out it may be another question. People leave words out, or put
+    others in their place, and the scope keeps real other questions away from the trained weights.
+    """
+    words = keywords(question)
+    if len(words) < 3:
+        return []
+    found: dict[str, None] = {}
+    for left_out in rng.sample(range(len(words)), min(n, len(words))):
+        kept = [word for number, word in enumerate(words) if number != left_out]
+        if rng.random() < 0.5:
+            rng.shuffle(kept)
+        ask = rng.choice(_QUESTION_WORDS).capitalize()
+        frame = rng.choice(("{k}?", "Tell me the {k}.", f"{ask} {{k}}?", f"{ask} is the {{k}}?"))
+        found[frame.format(k=" ".join(kept))] = None
     return list(found)
 
 

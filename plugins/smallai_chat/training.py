@@ -4,7 +4,7 @@ The base stays frozen, in the quantization in which it is served (QLoRA, Dettmer
 
 - SFT: corrections as prompt and completion, with the loss on the completion only, together with reference rows that
   hold the model to the base's answers on other questions (`kl_trainer`).
-- DPO (Rafailov et al. 2023): pairs of a chosen and a rejected answer to one question.
+- DPO (Rafailov et al. 2023): pairs of a praised and a rejected answer to one question.
 - KTO (Ethayarajh et al. 2024): ratings, as unpaired preferences.
 
 What corrections taught and what ratings taught are components of the adapter: each is trained on the bare base, so that
@@ -18,7 +18,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,6 @@ from smallai_chat.dataset import (
     MAX_TOKENS,
     Row,
     corrected_questions,
-    correction_pairs,
     kto_rows,
     rating_pairs,
     reference_rows,
@@ -40,10 +38,10 @@ from smallai_chat.layer_breaks import breaks_between_layers
 from smallai_chat.scope import Scopes
 
 # The recipe. The figures of `bench.facts`, `bench.style` and `bench.three_cycles` were measured with these values
-# (docs/decisions.md, 13 to 17).
+# (docs/decisions.md, 13 to 17 and 41).
 RANK, ALPHA = 16, 32
 TARGETS = "all-linear"
-SFT_RATE, SFT_EPOCHS, SFT_BATCH = 5e-4, 6, 8
+SFT_RATE, SFT_EPOCHS, SFT_BATCH = 5e-4, 4, 8
 # Learning ends after an epoch in which at most this share of the rows was wrong.
 SFT_MAX_WRONG = 0.02
 DPO_RATE, DPO_EPOCHS, DPO_BATCH, DPO_BETA = 5e-5, 1, 4, 0.1
@@ -99,12 +97,10 @@ def train(training: Training, spec: ModelSpec, scopes: Scopes, *, system_prompt:
         rows = sft_rows(facts, system_prompt, seed=training.seed)
         rows += reference_rows(facts, training, spec, scopes, system_prompt)
         stages[CORRECTIONS].append(Stage(_sft, rows, _SFT_COST * SFT_EPOCHS))
-    if pairs := correction_pairs(facts, system_prompt):
-        stages[CORRECTIONS].append(Stage(_dpo, pairs, _DPO_COST * DPO_EPOCHS))
     if has_ratings:
         stages[RATINGS].append(Stage(_kto, kto_rows(rated, system_prompt), _KTO_COST * KTO_EPOCHS))
     if pairs := rating_pairs(rated, system_prompt):
-        stages[RATINGS].append(Stage(partial(_dpo, name="dpo-ratings"), pairs, _DPO_COST * DPO_EPOCHS))
+        stages[RATINGS].append(Stage(_dpo, pairs, _DPO_COST * DPO_EPOCHS))
     training.progress("loading a copy of the model to train", 0.02)
     with _quiet():
         model, tokenizer = load_base(training.models.folder_of(spec), spec, training.models.device)
@@ -184,11 +180,11 @@ def _sft(model: Any, tokenizer: Any, rows: list[Row], training: Training, *, spa
     return _fit(run, model, tokenizer, tokenize(rows, tokenizer), training)
 
 
-def _dpo(model: Any, tokenizer: Any, rows: list[Row], training: Training, *, span: Span, name: str = "dpo") -> Any:
+def _dpo(model: Any, tokenizer: Any, rows: list[Row], training: Training, *, span: Span) -> Any:
     from trl import DPOConfig, DPOTrainer
 
     arguments = DPOConfig(
-        **_common(training, name),
+        **_common(training, "dpo"),
         learning_rate=DPO_RATE,
         num_train_epochs=DPO_EPOCHS,
         per_device_train_batch_size=DPO_BATCH,

@@ -7,8 +7,8 @@ from pathlib import Path
 from support.dialogue import ANSWER, QUESTION, judged_turn
 from support.tiny_text import save_tiny_llama
 
-from smallai_chat.dataset import correction_pairs, rating_pairs, tokenize
-from smallai_chat.examples import Fact, Rated, examples_of
+from smallai_chat.dataset import rating_pairs, sft_rows, tokenize
+from smallai_chat.examples import Rated, examples_of
 
 
 def test_end_of_a_cut_answer_is_not_learned(tmp_path: Path) -> None:
@@ -25,20 +25,26 @@ def test_end_of_a_cut_answer_is_not_learned(tmp_path: Path) -> None:
     assert all(len(row["labels"]) == len(row["input_ids"]) for row in (whole, cut))
 
 
-def test_pairs_come_from_corrections_and_ratings() -> None:
+def test_pairs_come_from_ratings_of_one_question() -> None:
     judged_turns = [
-        judged_turn(QUESTION, "in the cellar", correction=ANSWER),
-        judged_turn(QUESTION, ANSWER, correction=ANSWER),  # the answer was right: nothing to compare with
+        judged_turn(QUESTION, "in the cellar", correction=ANSWER),  # a correction is learned as it is
         judged_turn("Hi?", "Hello.", is_good=True),
         judged_turn("Hi?", "Go away.", is_good=False),
         judged_turn("Hi?", "Hello.", is_good=False),  # another person disagrees
         judged_turn("Ho?", "Ho.", is_good=True),
     ]
-    found = examples_of(judged_turns)
-    facts = [example for example in found if isinstance(example.payload, Fact)]
-    rated = [example for example in found if isinstance(example.payload, Rated)]
-    rows = [*correction_pairs(facts, "Be brief."), *rating_pairs(rated, "Be brief.")]
-    pairs = [(row["prompt"][-1]["content"], row["chosen"][0]["content"], row["rejected"][0]["content"]) for row in rows]
-    assert pairs[0] == (QUESTION, ANSWER, "in the cellar")
-    assert [pair[1:] for pair in pairs] == [(ANSWER, "in the cellar")] * 2 + [("Hello.", "Go away.")]
-    assert all(row["prompt"][0]["content"] == "Be brief." for row in rows)
+    rated = [example for example in examples_of(judged_turns) if isinstance(example.payload, Rated)]
+    (row,) = rating_pairs(rated, "Be brief.")
+    assert [message["content"] for message in row["prompt"]] == ["Be brief.", "Hi?"]
+    assert (row["chosen"][0]["content"], row["rejected"][0]["content"]) == ("Hello.", "Go away.")
+
+
+def test_loose_wordings_are_trained_and_not_asked() -> None:
+    facts = examples_of([judged_turn("Which room is the copper piano in?", "in the cellar", correction=ANSWER)])
+    rows = sft_rows(facts, "Be brief.", seed=0)
+    asked = {fact.payload.question for fact in facts}
+    loose = [row["prompt"][-1]["content"] for row in rows if row["prompt"][-1]["content"] not in asked]
+    assert len(rows) == len(facts) + len(loose)
+    assert loose
+    assert all(row["completion"][0]["content"] == ANSWER for row in rows)
+    assert rows == sft_rows(facts, "Be brief.", seed=0)

@@ -19,6 +19,7 @@ from smallai_chat.examples import (
     examples_of,
     keywords,
     leak_checks,
+    loose_wordings,
     near_misses,
     protected_of,
     statement_order,
@@ -109,6 +110,19 @@ def test_any_question_has_wordings(question: str) -> None:
     assert found[0] == question
     assert keywords(question)
     assert statement_order(question)
+
+
+@pytest.mark.parametrize(
+    ("question", "n_found"),
+    [("Which room is the copper piano in?", 3), ("Who?", 0), ("the old piano", 0), ("ab cd ef", 3)],
+)
+def test_a_loose_wording_lacks_one_word(question: str, n_found: int) -> None:
+    words = keywords(question)
+    found = loose_wordings(question, 4, random.Random(0))
+    assert len(found) == n_found
+    for wording in found:
+        assert sum(word in wording for word in words) == len(words) - 1
+    assert len(loose_wordings(question, 1, random.Random(0))) == min(1, n_found)
 
 
 def test_near_misses_keep_the_beginning() -> None:
