@@ -45,7 +45,7 @@ class LearningTrial:
 
     def slow_rebuild(self) -> str:
         """Measures the rebuild of an empty memory: the fastest of five, because other work may hold the processor."""
-        took_s = []
+        took_s: list[float] = []
         while not took_s or (min(took_s) > REBUILD_S and len(took_s) < _N_REBUILDS):
             begun = time.perf_counter()
             self.task.rebuild([])
