@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import platformdirs
 import pytest
 from support.databases import cluster, database, database_url, postgres_server, postgres_url  # noqa: F401  (fixtures)
@@ -18,6 +19,10 @@ from smallai_assistant.models.catalog import Catalog
 
 # A shell starts background jobs with SIGINT ignored, and children inherit that: tests that press Ctrl-C would hang.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Hypothesis fails a test that takes longer than 0.2 s, or whose inputs are made slowly: on a busy machine that is any test.
+hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("tests")
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
