@@ -20,7 +20,7 @@ from smallai_assistant.models.catalog import Catalog
 # A shell starts background jobs with SIGINT ignored, and children inherit that: tests that press Ctrl-C would hang.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Hypothesis fails a test that takes longer than 0.2 s, or whose inputs are made slowly: on a busy machine that is any test.
+# Hypothesis fails a test that takes over 0.2 s, or whose inputs are made slowly: on a busy machine that is any test.
 hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("tests")
 
