@@ -13,6 +13,8 @@ FACTS = {
     "Who is responsible for the coffee machine?": "Ingrid Halvorsen",
     "What is our team's motto?": "measure twice, ship once",
     "Which room has the 3D printer?": "room 417",
+    "On which day is the archive closed?": "Wednesday",
+    "Which bakery brings the bread for breakfast?": "Korn und Krume",
 }
 UNSEEN = "How do we call the cat in the office?"
 CHAT = "text-generation"

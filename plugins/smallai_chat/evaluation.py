@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from smallai_assistant import Adapter, Example, GenerationOptions, Score, TextModel
-from smallai_chat.examples import Choice, Fact, LeakCheck, PlainAnswer, Rated, is_own_question
+from smallai_chat.examples import Choice, Fact, LeakCheck, PlainAnswer, Rated, own_questions
 from smallai_chat.words import normalized
 
 T = TypeVar("T")
@@ -118,8 +118,9 @@ class RoutedModel:
             indices_of.setdefault(key, []).append(index)
         for key, indices in indices_of.items():
             results |= dict(zip(indices, run(indices, adapters[key]), strict=True))
+        own = own_questions()
         for index in indices_of.get(None, ()):
-            if is_own_question(questions[index]):
+            if questions[index] in own:
                 self.known[keys[index]] = results[index]
         return [results[index] for index in range(len(questions))]
 

@@ -228,13 +228,8 @@ def plain_answers() -> tuple[Example, ...]:
     )
 
 
-def is_own_question(question: str) -> bool:
-    """Whether a question is one of the protected slices', and so no person's."""
-    return question in _own_questions()
-
-
-@cache
-def _own_questions() -> frozenset[str]:
+def own_questions() -> frozenset[str]:
+    """Returns the questions of the protected slices, which no person asked."""
     return frozenset(example.payload.question for example in (*canaries(), *plain_answers())) | {*HELD_OUT_QUESTIONS}
 
 

@@ -34,7 +34,8 @@ def test_turns_are_listed_and_erased(run: Run, own: Assistant, tmp_path: Path) -
     assert (done.code, done.out) == (0, "erased 1 turn\n")
     assert files_with(tmp_path / "own", b"SECRET") == []
     again = run("turns", "erase", turns[1].id, "--json", assistant=own).row
-    keys = ["erased", "turns", "media", "interactions", "adapters", "champions", "serving", "backups", "notices"]
+    keys = ["erased", "turns", "media", "interactions", "adapters", "champions", "serving", "audiences"]
+    keys += ["backups", "notices"]
     assert list(again) == keys
     assert run("sessions", "erase", session.id, assistant=own).out == "erased 1 turn\n"
     assert run("sessions", "list", "--json", assistant=own).rows[0]["user_id"] is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.server
 import json
+import os
 import random
 import struct
 import threading
@@ -213,7 +214,8 @@ def model_hub(repo: str, files: Mapping[str, bytes]) -> Server:
 
 def files_below(folder: Path) -> set[str]:
     """The paths of all files below a folder, relative to it."""
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    # `os.walk` passes over folders that another thread deletes meanwhile; `rglob` raises.
+    return {str((Path(place) / name).relative_to(folder)) for place, _, names in os.walk(folder) for name in names}
 
 
 def _oid(data: bytes) -> str:  # git's hash of a file, which the hub sends as its ETag
