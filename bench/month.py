@@ -31,6 +31,7 @@ from bench.style import FIRST_SENTENCE, questions
 from bench.teach_speech import WORDS
 from smallai_assistant import Assistant, Feedback, ImagePart, ItemPart, LabelPart, errors
 from smallai_assistant.config import load_config
+from smallai_assistant.learning.adapter_files import size_of
 from smallai_assistant.types import AudioPart
 
 TEXT, PICTURE, SPEECH, FILMS = (
@@ -199,11 +200,6 @@ def transfers(days: Sequence[Day], now: Sequence[dict[str, float]]) -> dict[str,
         for task, share in found.items():
             changes.setdefault(task, []).append(share - day.known[task])
     return {task: round(statistics.fmean(values), 4) for task, values in changes.items()}
-
-
-def size_of(folder: Path) -> int:
-    """Bytes of all files in a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def run(n_days: int, seed: int, tasks: Sequence[str]) -> dict[str, Any]:

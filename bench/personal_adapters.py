@@ -85,7 +85,7 @@ def add_people(assistant: Assistant, spec: ModelSpec, n_own: int) -> None:
 
 
 def copy_version(assistant: Assistant, of: Adapter, person: int) -> None:
-    """Lets a copy of a version serve a person, with the same files on the disk. The registry would hash them anew."""
+    """Lets a copy of a version serve a person, with the same files on the disk. The registry would hash them again."""
     copied, audience = f"{of.id}-{person}", f"user:person {person}"
     folder = of.folder.parent / copied
     folder.mkdir()

@@ -326,9 +326,13 @@ class Adapter:
         """The same chain without these adapters; None if none is left."""
         return chain_of(adapter for adapter in self.chain if adapter.id not in ids)
 
+    def changed_keys(self, base: Mapping[str, Any]) -> list[str]:
+        """The keys of which `base` has another value than what it was made for, sorted."""
+        return sorted(key for key in {*self.base, *base} if self.base.get(key) != base.get(key))
+
     def mismatch(self, base: Mapping[str, Any]) -> str:
         """How `base` differs from what it was made for, for people; empty if it is the same."""
-        changed = sorted(key for key in {*self.base, *base} if self.base.get(key) != base.get(key))
+        changed = self.changed_keys(base)
         # Two keys are enough for the sentence: another model has another name, and all its hashes differ.
         return ", ".join(f"{key} {self.base.get(key)!r}, not {base.get(key)!r}" for key in changed[:2])
 

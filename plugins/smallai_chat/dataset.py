@@ -42,9 +42,8 @@ def sft_rows(facts: Sequence[Example], system_prompt: str, *, seed: int) -> list
     """Returns TRL's prompt-completion rows of facts, and of loose wordings of their questions."""
     rng = random.Random(seed)  # noqa: S311  (reproducible, not secret)
     asked = [(fact.payload.question, fact.payload.answer) for fact in facts]
-    for fact in {fact.feedback_ids: fact for fact in facts}.values():
-        question = fact.payload.asked or fact.payload.question
-        asked += [(wording, fact.payload.answer) for wording in loose_wordings(question, N_LOOSE, rng)]
+    for question, answer in _corrections(facts):
+        asked += [(wording, answer) for wording in loose_wordings(question, N_LOOSE, rng)]
     return [
         sft_row(question, answer, system_prompt if rng.random() > _SHARE_WITHOUT_PROMPT else "")
         for question, answer in asked
@@ -120,7 +119,13 @@ def reference_rows(
 
 def corrected_questions(facts: Sequence[Example]) -> list[str]:
     """Returns each corrected question once, as it was asked: that wording may be held out, so it is not in `facts`."""
-    return list({fact.feedback_ids: fact.payload.asked or fact.payload.question for fact in facts}.values())
+    return [question for question, _ in _corrections(facts)]
+
+
+def _corrections(facts: Sequence[Example]) -> list[tuple[str, str]]:
+    """Returns each corrected question once, as it was asked, with its answer."""
+    payloads = {fact.feedback_ids: fact.payload for fact in facts}.values()
+    return [(payload.asked or payload.question, payload.answer) for payload in payloads]
 
 
 def tokenize(rows: Sequence[Row], tokenizer: Any) -> list[Row]:
@@ -131,11 +136,17 @@ def tokenize(rows: Sequence[Row], tokenizer: Any) -> list[Row]:
         ids = tokenizer.apply_chat_template([*row["prompt"], *row["completion"]], return_dict=False)
         is_reference = row.get("is_reference", False)
         # A reference answer was cut after a few tokens. An end token after the cut would teach the model to stop early.
-        if is_reference and tokenizer.eos_token_id in ids[len(prompt) :]:
-            ids = ids[: len(ids) - ids[::-1].index(tokenizer.eos_token_id) - 1]
+        if is_reference:
+            ids = [*prompt, *without_end(ids[len(prompt) :], tokenizer.eos_token_id)]
         labels = [_IGNORED] * len(prompt) + ids[len(prompt) :]
         tokenized.append({"input_ids": ids[:MAX_TOKENS], "labels": labels[:MAX_TOKENS], "is_reference": is_reference})
     return tokenized
+
+
+def without_end(ids: Sequence[int], end_id: int) -> list[int]:
+    """Returns the tokens of an answer up to its end token, which a chat template puts even after one that was cut."""
+    last = max((place for place, token in enumerate(ids) if token == end_id), default=len(ids))
+    return list(ids[:last])
 
 
 def _preference_rows(pairs: Iterable[Pair], system_prompt: str) -> list[Row]:

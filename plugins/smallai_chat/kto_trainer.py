@@ -6,6 +6,8 @@ from typing import Any
 
 from trl import KTOTrainer
 
+from smallai_chat.dataset import without_end
+
 
 class WholeAnswersTrainer(KTOTrainer):  # type: ignore[misc]  # trl is not typed
     """Trains on rows of `prompt`, `completion`, `label` and `is_cut`.
@@ -18,10 +20,8 @@ class WholeAnswersTrainer(KTOTrainer):  # type: ignore[misc]  # trl is not typed
         prepared = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
         end = processing_class.eos_token_id
 
-        def without_end(row: dict[str, Any]) -> dict[str, Any]:
+        def as_ended(row: dict[str, Any]) -> dict[str, Any]:
             ids = row["completion_ids"]
-            if row["is_cut"] and end in ids:
-                ids = ids[: len(ids) - ids[::-1].index(end) - 1]
-            return {"completion_ids": ids}
+            return {"completion_ids": without_end(ids, end) if row["is_cut"] else ids}
 
-        return prepared.map(without_end)
+        return prepared.map(as_ended)

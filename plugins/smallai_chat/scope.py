@@ -167,9 +167,8 @@ class Scopes:
         """Returns, for each question, the weights that answer it; None for the base.
 
         The first adapter of the chain (`Adapter.over`) whose scope covers the question answers with what corrections
-        taught.
-        A question in no scope gets the first weights of the chain that answer every question: those that ratings
-        taught. So what is known comes before how it is said, and of both the more personal first.
+        taught. A question outside all scopes gets the first weights of the chain that answer every question: those that
+        ratings taught. So what is known comes before how it is said, and of both the more personal first.
 
         Raises:
             AdapterMismatch: a scope was made with another embedding model, so that its vectors cannot be compared.
@@ -201,7 +200,7 @@ class Scopes:
         """Checks that an adapter's scope, if it has one, can be compared with questions.
 
         Raises:
-            AdapterMismatch: it was made with another embedding model, or is no scope.
+            AdapterMismatch: it was made with another embedding model, or its file is not a scope.
         """
         scope = self._scope(adapter)
         if scope is not None and dict(scope.embedding) != (base := dict(self._base())):

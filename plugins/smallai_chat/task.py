@@ -247,7 +247,7 @@ class ChatTask(LearningTask):
     def evaluate(self, examples: Sequence[Example], adapter: Adapter | None, models: ModelRuntime) -> list[Score]:
         prompt = self.context.options.whole_system_prompt
         questions = list(dict.fromkeys(example.payload.question for example in examples))
-        # Each question is evaluated with the weights that would answer it in service: main, elsewhere or base.
+        # Each question is evaluated with the weights that would answer it in service: corrections, ratings or base.
         routes = dict(zip(questions, self.scopes.adapters_for(adapter, questions), strict=True))
         with models.lease(self.spec, TextModel) as model:
             known = self._base_answers.of((json.dumps(self.base(), sort_keys=True), prompt))

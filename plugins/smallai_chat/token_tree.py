@@ -86,7 +86,7 @@ def logits_at(model: Any, tree: Tree, nodes: torch.Tensor) -> torch.Tensor:
 def can_share(model: Any) -> bool:
     """Whether a row in a tree of a transformers model gets the logits that it gets alone.
 
-    A layer that is no attention, such as a recurrence or a convolution over the tokens, ignores the mask: it would
+    Layers other than attention, such as a recurrence or a convolution over the tokens, ignore the mask: they would
     carry one row into the next. transformers marks most such networks, and those that it does not mark convolve.
     """
     return not getattr(model, "_is_stateful", False) and not any(

@@ -260,16 +260,15 @@ def _fit(run: _Run, model: Any, tokenizer: Any, rows: list[Row], training: Train
     trainer.remove_callback(_printer())
     folder = Path(run.arguments.output_dir)
     checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-    try:
-        with breaks_between_layers(trainer.model.get_base_model(), training.yield_to_serving):
+    with breaks_between_layers(trainer.model.get_base_model(), training.yield_to_serving):
+        try:
             trainer.train(resume_from_checkpoint=checkpoint)
-    except (ValueError, OSError, RuntimeError) as error:
-        # A kill while a checkpoint is written leaves a damaged one. Without a checkpoint the error is a real one.
-        if checkpoint is None or training.cancel.is_set():
-            raise
-        logging.getLogger(__name__).warning("a damaged checkpoint is ignored, the stage starts again: %s", error)
-        shutil.rmtree(folder, ignore_errors=True)
-        with breaks_between_layers(trainer.model.get_base_model(), training.yield_to_serving):
+        except (ValueError, OSError, RuntimeError) as error:
+            # A kill while a checkpoint is written leaves a damaged one. Without a checkpoint the error is a real one.
+            if checkpoint is None or training.cancel.is_set():
+                raise
+            logging.getLogger(__name__).warning("a damaged checkpoint is ignored, the stage starts again: %s", error)
+            shutil.rmtree(folder, ignore_errors=True)
             trainer.train()
     # TRL keeps the weights before this stage as the reference adapter. The next stage must make its own.
     if "ref" in trainer.model.peft_config:

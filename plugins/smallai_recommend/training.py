@@ -30,7 +30,7 @@ GRID = tuple(
 )
 # Weights of the transitions and of the popularity, tried with the best of `GRID`.
 MIXES = ((0.3, 0.2), (1.0, 0.2), (0.6, 0.1), (0.6, 0.4), (0.6, 0.8))
-# Of 13 settings that are no better, the luckiest exceeds this in one case of 20 (Bonferroni). Luck costs: with 0 or 2,
+# Of 13 settings that are not better, the luckiest exceeds this in one case of 20 (Bonferroni). Luck costs: with 0 or 2,
 # a cycle over 1,000 clicks after the first 90 % of MovieLens 100K lost a point.
 _MIN_STANDARD_ERRORS = 2.7
 ASIDE, MAX_ASIDE = 0.2, 1_000  # share and maximum number of the newest choices, by which settings are compared

@@ -10,6 +10,7 @@ from smallai_assistant.cli.context import CommandContext, check_writable
 from smallai_assistant.cli.learn import show_figures, write_report_page
 from smallai_assistant.cli.render import count, size
 from smallai_assistant.errors import InvalidInput, nearest
+from smallai_assistant.learning.audience_words import below, for_whom
 from smallai_assistant.learning.pruning import Limits
 from smallai_assistant.learning.report import CycleReport
 from smallai_assistant.validation import EVERYONE, described
@@ -55,8 +56,8 @@ def list_adapters(context: CommandContext) -> int:
         screen.out("nothing was learned yet: `smallai learn` makes the first version")
     for (task, audience), last in moves.items():
         if last is not None and last["kind"] == "damaged":
-            now = serving[task, audience] or _below(audience)
-            screen.note(f"note: {now} serves {_whose(task, audience)} because a version is damaged")
+            now = serving[task, audience] or below(audience)
+            screen.note(f"note: {now} serves {task}{for_whom(audience)} because a version is damaged")
     if left_out := damaged.keys() - {version.id for version in versions}:
         screen.note(f"{count(len(left_out), 'damaged version')} left out; see `smallai adapters verify`")
     return 0
@@ -110,7 +111,7 @@ def show(context: CommandContext) -> int:
         ("kind", adapter.kind),
         ("gate", _decision(adapter, report) + (", serves now" if is_serving else "")),
         ("made", f"{adapter.created_at.astimezone():%Y-%m-%d %H:%M}"),
-        ("after", adapter.parent or _below(adapter.audience)),
+        ("after", adapter.parent or below(adapter.audience)),
         ("from", count(len(adapter.feedback_ids), "judged turn") + (f", {len(gone)} gone since" if gone else "")),
         *((f"component {component.name}", _learned(component)) for component in adapter.components),
         *((f"base {key}", str(value)) for key, value in adapter.base.items()),
@@ -203,16 +204,7 @@ def _tell_move(context: CommandContext, place: tuple[str, str], before: str | No
         moved = {"before": before, "serves": now.id if now else None}
         context.screen.json({"task": task, "audience": audience, **moved})
     else:
-        context.screen.out(f"{_whose(task, audience)}: {now.id if now else _below(audience)} serves now")
-
-
-def _whose(task: str, audience: str) -> str:
-    return task if audience == EVERYONE else f"{task} for {described(audience)}"
-
-
-def _below(audience: str) -> str:
-    """What serves an audience without a version of its own."""
-    return "the bare model" if audience == EVERYONE else "what serves everyone"
+        context.screen.out(f"{task}{for_whom(audience)}: {now.id if now else below(audience)} serves now")
 
 
 def verify(context: CommandContext) -> int:
@@ -263,7 +255,7 @@ def prune(context: CommandContext) -> int:
             screen.json({"task": task, "audience": audience, "removed": list(pruned.ids), **figures})
             continue
         kept = f"{count(pruned.n_kept, 'version')} with {size(pruned.n_bytes_kept)} kept"
-        screen.out(f"{_whose(task, audience)}: {len(pruned.ids):,} removed, {size(pruned.n_bytes)} freed; {kept}")
+        screen.out(f"{task}{for_whom(audience)}: {len(pruned.ids):,} removed, {size(pruned.n_bytes)} freed; {kept}")
     if not done and not args.json:
         screen.out("nothing was learned yet")
     return 0

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from smallai_assistant.cli.context import CommandContext
 from smallai_assistant.cli.learn import show_report, stop
 from smallai_assistant.errors import AssistantError, Busy, InvalidInput, nearest
+from smallai_assistant.learning.audience_words import for_whom
 from smallai_assistant.learning.cycle import CycleOptions
-from smallai_assistant.task import LearningTask
-from smallai_assistant.validation import EVERYONE, USER, audience_of_user, canonical_audience, described
+from smallai_assistant.learning.schedule import learners
+from smallai_assistant.validation import EVERYONE, USER, audience_of_user, canonical_audience
 
 if TYPE_CHECKING:
     from smallai_assistant.assistant import Assistant
@@ -38,17 +39,16 @@ class BackgroundLearning:
         task = text or chat.task or (chat.session.history[-1].task if chat.session.history else "")
         if not task:
             raise InvalidInput("which task should learn?", hint="/learn TASK, see /task")
-        learners = [name for name, known in self._assistant.tasks.items() if isinstance(known, LearningTask)]
-        if task not in learners:
-            raise InvalidInput(f"no task {task!r} learns", hint=nearest(task, learners))
+        known = learners(self._assistant.tasks)
+        if task not in known:
+            raise InvalidInput(f"no task {task!r} learns", hint=nearest(task, known))
         self.tell_finished()
         if self._job is not None:
             raise Busy(f"{self._task} still learns", hint="wait until it is done")
         # On a thread that waits between steps while an answer is made, so that the conversation stays quick.
         options = CycleOptions(audience=audience)
         self._task, self._job = task, self._assistant.learn_in_background(task, options)
-        whose = "" if audience == EVERYONE else f" for {described(audience)}"
-        chat.tell(f"{task} learns{whose} in the background; go on talking")
+        chat.tell(f"{task} learns{for_whom(audience)} in the background; go on talking")
 
     def status(self) -> str:
         """The progress of the running cycle in a few words; empty if there is none."""

@@ -17,9 +17,10 @@ from smallai_assistant.cli.learning_status import status
 from smallai_assistant.cli.render import Screen, count
 from smallai_assistant.cli.streams import end_process
 from smallai_assistant.errors import AssistantError, InvalidInput, NotEnoughData
+from smallai_assistant.learning.audience_words import option_for
 from smallai_assistant.learning.cycle import CycleOptions
 from smallai_assistant.learning.learning_job import LearningJob
-from smallai_assistant.task import LearningTask
+from smallai_assistant.learning.schedule import learners
 from smallai_assistant.validation import EVERYONE
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def learn(context: CommandContext) -> int:
 def tasks_with_news(assistant: Assistant, audience: str = EVERYONE) -> list[str]:
     """Returns the tasks that got feedback after their last cycle for the audience."""
     found = []
-    for name in _learners(assistant, audience):
+    for name in learners(assistant.tasks, audience):
         versions = assistant.adapters.versions(name, audience)
         known = assistant.feedback.judged_turns(name)
         # What people taught for themselves may count for everyone, if enough of them say the same.
@@ -101,22 +102,13 @@ def tasks_with_news(assistant: Assistant, audience: str = EVERYONE) -> list[str]
 def stale_tasks(assistant: Assistant, audience: str = EVERYONE) -> list[str]:
     """Returns the tasks whose champion for the audience learned from feedback that was erased or taken back since."""
     found = []
-    for name in _learners(assistant, audience):
+    for name in learners(assistant.tasks, audience):
         champion = assistant.adapters.champion(name, audience)
         if champion is not None:
             gone = {row.id for row in assistant.feedback.rows(task=name) if row.state != "active"}
             if gone & set(champion.feedback_ids):
                 found.append(name)
     return found
-
-
-def _learners(assistant: Assistant, audience: str) -> list[str]:
-    """The tasks that can learn for the audience."""
-    return [
-        name
-        for name, task in assistant.tasks.items()
-        if isinstance(task, LearningTask) and (audience == EVERYONE or task.has_personal_versions)
-    ]
 
 
 def _cycle(context: CommandContext, assistant: Assistant, task: str, options: CycleOptions) -> int:
@@ -134,15 +126,11 @@ def _cycle(context: CommandContext, assistant: Assistant, task: str, options: Cy
         if options.rebuild and not report.is_approved:
             screen.note(
                 f"the adapter before still serves: smallai adapters promote {report.adapter_id} --force, "
-                f"or smallai adapters rollback {task}{_whose_option(options.audience)} --to none"
+                f"or smallai adapters rollback {task}{option_for(options.audience)} --to none"
             )
     if was_interrupted:
         raise KeyboardInterrupt
     return REFUSED if report.outcome == "refused" else 0
-
-
-def _whose_option(audience: str) -> str:
-    return "" if audience == EVERYONE else f" --audience {shlex.quote(audience)}"
 
 
 def _wait(screen: Screen, task: str, job: LearningJob) -> bool:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING
 
 from smallai_assistant.cli.context import CommandContext
 from smallai_assistant.cli.render import count
 from smallai_assistant.cli.times import local_time
 from smallai_assistant.errors import InvalidInput, nearest
-from smallai_assistant.task import LearningTask
-from smallai_assistant.validation import EVERYONE, described
+from smallai_assistant.learning.audience_words import below, for_whom, option_for
+from smallai_assistant.learning.schedule import learners
 
 if TYPE_CHECKING:
     from smallai_assistant.learning.cycle_history import CycleRecord
@@ -24,17 +23,16 @@ def status(context: CommandContext) -> int:
     """`smallai learn [TASK] --status`."""
     args, screen = context.args, context.screen
     with context.assistant() as assistant:
-        learners = [name for name, task in assistant.tasks.items() if isinstance(task, LearningTask)]
-        if args.task is not None and args.task not in learners:
-            raise InvalidInput(f"no task {args.task!r} learns", hint=nearest(args.task, learners))
+        known = learners(assistant.tasks)
+        if args.task is not None and args.task not in known:
+            raise InvalidInput(f"no task {args.task!r} learns", hint=nearest(args.task, known))
         found = assistant.schedule.status(args.task, audience=args.audience)
     for task in found:
         if args.json:
             screen.json(task.to_json())
             continue
-        is_shared = task.audience == EVERYONE
-        screen.heading(task.task if is_shared else f"{task.task} for {described(task.audience)}")
-        screen.out(f"  serves: {task.serves or ('the bare model' if is_shared else 'what serves everyone')}")
+        screen.heading(f"{task.task}{for_whom(task.audience)}")
+        screen.out(f"  serves: {task.serves or below(task.audience)}")
         screen.out(f"  new feedback: {count(task.n_new, 'row')}; {task.n_wanted:,} start a cycle")
         screen.out(f"  last cycle: {_ended(task.last)}")
         screen.out(f"  next cycle: {_next(task)}")
@@ -60,8 +58,7 @@ def _next(task: TaskStatus) -> str:
         doing = "" if task.progress is None else f": {task.progress[0]}, {task.progress[1]:.0%}"
         return f"runs since {local_time(task.running.at)}{doing}"
     if task.next_at is None:
-        whose = "" if task.audience == EVERYONE else f" --audience {shlex.quote(task.audience)}"
-        return f"when somebody starts it: smallai learn {task.task}{whose}"
+        return f"when somebody starts it: smallai learn {task.task}{option_for(task.audience)}"
     if task.waits_for == "feedback":
         return f"after {count(task.n_wanted - task.n_new, 'more row')}, not before {local_time(task.next_at)}"
     if task.waits_for == "running":

@@ -232,8 +232,8 @@ def damaged(adapter_id: str, what: str) -> IntegrityError:
 
 def check_base(adapter: Adapter, base: Mapping[str, Any]) -> None:
     """Raises AdapterMismatch unless the adapter was made for `base`."""
-    for key in sorted({*adapter.base, *base}):
-        if adapter.base.get(key) != base.get(key):
-            raise AdapterMismatch(
-                f"{adapter.id} was made for {key} {adapter.base.get(key)!r}, and the task now has {base.get(key)!r}"
-            )
+    if changed := adapter.changed_keys(base):
+        key = changed[0]
+        raise AdapterMismatch(
+            f"{adapter.id} was made for {key} {adapter.base.get(key)!r}, and the task now has {base.get(key)!r}"
+        )

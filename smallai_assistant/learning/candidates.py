@@ -18,7 +18,7 @@ from smallai_assistant.feedback import Adapter, Example, Score
 from smallai_assistant.foreign.calls import described, is_ctrl_c
 from smallai_assistant.learning.adapter_store import AdapterStore
 from smallai_assistant.learning.components import in_order, with_components
-from smallai_assistant.learning.cycle import EARLIER, TARGET, Cycle
+from smallai_assistant.learning.cycle import EARLIER, TARGET, Cycle, ids_of
 from smallai_assistant.learning.preparation import call_task
 from smallai_assistant.runtime import ModelRuntime
 from smallai_assistant.task import Training
@@ -63,24 +63,26 @@ class Candidates:
         # Checkpoints of other keys are of cycles over other feedback: no later cycle can use them.
         drop_folders(cycle.checkpoints.parent, but=cycle.checkpoints)
         with self._adapters.work_folder() as folder:
-            training = Training(
-                examples=cycle.training,
-                replay=cycle.replay,
-                folder=folder,
-                work_folder=cycle.checkpoints,
-                parent=cycle.parent,
-                models=self._models,
-                seed=cycle.options.seed,
-                cancel=stop,
-                deadline=deadline.next(),
-                on_progress=tell,
-                losses=cycle.losses,
-                trials=cycle.trials,
-                shared_folder=cycle.checkpoints,
-                over=cycle.over,
-            )
+            training = self._training(cycle, folder, stop, deadline)
+            training.on_progress, training.losses, training.trials = tell, cycle.losses, cycle.trials
             kind = run_training(cycle, training)
             return self._register(cycle, folder, kind, cycle.components)
+
+    def _training(self, cycle: Cycle, folder: Path, stop: threading.Event, deadline: Deadline) -> Training:
+        """Makes the training of a candidate whose files go into the folder."""
+        return Training(
+            examples=cycle.training,
+            replay=cycle.replay,
+            folder=folder,
+            work_folder=cycle.checkpoints,
+            parent=cycle.parent,
+            models=self._models,
+            seed=cycle.options.seed,
+            cancel=stop,
+            deadline=deadline.next(),
+            shared_folder=cycle.checkpoints,
+            over=cycle.over,
+        )
 
     def _register(self, cycle: Cycle, folder: Path, kind: str, learned: Collection[str]) -> Adapter:
         """Registers a candidate whose files are in the folder.
@@ -89,12 +91,7 @@ class Candidates:
             learned: the trained components that it keeps; others are as they were in what serves, or not in it.
         """
         components = with_components(cycle, folder, learned)
-        rows = {
-            row_id
-            for example in (*cycle.training, *cycle.replay)
-            if not example.component
-            for row_id in example.feedback_ids
-        }
+        rows = set(ids_of(example for example in (*cycle.training, *cycle.replay) if not example.component))
         rows |= {row_id for component in components for row_id in component.feedback_ids}
         # What is taken over learned whatever its version did, also from versions before.
         began_with = cycle.baseline if any(component.taken_from for component in components) else cycle.parent
@@ -159,19 +156,8 @@ class Candidates:
         work_folder = cycle.checkpoints / cycle.name_of_fold(fold)
         work_folder.mkdir(parents=True, exist_ok=True)
         with self._adapters.work_folder() as folder:
-            training = Training(
-                examples=cycle.without_fold(fold),
-                replay=cycle.replay,
-                folder=folder,
-                work_folder=work_folder,
-                parent=cycle.parent,
-                models=self._models,
-                seed=cycle.options.seed,
-                cancel=stop,
-                deadline=deadline.next(),
-                shared_folder=cycle.checkpoints,
-                over=cycle.over,
-            )
+            training = self._training(cycle, folder, stop, deadline)
+            training.examples, training.work_folder = cycle.without_fold(fold), work_folder
             try:
                 kind = run_training(cycle, training)
             except NotEnoughData as error:

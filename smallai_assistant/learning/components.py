@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from smallai_assistant.errors import TrainingFailed
 from smallai_assistant.feedback import Adapter, Component, Example, Score
 from smallai_assistant.learning.adapter_files import damaged
-from smallai_assistant.learning.cycle import EARLIER, LEARNED, TARGET, Cycle
+from smallai_assistant.learning.cycle import EARLIER, LEARNED, TARGET, Cycle, ids_of
 from smallai_assistant.learning.evaluation import (
     Reason,
     ReasonKind,
@@ -62,13 +63,8 @@ def with_components(cycle: Cycle, folder: Path, learned: Collection[str]) -> tup
     found = []
     for name in (*cycle.components, *cycle.waiting):
         if name in learned and has_files(folder / name):
-            rows = {
-                row_id
-                for example in (*cycle.replay, *cycle.training)
-                if example.component == name
-                for row_id in example.feedback_ids
-            }
-            found.append(Component(name, in_order(cycle, rows)))
+            rows = ids_of(example for example in (*cycle.replay, *cycle.training) if example.component == name)
+            found.append(Component(name, in_order(cycle, set(rows))))
             continue
         shutil.rmtree(folder / name, ignore_errors=True)
         old = cycle.taken_over(name)
@@ -168,31 +164,23 @@ def leave_out(cycle: Cycle, after: Scores, stays: Collection[str]) -> dict[str, 
 def component_reports(cycle: Cycle, adapter: Adapter, choice: Choice) -> tuple[ComponentReport, ...]:
     """Returns what became of each component, as the adapter has it."""
     included = {component.name: component for component in adapter.components}
+    taught = cycle.components | {name: waiting.n_judged_turns for name, waiting in cycle.waiting.items()}
     found = []
-    for name, n_judged_turns in cycle.components.items():
-        judged = choice.judged.get(name)
-        found.append(
-            ComponentReport(
-                name=name,
-                verdict="waiting" if judged is None else "approved" if name in choice.stays else "refused",
-                is_included=name in included,
-                taken_from=included[name].taken_from if name in included else None,
-                n_judged_turns=n_judged_turns,
-                reasons=judged.verdict.reasons if judged is not None else (Reason(ReasonKind.NOT_TRAINED),),
-                slices=judged.slices if judged is not None else (),
-            )
+    for name, n_judged_turns in taught.items():
+        report = ComponentReport(
+            name=name,
+            verdict="waiting",
+            is_included=name in included,
+            taken_from=included[name].taken_from if name in included else None,
+            n_judged_turns=n_judged_turns,
+            reasons=(Reason(ReasonKind.NOT_TRAINED),),
         )
-    for name, waiting in cycle.waiting.items():
-        found.append(
-            ComponentReport(
-                name=name,
-                verdict="waiting",
-                is_included=name in included,
-                taken_from=included[name].taken_from if name in included else None,
-                n_judged_turns=waiting.n_judged_turns,
-                reasons=(Reason(ReasonKind.TOO_LITTLE, n_missing=waiting.n_missing),),
-            )
-        )
+        if (waiting := cycle.waiting.get(name)) is not None:
+            report = replace(report, reasons=(Reason(ReasonKind.TOO_LITTLE, n_missing=waiting.n_missing),))
+        elif (judged := choice.judged.get(name)) is not None:
+            verdict: Literal["approved", "refused"] = "approved" if name in choice.stays else "refused"
+            report = replace(report, verdict=verdict, reasons=judged.verdict.reasons, slices=judged.slices)
+        found.append(report)
     return tuple(found)
 
 

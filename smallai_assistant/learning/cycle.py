@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,11 @@ from smallai_assistant.validation import EVERYONE, canonical_audience
 # The names of the slices of held-out feedback, as reports show them: feedback that the champion was not judged by, and
 # feedback that it was. LEARNED is feedback that both champion and candidate learned, although its hash holds it out.
 TARGET, EARLIER, LEARNED = "new feedback", "earlier feedback", "learned feedback"
+
+
+def ids_of(examples: Iterable[Example]) -> tuple[str, ...]:
+    """Returns the feedback that the examples were made from, each row once."""
+    return tuple(dict.fromkeys(row_id for example in examples for row_id in example.feedback_ids))
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from smallai_assistant.filesystem import exclusive
 from smallai_assistant.learning.agreement import feedback_for
 from smallai_assistant.learning.candidates import Candidates, Deadline, OnProgress, drop_folders, scores_of
 from smallai_assistant.learning.components import choose, in_order, is_in, leave_out
-from smallai_assistant.learning.cycle import EARLIER, TARGET, Cycle
+from smallai_assistant.learning.cycle import EARLIER, TARGET, Cycle, ids_of
 from smallai_assistant.learning.cycle import CycleOptions as CycleOptions
 from smallai_assistant.learning.cycle_history import RunningCycle
 from smallai_assistant.learning.evaluation import Reason, ReasonKind
@@ -231,12 +231,7 @@ class Learner:
         """
         active = {judged_turn.feedback.id for judged_turn in self._feedback.judged_turns(cycle.task.name)}
         used = set(candidate.feedback_ids) | set(cycle.parent.feedback_ids if cycle.parent is not None else ())
-        used |= {
-            row_id
-            for name in (TARGET, EARLIER)
-            for found in cycle.slices.get(name, ())
-            for row_id in found.feedback_ids
-        }
+        used |= set(ids_of(found for name in (TARGET, EARLIER) for found in cycle.slices.get(name, ())))
         if report is not None:
             used |= {row_id for change in report.changes for row_id in change.feedback_ids}
         # A row that was only undone may stay in the weights; only an erased one must go.

@@ -15,7 +15,7 @@ from smallai_assistant.feedback import Adapter, Example, JudgedTurn
 from smallai_assistant.foreign.calls import described, is_ctrl_c
 from smallai_assistant.learning.agreement import SharedFeedback
 from smallai_assistant.learning.cross_fitting import MAX_SUBJECTS, folds_of, groups_of, twin_keys
-from smallai_assistant.learning.cycle import EARLIER, LEARNED, TARGET, Cycle, CycleOptions, Waiting
+from smallai_assistant.learning.cycle import EARLIER, LEARNED, TARGET, Cycle, CycleOptions, Waiting, ids_of
 from smallai_assistant.learning.evaluation import by_age, check_contamination, is_held_out, n_subjects, split
 from smallai_assistant.learning.quarantine import Labels
 from smallai_assistant.learning.screening import ScreenedFeedback, screen
@@ -197,7 +197,7 @@ def _share_out_components(cycle: Cycle) -> None:
     if all(found.n_missing for found in counts.values()):
         raise _not_enough(cycle, min(counts.values(), key=lambda found: found.n_missing))
     for name in filter(None, names):
-        rows = {row_id for found in (*cycle.replay, *asked) if found.component == name for row_id in found.feedback_ids}
+        rows = ids_of(found for found in (*cycle.replay, *asked) if found.component == name)
         old = [example for example in cycle.replay if example.component == name]
         if not counts[name].n_missing:
             cycle.components[name] = len(rows)

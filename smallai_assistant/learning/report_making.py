@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from smallai_assistant.feedback import Adapter, Example, Score
 from smallai_assistant.learning.components import Choice, compared, component_reports, is_in
-from smallai_assistant.learning.cycle import EARLIER, TARGET, Cycle
+from smallai_assistant.learning.cycle import EARLIER, TARGET, Cycle, ids_of
 from smallai_assistant.learning.evaluation import gate
 from smallai_assistant.learning.report import (
     Change,
@@ -93,8 +93,8 @@ def report_of(cycle: Cycle, candidate: Adapter, after: Mapping[str, Sequence[Sco
             losses=tuple(cycle.losses),
             trials=tuple(cycle.trials),
         ),
-        held_out_ids=() if cycle.folds else _ids_of(held_out),
-        cross_fitted_ids=_ids_of(example for example in learned if cycle.is_held_out(example)),
+        held_out_ids=() if cycle.folds else ids_of(held_out),
+        cross_fitted_ids=ids_of(example for example in learned if cycle.is_held_out(example)),
         components=component_reports(cycle, candidate, choice),
     )
 
@@ -136,10 +136,6 @@ def taught_by(examples: Iterable[Example], source_of: Mapping[str, str]) -> dict
         source: tuple(Taught(_shortened(answer), n) for answer, n in answers.most_common(_MAX_TAUGHT))
         for source, answers in counted.items()
     }
-
-
-def _ids_of(examples: Iterable[Example]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(feedback_id for example in examples for feedback_id in example.feedback_ids))
 
 
 def _shortened(text: str) -> str:

@@ -81,6 +81,15 @@ class TaskStatus:
         }
 
 
+def learners(tasks: Mapping[str, Task], audience: str = EVERYONE) -> list[str]:
+    """The tasks that can learn for an audience."""
+    return [
+        name
+        for name, task in tasks.items()
+        if isinstance(task, LearningTask) and (audience == EVERYONE or task.has_personal_versions)
+    ]
+
+
 class LearningSchedule:
     """Starts the cycles that are due, on a thread of its own between `start` and `close`.
 
@@ -124,7 +133,7 @@ class LearningSchedule:
         that fails is logged. Without new feedback it is not repeated.
         """
         ended: list[str] = []
-        for name in self._names():
+        for name in learners(self._tasks):
             for audience in (EVERYONE, *self._due(name)):
                 if self._closing.is_set() or not self._is_due(name, audience):
                     continue
@@ -148,20 +157,14 @@ class LearningSchedule:
     def status(self, task: str | None = None, *, audience: str = EVERYONE) -> list[TaskStatus]:
         """How each task that learns does it now for an audience, or one of them."""
         running = self._learner.running()
-        return [self._status(name, running, audience) for name in self._names(audience) if task in (None, name)]
+        names = [name for name in learners(self._tasks, audience) if task in (None, name)]
+        return [self._status(name, running, audience) for name in names]
 
     def close(self) -> None:
         """Stops a running cycle at its next step and waits up to 10 seconds for its end. Idempotent."""
         self._closing.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(CLOSE_PATIENCE_S)
-
-    def _names(self, audience: str = EVERYONE) -> list[str]:
-        return [
-            name
-            for name, task in self._tasks.items()
-            if isinstance(task, LearningTask) and (audience == EVERYONE or task.has_personal_versions)
-        ]
 
     def _due(self, name: str) -> list[str]:
         """The persons and groups who gave enough new feedback for a cycle of their own."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping
@@ -15,6 +14,7 @@ from smallai_assistant.errors import IntegrityError, InvalidInput
 from smallai_assistant.feedback import Adapter, chain_of
 from smallai_assistant.learning.adapter_files import MANIFEST, damaged
 from smallai_assistant.learning.adapter_store import AdapterStore
+from smallai_assistant.learning.audience_words import below, option_for
 from smallai_assistant.types import Notice
 from smallai_assistant.validation import EVERYONE
 
@@ -111,12 +111,11 @@ class ServingAdapters:
         if last is None or last["kind"] != "damaged":
             self._notices.pop((task, audience), None)
             return
-        serves = last["adapter_id"] or ("the bare model" if audience == EVERYONE else "what serves everyone")
-        whose = "" if audience == EVERYONE else f" --audience {shlex.quote(audience)}"
+        serves = last["adapter_id"] or below(audience)
         self._notices[task, audience] = Notice(
             "adapter_damaged",
             f"{last['previous_id']} is {last['reason']}. {serves} answers instead; learn again, or choose with "
-            f"`smallai adapters rollback {task}{whose} --to {last['adapter_id'] or 'none'}`.",
+            f"`smallai adapters rollback {task}{option_for(audience)} --to {last['adapter_id'] or 'none'}`.",
         )
 
     def _checked(self, adapter_id: str) -> Adapter:

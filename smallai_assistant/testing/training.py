@@ -13,6 +13,7 @@ from pathlib import Path
 from smallai_assistant.errors import Cancelled, NotEnoughData
 from smallai_assistant.feedback import Adapter, Component
 from smallai_assistant.learning.components import has_files
+from smallai_assistant.learning.cycle import ids_of
 from smallai_assistant.task import Training
 from smallai_assistant.testing.learning import LearningTrial
 from smallai_assistant.testing.report import Skip
@@ -43,7 +44,7 @@ class TrainingTrial:
                 raise Skip(f"too few corrections: {error.message}", "give more of them") from error
             if not isinstance(kind, str) or not kind.strip():
                 return f"it returns {kind!r:.60}, not the adapter's kind"
-            if not any(path.is_file() for path in training.folder.rglob("*")):
+            if not has_files(training.folder):
                 return "it wrote no file"
             rows = {name: self._rows(name) for name in dict.fromkeys(found.component for found in self.trial.examples)}
             names = [name for name in rows if name]
@@ -109,8 +110,7 @@ class TrainingTrial:
 
     def _rows(self, component: str) -> tuple[str, ...]:
         """The feedback that taught a component."""
-        examples = [example for example in self.trial.examples if example.component == component]
-        return tuple(dict.fromkeys(feedback_id for example in examples for feedback_id in example.feedback_ids))
+        return ids_of(example for example in self.trial.examples if example.component == component)
 
     def _serving(self) -> object:
         """The id of the adapter that the next answer used, as its details say."""

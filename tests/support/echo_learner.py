@@ -21,6 +21,7 @@ from smallai_assistant import (
     TextPart,
     Training,
 )
+from support.corrections import examples_of
 from support.scripted import ScriptedPlugin
 
 OWN_PLUGINS = ("chat", "image", "speech", "recommend")
@@ -99,17 +100,7 @@ class Echo(LearningTask):
         return {"model": "echo-1"}
 
     def examples(self, judged_turns: Sequence[JudgedTurn]) -> list[Example]:
-        return [
-            Example(
-                id=judged_turn.feedback.id,
-                prompt=judged_turn.turn.request.text,
-                expected=judged_turn.feedback.correction,
-                split_key=judged_turn.turn.request.text,
-                feedback_ids=(judged_turn.feedback.id,),
-            )
-            for judged_turn in judged_turns
-            if judged_turn.feedback.correction and judged_turn.turn.request.text
-        ]
+        return examples_of(judged_turns)
 
     def train(self, training: Training) -> str:
         checkpoint = training.work_folder / "step"

@@ -22,6 +22,7 @@ from smallai_assistant import (
     Training,
 )
 from smallai_assistant.learning_config import LearningConfig
+from support.corrections import examples_of
 from support.echo_learner import OWN_PLUGINS, Phrases
 from support.scripted import ScriptedPlugin
 
@@ -72,17 +73,7 @@ class Phrasebook(LearningTask):
         return {"model": "paper"}
 
     def examples(self, judged_turns: Sequence[JudgedTurn]) -> list[Example]:
-        return [
-            Example(
-                id=judged_turn.feedback.id,
-                prompt=judged_turn.turn.request.text,
-                expected=judged_turn.feedback.correction,
-                split_key=judged_turn.turn.request.text,
-                feedback_ids=(judged_turn.feedback.id,),
-            )
-            for judged_turn in judged_turns
-            if judged_turn.feedback.correction
-        ]
+        return examples_of(judged_turns)
 
     def train(self, training: Training) -> str:
         self.at_training()

@@ -26,6 +26,7 @@ from smallai_assistant import (
     errors,
 )
 from smallai_assistant.learning.evaluation import is_held_out
+from support.corrections import examples_of
 from support.scripted import ScriptedPlugin
 
 NAME = "dictionary"
@@ -148,17 +149,7 @@ class Dictionary(LearningTask):
         return {"model": "paper", "version": self.version}
 
     def examples(self, judged_turns: Sequence[JudgedTurn]) -> list[Example]:
-        return [
-            Example(
-                id=judged_turn.feedback.id,
-                prompt=judged_turn.turn.request.text,
-                expected=judged_turn.feedback.correction,
-                split_key=judged_turn.turn.request.text,
-                feedback_ids=(judged_turn.feedback.id,),
-            )
-            for judged_turn in judged_turns
-            if judged_turn.feedback.correction is not None
-        ]
+        return examples_of(judged_turns)
 
     def protected(self, judged_turns: Sequence[JudgedTurn]) -> Mapping[str, Sequence[Example]]:
         return {

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.dialogue import TASK, ask
 from support.tiny_text import save_tiny_llama
 
-from smallai_assistant import Assistant, AssistantConfig, Example, ModelSpec
-from smallai_assistant.config import ModelsConfig
+from smallai_assistant import Assistant, Example, ModelSpec
 from smallai_assistant.learning.evaluation import Verdict
 from smallai_assistant.learning.learner import CycleOptions
 from smallai_chat.dataset import kto_rows
@@ -19,15 +17,6 @@ from smallai_chat.examples import Rated
 from smallai_chat.training import load_base, lora_config
 
 NAMES = ("corrections", "ratings")
-
-
-@pytest.fixture
-def tiny(models_dir: Path, tmp_path: Path) -> Iterator[Assistant]:
-    folder = save_tiny_llama(tmp_path / "tiny", context=1024)
-    models = ModelsConfig(chat=str(folder), chat_quantization="none")
-    config = AssistantConfig(data_dir=tmp_path / "data", models_dir=models_dir, device="cpu", models=models)
-    with Assistant(config) as opened:
-        yield opened
 
 
 @pytest.mark.slow
