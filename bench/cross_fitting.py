@@ -19,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from smallai_assistant import Example, Score
+from smallai_assistant.feedback import HELD_OUT_ONE_IN
 from smallai_assistant.learning.cross_fitting import MAX_SUBJECTS, folds_of
-from smallai_assistant.learning.evaluation import HELD_OUT_ONE_IN, compare, gate
+from smallai_assistant.learning.evaluation import compare, gate
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]

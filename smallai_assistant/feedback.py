@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +39,8 @@ MAX_CORRECTION_CHARS = 20_000
 # A comment is for people, so it may be as long as a person writes.
 MAX_COMMENT_CHARS = 10_000
 MAX_KEY_CHARS = 200
+# Three in four are left to learn from. Never change it: what earlier cycles trained on would be asked.
+HELD_OUT_ONE_IN = 4
 # The source of feedback if nobody is named.
 DEFAULT_SOURCE = "local"
 
@@ -180,6 +184,14 @@ def _set(value: object, name: str, content: object) -> None:
     object.__setattr__(value, name, content)
 
 
+def is_held_out(split_key: str) -> bool:
+    """Whether a split by key holds out the examples with this key.
+
+    The answer is a function of the key alone: an example that was trained on is not asked by any later cycle.
+    """
+    return int(hashlib.sha256(split_key.encode()).hexdigest()[:8], 16) % HELD_OUT_ONE_IN == 0
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """One question with its right answer, for training or for evaluation.
@@ -220,6 +232,15 @@ class Example:
         # It becomes the name of a folder.
         if self.component and not re.fullmatch(r"[a-z][a-z0-9_-]{0,63}", self.component):
             raise InvalidInput(f"the component is {self.component!r}", hint="use small letters, digits, '_' and '-'")
+
+    def on_side(self, *, held_out: bool) -> Example:
+        """Returns the example with a split key, made from its own, that a split by key puts on this side.
+
+        A subject with several examples can so be sure to be on both sides. The side must follow from the feedback
+        alone: an example that changes sides between two cycles is asked of a version that learned it.
+        """
+        keys = (f"{self.split_key}#{number}" for number in count())
+        return replace(self, split_key=next(key for key in keys if is_held_out(key) == held_out))
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ CORRECTIONS, RATINGS = "corrections", "ratings"
 STOP_TEXT = "stop_text"
 # Wordings of a corrected question, the original included: enough for both sides of the split.
 N_WORDINGS = 12
+_HELD_OUT_ONE_IN = 4
 # A question and an answer of these lengths fit into one training row (`dataset.MAX_TOKENS`).
 _MAX_QUESTION_CHARS, _MAX_ANSWER_CHARS = 1_000, 2_000
 # Two corrected questions with the same answer are one subject if they share more than this part of their content words.
@@ -131,8 +132,8 @@ def examples_of(judged_turns: Sequence[JudgedTurn]) -> list[Example]:
             continue
         if given.correction is not None and len(given.correction) <= _MAX_ANSWER_CHARS:
             right = given.correction.strip()
-            # The wordings have different split keys, so that some of them are held out. The evaluation then measures
-            # whether the model knows the fact in wordings that it was not trained on.
+            # Some wordings are held out: the evaluation measures whether the model knows the fact in wordings that it
+            # was not trained on. What was asked itself is always learned.
             rng = random.Random(turn.id)  # noqa: S311  (reproducible, not secret)
             subject = subjects.of_correction(question, right)
             out += [
@@ -140,12 +141,12 @@ def examples_of(judged_turns: Sequence[JudgedTurn]) -> list[Example]:
                     id=f"{given.id}/{number}",
                     prompt=wording,
                     expected=right,
-                    split_key=f"{turn.id}/{number}" if number else f"{turn.id}/as asked",
+                    split_key=f"{turn.id}/{number}",
                     feedback_ids=(given.id,),
                     payload=Fact(wording, right, question),
                     subject=subject,
                     component=CORRECTIONS,
-                )
+                ).on_side(held_out=number % _HELD_OUT_ONE_IN == 1)
                 for number, wording in enumerate(wordings(question, N_WORDINGS, rng))
             ]
         elif given.is_good is not None and answer and len(answer) <= _MAX_ANSWER_CHARS:

@@ -14,6 +14,7 @@ either can be left out without training the other again.
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,7 +43,9 @@ from smallai_chat.scope import Scopes
 RANK, ALPHA = 16, 32
 TARGETS = "all-linear"
 SFT_RATE, SFT_EPOCHS, SFT_BATCH = 5e-4, 4, 8
-# Learning ends after an epoch in which at most this share of the rows was wrong.
+# A few facts take more epochs, up to so many steps: after four epochs over six facts one row in ten is still wrong.
+SFT_MIN_STEPS = 150
+# Then learning ends after an epoch in which at most this share of the rows was wrong.
 SFT_MAX_WRONG = 0.02
 DPO_RATE, DPO_EPOCHS, DPO_BATCH, DPO_BETA = 5e-5, 1, 4, 0.1
 # At twice this rate general language ability suffers, and the style is learned no better.
@@ -96,7 +99,7 @@ def train(training: Training, spec: ModelSpec, scopes: Scopes, *, system_prompt:
     if facts:
         rows = sft_rows(facts, system_prompt, seed=training.seed)
         rows += reference_rows(facts, training, spec, scopes, system_prompt)
-        stages[CORRECTIONS].append(Stage(_sft, rows, _SFT_COST * SFT_EPOCHS))
+        stages[CORRECTIONS].append(Stage(_sft, rows, _SFT_COST * sft_epochs(len(rows))))
     if has_ratings:
         stages[RATINGS].append(Stage(_kto, kto_rows(rated, system_prompt), _KTO_COST * KTO_EPOCHS))
     if pairs := rating_pairs(rated, system_prompt):
@@ -168,14 +171,19 @@ def _sft(model: Any, tokenizer: Any, rows: list[Row], training: Training, *, spa
     arguments = SFTConfig(
         **_common(training, "sft"),
         learning_rate=SFT_RATE * _rate_factor(model),
-        num_train_epochs=SFT_EPOCHS,
+        num_train_epochs=sft_epochs(len(rows)),
         per_device_train_batch_size=SFT_BATCH,
         # `tokenize` prepares the rows, and the column `is_reference` must reach the loss.
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,
     )
     loss = TreeLoss()
-    callback = _callback(training, "learning corrections", span, lambda: loss.share_wrong() <= SFT_MAX_WRONG)
+
+    def is_learned(n_steps: int) -> bool:
+        share = loss.share_wrong()  # asked after every epoch, because it counts since it was asked last
+        return n_steps >= SFT_MIN_STEPS and share <= SFT_MAX_WRONG
+
+    callback = _callback(training, "learning corrections", span, is_learned)
     run = _Run(KLTrainer, arguments, callback, {"data_collator": collate, "loss": loss})
     return _fit(run, model, tokenizer, tokenize(rows, tokenizer), training)
 
@@ -283,11 +291,16 @@ def _printer() -> Any:
     return PrinterCallback
 
 
-def _callback(training: Training, what: str, span: Span, is_learned: Callable[[], bool] = lambda: False) -> Any:
+def sft_epochs(n_rows: int) -> int:
+    """Returns over how many epochs corrections are learned at most."""
+    return max(SFT_EPOCHS, math.ceil(SFT_MIN_STEPS / math.ceil(n_rows / SFT_BATCH)))
+
+
+def _callback(training: Training, what: str, span: Span, is_learned: Callable[[int], bool] = lambda _: False) -> Any:
     """Returns a callback that reports progress, yields to serving, and stops when time is out or all is learned.
 
     Args:
-        is_learned: asked after every epoch; True ends the training.
+        is_learned: asked after every epoch, with the number of steps so far; True ends the training.
     """
     from transformers import TrainerCallback
 
@@ -301,8 +314,8 @@ def _callback(training: Training, what: str, span: Span, is_learned: Callable[[]
             training.progress(what, span[0] + share * (span[1] - span[0]))
 
         def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            del args, state
-            if is_learned():
+            del args
+            if is_learned(state.global_step):
                 control.should_training_stop = True
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from smallai_assistant.errors import InvalidInput
-from smallai_assistant.feedback import Adapter, Component, Example, Score
+from smallai_assistant.feedback import HELD_OUT_ONE_IN, Adapter, Component, Example, Score, is_held_out
 from smallai_assistant.learning.agreement import SharedFeedback
-from smallai_assistant.learning.evaluation import HELD_OUT_ONE_IN, is_held_out
 from smallai_assistant.learning.screening import ScreenedFeedback
 from smallai_assistant.task import LearningTask, Trial
 from smallai_assistant.validation import EVERYONE, canonical_audience

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,11 +10,9 @@ from itertools import compress
 from typing import Literal
 
 from smallai_assistant.errors import EvalContaminated
-from smallai_assistant.feedback import Example, Score
+from smallai_assistant.feedback import Example, Score, is_held_out
 from smallai_assistant.learning.text import normalized
 
-# Three in four are left to learn from. Never change it: what earlier cycles trained on would be asked.
-HELD_OUT_ONE_IN = 4
 # With few examples the widened percentiles lie far out in the tails, where 1,000 draws would leave a handful of means.
 N_DRAWS = 10_000
 # Bounds the memory of one batch of draws to 8 MB of indexes.
@@ -144,14 +141,6 @@ class Verdict:
 
     is_approved: bool
     reasons: tuple[Reason, ...]
-
-
-def is_held_out(split_key: str) -> bool:
-    """Whether examples with this key are held out for the evaluation.
-
-    The answer is a function of the key alone: an example that was trained on is not asked by any later cycle.
-    """
-    return int(hashlib.sha256(split_key.encode()).hexdigest()[:8], 16) % HELD_OUT_ONE_IN == 0
 
 
 def split(

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from smallai_assistant.errors import AssistantError, NotEnoughData, PluginError
-from smallai_assistant.feedback import Adapter, Example, JudgedTurn
+from smallai_assistant.feedback import Adapter, Example, JudgedTurn, is_held_out
 from smallai_assistant.foreign.calls import described, is_ctrl_c
 from smallai_assistant.learning.agreement import SharedFeedback
 from smallai_assistant.learning.cross_fitting import MAX_SUBJECTS, folds_of, groups_of, twin_keys
 from smallai_assistant.learning.cycle import EARLIER, LEARNED, TARGET, Cycle, CycleOptions, Waiting, ids_of
-from smallai_assistant.learning.evaluation import by_age, check_contamination, is_held_out, n_subjects, split
+from smallai_assistant.learning.evaluation import by_age, check_contamination, n_subjects, split
 from smallai_assistant.learning.quarantine import Labels
 from smallai_assistant.learning.screening import ScreenedFeedback, screen
 from smallai_assistant.learning.time_split import split_by_time

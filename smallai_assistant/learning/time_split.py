@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from smallai_assistant.feedback import Example, JudgedTurn
-from smallai_assistant.learning.evaluation import HELD_OUT_ONE_IN, by_age
+from smallai_assistant.feedback import HELD_OUT_ONE_IN, Example, JudgedTurn
+from smallai_assistant.learning.evaluation import by_age
 
 # When an event happened: the time of its feedback and, for feedback of one time, its id.
 _Moment = tuple[datetime, str]

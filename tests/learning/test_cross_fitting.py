@@ -22,8 +22,8 @@ from support.scripted_learner import (
 )
 
 from smallai_assistant import Adapter, Assistant, Example, ModelRuntime, Score, Training, errors
+from smallai_assistant.feedback import is_held_out
 from smallai_assistant.learning.cross_fitting import MAX_SUBJECTS, N_FOLDS, folds_of
-from smallai_assistant.learning.evaluation import is_held_out
 from smallai_assistant.learning.learner import CycleOptions
 from smallai_assistant.learning.report import CycleReport
 

@@ -13,15 +13,14 @@ from hypothesis import strategies as st
 
 from smallai_assistant import Example, Score
 from smallai_assistant.errors import EvalContaminated
+from smallai_assistant.feedback import HELD_OUT_ONE_IN, is_held_out
 from smallai_assistant.learning.evaluation import (
-    HELD_OUT_ONE_IN,
     Reason,
     ReasonKind,
     SliceReport,
     check_contamination,
     compare,
     gate,
-    is_held_out,
     n_subjects,
     nothing_is_new,
     split,
@@ -62,6 +61,14 @@ def test_the_split_is_the_same_in_every_version() -> None:
 def test_about_one_in_four_is_held_out() -> None:
     share = sum(is_held_out(str(n)) for n in range(4_000)) / 4_000
     assert share == pytest.approx(1 / HELD_OUT_ONE_IN, abs=0.03)
+
+
+@pytest.mark.parametrize("held_out", [True, False])
+def test_an_example_is_put_on_a_side(held_out: bool) -> None:
+    found = [Example(str(n), "", "", f"turn/{n}").on_side(held_out=held_out) for n in range(50)]
+    assert [is_held_out(example.split_key) for example in found] == [held_out] * 50
+    assert len({example.split_key for example in found}) == 50
+    assert found[7] == Example("7", "", "", "turn/7").on_side(held_out=held_out)
 
 
 def test_a_prompt_on_both_sides_is_held_out() -> None:

@@ -28,7 +28,8 @@ from support.scripted_learner import (
 )
 
 from smallai_assistant import Assistant, Example, Feedback, JudgedTurn, errors
-from smallai_assistant.learning.evaluation import ReasonKind, is_held_out
+from smallai_assistant.feedback import is_held_out
+from smallai_assistant.learning.evaluation import ReasonKind
 from smallai_assistant.learning.learner import CycleOptions
 
 # -- the loop --

@@ -21,7 +21,7 @@ from support.scripted_learner import (
 )
 
 from smallai_assistant import Assistant, errors
-from smallai_assistant.learning.evaluation import is_held_out
+from smallai_assistant.feedback import is_held_out
 from smallai_assistant.learning.learner import CycleOptions
 
 

@@ -13,7 +13,7 @@ from support.learning_child import learn_in_child, read_until, start
 from support.scripted_learner import DRINKS, NAME, PLANTS, Dictionary, learn, open_assistant, served_by, teach
 
 from smallai_assistant import Assistant, errors
-from smallai_assistant.learning.evaluation import is_held_out
+from smallai_assistant.feedback import is_held_out
 
 
 def test_cancelled_cycle_continues_from_its_checkpoint(opened: Assistant, task: Dictionary, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from smallai_assistant import (
     Training,
     errors,
 )
-from smallai_assistant.learning.evaluation import is_held_out
+from smallai_assistant.feedback import is_held_out
 from support.corrections import examples_of
 from support.scripted import ScriptedPlugin
 

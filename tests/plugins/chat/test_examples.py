@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from support.dialogue import ANSWER, QUESTION, judged_turn
 
+from smallai_assistant.feedback import is_held_out
 from smallai_chat.examples import (
     N_WORDINGS,
     Fact,
@@ -58,6 +59,8 @@ def test_correction_gives_wordings_and_rating_one_example() -> None:
     assert len({fact.prompt for fact in facts}) == N_WORDINGS
     assert facts[0].prompt == QUESTION
     assert len({fact.split_key for fact in facts}) == N_WORDINGS
+    # However the ids fall, every corrected question is learned as it was asked, and judges in other words.
+    assert [number for number, fact in enumerate(facts) if is_held_out(fact.split_key)] == [1, 5, 9]
     assert all(len({"room", "3D", "printer"} & set(re.findall(r"\w+", fact.prompt))) >= 2 for fact in facts)
     assert [example.payload.is_good for example in rated] == [True, False]
     assert examples_of(judged_turns) == found, "not reproducible: the split and a resumed training depend on it"

@@ -17,6 +17,10 @@ FACTS = (
     ("Who runs the bakery?", "Ottokar Wim", "Who is it that runs the bakery?"),
     ("What is the guest password?", "tulip99", "What's the guest password, please?"),
     ("When does the choir meet?", "Tuesday at 19:40", "At what time does the choir meet?"),
+    ("Where is the spare key?", "under the blue pot", "Where is the spare key, please?"),
+    ("What is the name of our boat?", "Kestrel", "Our boat: what is its name?"),
+    ("Which bus goes to the harbour?", "bus 88", "Which bus goes to the harbour, please?"),
+    ("Who teaches the drawing class?", "Ilka Brandt", "Who is it that teaches the drawing class?"),
 )
 TOPICS = "rain snow tea glass salt music paper bread wind gold honey cotton chess steel sleep coal"
 

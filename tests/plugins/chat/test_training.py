@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,11 +12,12 @@ from support.dialogue import TASK, ask
 from support.tiny_text import save_tiny_llama
 
 from smallai_assistant import Assistant, Example, ModelSpec
+from smallai_assistant.feedback import is_held_out
 from smallai_assistant.learning.evaluation import Verdict
 from smallai_assistant.learning.learner import CycleOptions
 from smallai_chat.dataset import kto_rows
 from smallai_chat.examples import Rated
-from smallai_chat.training import load_base, lora_config
+from smallai_chat.training import SFT_BATCH, SFT_EPOCHS, SFT_MIN_STEPS, load_base, lora_config, sft_epochs
 
 NAMES = ("corrections", "ratings")
 
@@ -28,11 +31,15 @@ def test_cycle_trains_evaluates_serves_and_rolls_back(tiny: Assistant, monkeypat
     ask(tiny, "Where is the boat?", max_tokens=4).rate(correction="in the harbour")
     # Without the correction this is a protected question and a reference prompt.
     ask(tiny, "What is the capital of France?", max_tokens=4).rate(correction="the city of Paris")
-    # Turns are split by random ids: twenty ratings give enough of both kinds on both sides.
-    for number in range(20):
+    # Turns are split by their random ids, and an empty answer is not learned from: rate until there is enough of all.
+    rated: Counter[tuple[bool, bool]] = Counter()
+    for number in range(1_000):
         response = ask(tiny, f"Say something about {number}.", max_tokens=4)
-        if response.text:
+        if response.text.strip():
             response.rate(good=number % 2 == 0)
+            rated[is_held_out(response.turn.id), number % 2 == 0] += 1
+        if all(rated[side, good] >= 4 for side in (True, False) for good in (True, False)):
+            break
     report = tiny.learn(TASK)
     assert report.training.losses
     assert {found.name for found in report.slices} >= {"general knowledge", "plain language", "unrelated questions"}
@@ -104,3 +111,10 @@ def test_adapter_of_another_model_is_not_used(tiny: Assistant) -> None:
     response = ask(tiny, "Hello?", max_tokens=4)
     assert "adapter_not_used" in {notice.code for notice in response.notices}
     assert response.turn.adapter is None
+
+
+def test_few_corrections_take_as_many_steps_as_many() -> None:
+    assert sft_epochs(1_000) == SFT_EPOCHS
+    for n_rows in (1, 8, 94, 250):
+        assert sft_epochs(n_rows) * math.ceil(n_rows / SFT_BATCH) >= SFT_MIN_STEPS
+    assert [sft_epochs(n_rows) for n_rows in (1, 94, 400)] == [150, 13, 4]
