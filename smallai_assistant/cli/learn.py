@@ -238,9 +238,7 @@ def write_report_page(assistant: Assistant, report: CycleReport, path: Path) -> 
     """
     from smallai_assistant.learning.report_html import write_page
 
-    version = assistant.adapters.get(report.adapter_id) if report.adapter_id is not None else None
-    audience = version.audience if version is not None else EVERYONE
-    serving_id = assistant.adapters.champion_id(report.task, audience)
+    serving_id = assistant.adapters.champion_id(report.task, report.audience)
     try:
         write_page(report, path, media_dir=assistant.store.media_dir, serving_id=serving_id)
     except OSError as error:

@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, TypeVar
 
 from smallai_assistant.learning.agreement import Agreement
+from smallai_assistant.learning.audience_words import for_whom
 from smallai_assistant.learning.evaluation import Reason, ReasonKind, SliceReport, nothing_is_new
 from smallai_assistant.task import Trial
+from smallai_assistant.validation import EVERYONE
 
 Outcome = Literal["promoted", "approved", "nothing_new", "refused"]
 T = TypeVar("T")
@@ -147,6 +149,7 @@ class CycleReport:
             it was judged by way of candidates that had not seen it.
         components: what became of each of the things that the task learns; empty if it learns one thing only.
         seconds: duration of the cycle.
+        audience: whom the adapter is for.
     """
 
     task: str
@@ -167,6 +170,7 @@ class CycleReport:
     is_promoted: bool = False
     components: tuple[ComponentReport, ...] = ()
     seconds: float = 0.0
+    audience: str = EVERYONE
 
     @property
     def outcome(self) -> Outcome:
@@ -243,17 +247,19 @@ class CycleReport:
             cross_fitted_ids=tuple(table.get("cross_fitted_ids", ())),
             components=tuple(map(_component_from_json, table.get("components", ()))),
             seconds=table.get("seconds", 0.0),
+            audience=table.get("audience", EVERYONE),
         )
 
     def summary(self) -> str:
         """Returns the outcome and its reasons, one line each."""
         without = " and ".join(found.name for found in self.components if not found.is_included)
         version = f"{self.adapter_id} (without {without})" if without else self.adapter_id
+        about = f"{self.task}{for_whom(self.audience)}"
         head = {
-            "promoted": f"{self.task}: {version} serves now.",
-            "approved": f"{self.task}: {version} was approved; promote it to let it serve.",
-            "nothing_new": f"{self.task}: nothing new to learn; nothing was changed.",
-            "refused": f"{self.task}: the gate refused {version}; nothing was changed.",
+            "promoted": f"{about}: {version} serves now.",
+            "approved": f"{about}: {version} was approved; promote it to let it serve.",
+            "nothing_new": f"{about}: nothing new to learn; nothing was changed.",
+            "refused": f"{about}: the gate refused {version}; nothing was changed.",
         }[self.outcome]
         return "\n".join([head, *(f"  {reason}" for reason in self.reasons), *self.component_lines()])
 

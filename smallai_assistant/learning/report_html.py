@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from smallai_assistant.learning.audience_words import below, for_whom, option_for
 from smallai_assistant.learning.evaluation import Reason, ReasonKind, SliceReport
 from smallai_assistant.learning.report import Change, ComponentReport, CycleReport, FeedbackSummary, Taught
 from smallai_assistant.learning.report_media import Shown, shown
@@ -110,6 +111,8 @@ def render(report: CycleReport, *, media_dir: Path, serving_id: str | None) -> s
     rows, rest = _source_rows(report.feedback)
     return template.render(
         report=report,
+        for_whom=for_whom(report.audience),
+        audience_option=option_for(report.audience),
         target=next((found for found in report.slices if found.kind == "target"), None),
         serving_id=serving_id,
         plot=interval_plot(report.slices, report.reasons),
@@ -212,11 +215,11 @@ def _steps(report: CycleReport, serving_id: str | None) -> list[Step]:
     show = Step("See its figures, and when it served", f"smallai adapters show {adapter}")
     # Undoing comes first: somebody who looks for it is in a hurry.
     if serving_id == report.adapter_id:
-        before = "the bare base" if report.parent_id is None else report.parent_id
+        before = report.parent_id or below(report.audience)
         back = shlex.quote(report.parent_id or "none")
         undo = Step(
             f"Undo it: let {before} serve again; it takes less than a second",
-            f"smallai adapters rollback {task} --to {back}",
+            f"smallai adapters rollback {task} --to {back}{option_for(report.audience)}",
         )
         return [undo, show]
     remove = Step("Delete it", f"smallai adapters remove {adapter}")

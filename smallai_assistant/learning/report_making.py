@@ -96,6 +96,7 @@ def report_of(cycle: Cycle, candidate: Adapter, after: Mapping[str, Sequence[Sco
         held_out_ids=() if cycle.folds else ids_of(held_out),
         cross_fitted_ids=ids_of(example for example in learned if cycle.is_held_out(example)),
         components=component_reports(cycle, candidate, choice),
+        audience=cycle.options.audience,
     )
 
 

@@ -151,6 +151,19 @@ def make_report(**changes: Any) -> CycleReport:
     return replace(report, **changes)
 
 
+def test_the_commands_of_a_persons_version_name_that_person(tmp_path: Path) -> None:
+    report = make_report(audience="user:ann lee", parent_id=None)
+    _, page = page_of(report, tmp_path, serving_id=report.adapter_id)
+    for said in (
+        "text-generation for ann lee alone",
+        "let what serves everyone serve again",
+        "smallai adapters rollback text-generation --to none --audience 'user:ann lee'",
+        "smallai learn text-generation --audience 'user:ann lee' --trust SOURCE",
+    ):
+        assert said in page.text, said
+    assert CycleReport.from_json(report.to_json()).audience == "user:ann lee"
+
+
 def test_the_page_says_all_that_the_report_knows(tmp_path: Path) -> None:
     _, page = page_of(make_report(), tmp_path, serving_id="text-generation-1")
     for said in (
