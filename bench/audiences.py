@@ -1,9 +1,12 @@
-"""Who is told what: `python -m bench.audiences [--people N]`.
+"""Who is told what: `python -m bench.audiences [--people N] [--learn [--small]]`.
 
 Each of twenty people teaches ten things for that person alone: five answers, two pictures, one spoken word, two films.
 All teach the same questions, pictures and sentences with different answers. Then everybody, a stranger and somebody
 without a name ask all of it, the questions in three wordings. Wanted: nobody is told what somebody else taught, and the
 owners are told theirs at the next turn.
+
+With `--learn` every task runs a cycle for everyone afterwards, and dialogue one for each person. Then the questions are
+asked again without the memory, so that weights alone answer, and the owners are told theirs by their own weights.
 """
 
 from __future__ import annotations
@@ -18,7 +21,19 @@ from pathlib import Path
 
 from bench.data import imagenet_photos, spoken
 from bench.teach_speech import WORDS
-from smallai_assistant import Assistant, Feedback, ImagePart, Interaction, Item, ItemPart, LabelPart
+from smallai_assistant import (
+    Assistant,
+    AssistantConfig,
+    Feedback,
+    ImagePart,
+    Interaction,
+    Item,
+    ItemPart,
+    LabelPart,
+    errors,
+)
+from smallai_assistant.config import ModelsConfig, load_config
+from smallai_assistant.learning.learner import CycleOptions
 from smallai_assistant.types import AudioPart
 
 PEOPLE = (
@@ -33,7 +48,8 @@ QUESTIONS = (
     ("When is my piano lesson?", "At what time do I have the piano lesson?", "Tell me when my piano lesson is."),
 )
 SENTENCE = "I would like to know more about {} before we make a decision."
-MIN_OWN = 0.97
+MIN_OWN, MIN_OWN_BY_WEIGHTS = 0.97, 0.90
+TEXT = "text-generation"
 N_FILMS, N_LIKED = 60, 2
 
 
@@ -65,16 +81,35 @@ def secret_of(person: str, number: int) -> str:
 
 def text(assistant: Assistant, people: list[str]) -> Tally:
     """Corrected answers."""
-    task, tally = "text-generation", Tally()
     for person in people:
         for number, wordings in enumerate(QUESTIONS):
-            response = assistant.ask(wordings[0], task=task, user_id=person, options={"max_tokens": 1})
+            response = assistant.ask(wordings[0], task=TEXT, user_id=person, options={"max_tokens": 1})
             response.rate(correction=f"{secret_of(person, number)}.")
+    return asked(assistant, people)
+
+
+def weights(assistant: Assistant, people: list[str]) -> Tally:
+    """Corrected answers in the weights of each person, after a cycle for everyone in each task."""
+    for task in assistant.tasks:
+        try:
+            print(f"  {task}, for everyone: {assistant.learn(task).outcome}", flush=True)
+        except errors.LearningError as error:
+            print(f"  {task}, for everyone: {error}", flush=True)
+    for person in people:
+        report = assistant.learn(TEXT, options=CycleOptions(audience=f"user:{person}"))
+        print(f"  {person}: {report.outcome} after {report.seconds:.0f} s", flush=True)
+    return asked(assistant, people, use_memory=False)
+
+
+def asked(assistant: Assistant, people: list[str], **options: bool) -> Tally:
+    """Asks everybody's questions as everybody."""
+    tally = Tally()
     for person in [*people, "stranger", None]:
         for number, wordings in enumerate(QUESTIONS):
             others = [secret_of(other, number) for other in people if other != person]
             for wording in wordings:
-                answer = assistant.ask(wording, task=task, user_id=person, options={"max_tokens": 20}).text
+                response = assistant.ask(wording, task=TEXT, user_id=person, options={"max_tokens": 20, **options})
+                answer = response.text
                 tally.others(answer, others, f"{person}, {wording}")
                 if person in people:
                     tally.own(secret_of(str(person), number).casefold() in answer.casefold())
@@ -141,6 +176,11 @@ def films(assistant: Assistant, people: list[str]) -> Tally:
     return tally
 
 
+def opened(folder: Path, models: ModelsConfig) -> Assistant:
+    """Opens an assistant without feedback, with the models that are pulled already."""
+    return Assistant(AssistantConfig(data_dir=folder, models_dir=load_config().models_dir, models=models))
+
+
 def _words(people: list[str]) -> Iterator[tuple[str, str]]:
     return zip(people, WORDS, strict=False)
 
@@ -154,22 +194,34 @@ def main() -> int:
     """Prints a line for each task and a JSON line. Returns 1 if anybody was told or too few owners were."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--people", type=int, default=len(PEOPLE), choices=range(2, len(PEOPLE) + 1), metavar="N")
-    people = list(PEOPLE[: parser.parse_args().people])
+    parser.add_argument("--learn", action="store_true", help="put what was taught into weights, too")
+    parser.add_argument("--small", action="store_true", help="SmolLM2-135M instead of the configured chat model")
+    args = parser.parse_args()
+    people = list(PEOPLE[: args.people])
     tallies = {}
-    with tempfile.TemporaryDirectory() as folder, Assistant(data_dir=Path(folder)) as assistant:
-        for name, run in (("text", text), ("pictures", pictures), ("speech", speech), ("recommendations", films)):
+    models = ModelsConfig(chat="smollm2-135m-instruct", chat_quantization="none") if args.small else ModelsConfig()
+    runs = [("text", text), ("pictures", pictures), ("speech", speech), ("recommendations", films)]
+    runs += [("weights", weights)] if args.learn else []
+    with tempfile.TemporaryDirectory() as folder, opened(Path(folder), models) as assistant:
+        for name, run in runs:
             tally = tallies[name] = run(assistant, people)
             share = tally.n_own_right / max(1, tally.n_own)
             print(f"{name}: told to others {len(tally.told)} of {tally.n_other:,}, to their owners {share:.1%}")
             for line in tally.told[:5]:
                 print(f"  {line}")
-    n_told = sum(len(tally.told) for tally in tallies.values())
+    by_weights = tallies.pop("weights", Tally())
+    n_told = len(by_weights.told) + sum(len(tally.told) for tally in tallies.values())
     right, n_own = (sum(getattr(t, name) for t in tallies.values()) for name in ("n_own_right", "n_own"))
     own = right / n_own
-    figures = {"told": n_told, "n_other": sum(tally.n_other for tally in tallies.values()), "own": own, "n_own": n_own}
+    n_other = sum(tally.n_other for tally in (*tallies.values(), by_weights))
+    figures = {"told": n_told, "n_other": n_other, "own": own, "n_own": n_own}
     figures |= {f"own_{name}": tally.n_own_right / max(1, tally.n_own) for name, tally in tallies.items()}
+    is_enough = own >= MIN_OWN
+    if args.learn:
+        figures["own_by_weights"] = by_weights.n_own_right / by_weights.n_own
+        is_enough &= figures["own_by_weights"] >= MIN_OWN_BY_WEIGHTS
     print(json.dumps(figures))
-    return int(bool(n_told) or own < MIN_OWN)
+    return int(bool(n_told) or not is_enough)
 
 
 if __name__ == "__main__":

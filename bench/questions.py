@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,9 +12,31 @@ from typing import Any, NamedTuple
 
 from smallai_assistant import Assistant, AssistantConfig, EmbeddingModel, ModelSpec
 from smallai_assistant.config import load_config
+from smallai_chat.question_words import read
 
 _FIRST_FACT_ROW = 10_000  # of `fact_pairs`, so that they share no row with the others
 MODELS = ("all-minilm-l6-v2", "multilingual-e5-small")
+
+# Questions about a word that have nothing to do with what somebody taught about one of its kind.
+_GENERAL = {
+    "en": (
+        "What is a {}?", "Who invented the {}?", "How does a {} work?", "What do people use a {} for?",
+        "Which country has most {}s?", "What does a {} do?", "Where do {}s come from?", "What is a small {} called?",
+        "What do {}s need?", "How old can a {} get?", "Where do you find a {}?", "When do people need a {}?",
+    ),
+    "de": (
+        "Was ist ein {}?", "Wer hat {} erfunden?", "Wie funktioniert ein {}?", "Woher kommt {}?",
+        "Wozu braucht man {}?", "Wo findet man {}?",
+    ),
+    "fr": (
+        "Qu'est-ce qu'un {} ?", "Qui a inventé le {} ?", "Comment marche un {} ?", "D'où vient le {} ?",
+        "À quoi sert un {} ?", "Où trouve-t-on un {} ?",
+    ),
+    "es": (
+        "¿Qué es un {}?", "¿Quién inventó el {}?", "¿Cómo funciona un {}?", "¿De dónde viene el {}?",
+        "¿Para qué sirve un {}?", "¿Dónde se encuentra un {}?",
+    ),
+}  # fmt: skip
 
 
 class Pair(NamedTuple):
@@ -65,6 +88,20 @@ def fact_pairs() -> list[Pair]:
         out += [Pair("en", "same", fact["question"], asked, row) for asked in fact["paraphrases"]]
         for other in (facts[number - 1], facts[(number + 1) % len(facts)]):
             out += [Pair("en", "another row", fact["question"], asked, row) for asked in other["paraphrases"]]
+    return out
+
+
+def general_pairs(taught: Sequence[Pair]) -> list[Pair]:
+    """Returns the taught questions of some pairs, each with questions of general knowledge about its words.
+
+    "What do plants need?" is not about the plant in our lobby.
+    """
+    out: list[Pair] = []
+    for language, question, row in dict.fromkeys((pair.language, pair.stored, pair.row) for pair in taught):
+        draw = random.Random(question)
+        for word in read(question, language).words if language in _GENERAL else ():
+            asked = [template.format(word) for template in draw.sample(_GENERAL[language], 2)]
+            out += [Pair(language, "general", question, text, row) for text in asked]
     return out
 
 

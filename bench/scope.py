@@ -2,7 +2,7 @@
 
 Every taught question of `scope_unseen.jsonl` is asked in other words, which should find it, and beside it near misses,
 which should not: another place, number, day, month, person, unit or subject, a negation, an opposite, something
-unrelated.
+unrelated. And 200 questions of general knowledge are asked of a memory that holds all taught questions in English.
 `--tune` asks the half that the decider was made with; `--show` prints what went wrong.
 """
 
@@ -20,6 +20,7 @@ from typing import Any
 from bench.questions import MODELS, CachedModel, Pair, embedding_model, pairs
 from smallai_assistant import EmbeddingModel, Feedback, JudgedTurn, Message, TextPart, Turn
 from smallai_assistant.types import new_id, now
+from smallai_chat.examples import own_questions
 from smallai_chat.follow_up import whole_question
 from smallai_chat.memory import ChatMemory
 from smallai_chat.same_question import texts_of
@@ -85,6 +86,17 @@ def follow_ups(model: EmbeddingModel) -> dict[str, float]:
     return {"n": n, "hit": round(sum(hits) / n, 4), "false_hit": round(sum(false_hits) / n, 4)}
 
 
+def false_general(model: EmbeddingModel, half: str) -> float:
+    """Returns the share of questions of general knowledge at which a taught answer is shown."""
+    cached: Any = CachedModel(model)
+    memory = ChatMemory(lambda: nullcontext(cached))
+    taught = {pair.stored for pair in pairs(half) if pair.language == "en"}
+    memory.replace([judged(question) for question in sorted(taught)])
+    asked = sorted(own_questions())
+    cached.embed(asked)
+    return round(sum(bool(memory.retrieve(question).shown) for question in asked) / len(asked), 4)
+
+
 def ms_per_turn(model: EmbeddingModel, half: str) -> float:
     """Returns the median time of a question beside 30 taught ones, in milliseconds, sentence vector included."""
     memory = ChatMemory(lambda: nullcontext(model))
@@ -108,7 +120,8 @@ def show(name: str, half: str, figures: Mapping[str, Any]) -> None:
         "  false by kind: " + ", ".join(f"{kind} {share:.1%}" for kind, share in figures["false_hits_by_kind"].items())
     )
     print(f"  all found {figures['hit']:.1%}, false {figures['false_hit']:.1%}", end=", ")
-    print(f"other rows {figures['false_rows']:.1%}, {figures['ms']} ms a turn", flush=True)
+    print(f"other rows {figures['false_rows']:.1%}, general knowledge {figures['false_general']:.1%}", end=", ")
+    print(f"{figures['ms']} ms a turn", flush=True)
 
 
 def main() -> None:
@@ -127,6 +140,7 @@ def main() -> None:
             print(f"{name}: {found['n']} follow-ups, found {found['hit']:.1%}, false {found['false_hit']:.1%}")
             for half in halves:
                 figures = measured(model, half, shows=args.show and half == "tune")
+                figures["false_general"] = false_general(model, half)
                 figures["ms"] = ms_per_turn(model, half)
                 show(name, half, figures)
                 out[f"{name.split('-')[1]}_{half}"] = figures

@@ -56,7 +56,7 @@ def compliance(assistant: Assistant, spec: ModelSpec, asked: Sequence[str]) -> f
     task, champion = assistant.tasks[TASK], assistant.adapters.champion(TASK)
     assert isinstance(task, ChatTask)
     # Each question is answered by the weights that would answer it in a conversation.
-    routes = dict(zip(asked, task.scopes.adapters_for(champion, asked), strict=True))
+    routes = dict(zip(asked, task.scopes.routes(champion, asked), strict=True))
     with assistant.models.lease(spec, TextModel) as model:
         texts = RoutedModel(model, champion, SYSTEM, routes).complete(asked, options)
     for text in texts[:3]:

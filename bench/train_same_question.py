@@ -1,9 +1,10 @@
 """Makes `plugins/smallai_chat/same_question.json`: `python -m bench.train_same_question`.
 
 Boosted trees that decide whether two questions have the same answer, from the alignment of their words and what an
-embedding model says. They learn from the tuning half of `bench.scope` and from `bench.facts`, with both models, whose
-similarities are on one scale. Each feature can only speak for "same", or only against it, so that few rows are
-enough. Prints the cross-validated figures; no row of the unseen half is read.
+embedding model says. They learn from the tuning half of `bench.scope` and from `bench.facts`, each taught question also
+with questions of general knowledge about its words, and with both models, whose similarities are on one scale. Each
+feature can only speak for "same", or only against it, so that few rows are enough. Prints the cross-validated figures;
+no row of the unseen half is read.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.questions import MODELS, CachedModel, Pair, embedding_model, fact_pairs, pairs
+from bench.questions import MODELS, CachedModel, Pair, embedding_model, fact_pairs, general_pairs, pairs
 from smallai_chat.calibration import Calibration
 from smallai_chat.question_words import read
 from smallai_chat.same_question import FEATURES, MIN_LIKELIHOOD, cannot_be_same, features_of, texts_of
@@ -22,6 +23,9 @@ from smallai_chat.same_question import FEATURES, MIN_LIKELIHOOD, cannot_be_same,
 TARGET = Path(__file__).parents[1] / "plugins" / "smallai_chat" / "same_question.json"
 _SPEAKS_FOR_SAME = {"closeness", "coverage", "containment"}
 _N_FOLDS = 8
+# There are twice as many of these as of paraphrases, and made by templates. Cross-validated, with 0, 0.05, 0.1, 0.4 and
+# 1: 91.1, 91.1, 90.7, 90.5 and 89.0 % of the paraphrases found, and 19.3, 3.4, 2.3, 1.4 and 0.7 % of these.
+_WEIGHT_OF_GENERAL = 0.1
 
 
 def learned_rows(name: str) -> tuple[list[Pair], list[list[float]]]:
@@ -32,14 +36,11 @@ def learned_rows(name: str) -> tuple[list[Pair], list[list[float]]]:
         if model is None:
             raise SystemExit(1)
         cached, calibration = CachedModel(model), Calibration()
-        cached.embed(
-            [
-                text
-                for pair in [*pairs("tune"), *fact_pairs()]
-                for text in texts_of(pair.stored, pair.asked, pair.language)
-            ]
-        )  # all at once is much faster
-        for pair in [*pairs("tune"), *fact_pairs()]:
+        known = [*pairs("tune"), *fact_pairs()]
+        known += general_pairs(known)
+        # All at once is much faster.
+        cached.embed([text for pair in known for text in texts_of(pair.stored, pair.asked, pair.language)])
+        for pair in known:
             meaning = calibration.of(pair.language, cached.embed)
             first, second = read(pair.stored, pair.language), read(pair.asked, pair.language)
             if meaning.is_reliable and not cannot_be_same(first, second):
@@ -96,14 +97,17 @@ def main() -> None:
     matrix, is_same = np.array(values), np.array([pair.kind == "same" for pair in found])
     # All pairs of a row are in one fold: they share the taught question.
     groups = np.array([pair.row for pair in found])
+    general = np.array([pair.kind == "general" for pair in found])
+    weights = np.where(general, _WEIGHT_OF_GENERAL, 1.0)
     likelihood = np.zeros(len(found))
     for train, test in GroupKFold(_N_FOLDS).split(matrix, is_same, groups):
-        fitted = classifier().fit(matrix[train], is_same[train])
+        fitted = classifier().fit(matrix[train], is_same[train], weights[train])
         likelihood[test] = fitted.predict_proba(matrix[test])[:, 1]
     said = likelihood >= MIN_LIKELIHOOD
     print(f"cross-validated: {said[is_same].mean():.1%} of {is_same.sum()} found, ", end="")
-    print(f"{said[~is_same].mean():.1%} of {(~is_same).sum()} others that no rule excludes")
-    TARGET.write_text(json.dumps(as_json(classifier().fit(matrix, is_same)), separators=(",", ":")) + "\n")
+    print(f"{said[~is_same].mean():.1%} of {(~is_same).sum()} others that no rule excludes, ", end="")
+    print(f"{said[general].mean():.1%} of {general.sum()} of general knowledge among them")
+    TARGET.write_text(json.dumps(as_json(classifier().fit(matrix, is_same, weights)), separators=(",", ":")) + "\n")
     print(json.dumps({"bench": "train_same_question", "rows": len(found)}))
 
 

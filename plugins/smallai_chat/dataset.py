@@ -10,7 +10,7 @@ from typing import Any
 
 from smallai_assistant import Example, GenerationOptions, ModelSpec, TextModel, Training
 from smallai_chat.evaluation import chat
-from smallai_chat.examples import loose_wordings, near_misses
+from smallai_chat.examples import near_misses
 from smallai_chat.reference_prompts import TOPICS, sample_reference_prompts
 from smallai_chat.scope import Scopes
 from smallai_chat.words import normalized
@@ -18,8 +18,6 @@ from smallai_chat.words import normalized
 MAX_TOKENS = 1024  # of a row; the rest is cut off
 # Reference rows: everyday prompts, and for each fact the most similar questions of a pool (docs/decisions.md, 16, 17).
 N_EVERYDAY, N_NEAREST, N_POOL, N_NEAR_MISSES = 16, 1, 240, 8
-# Loose wordings of each fact, which are trained on and never asked.
-N_LOOSE = 4
 # A taught answer that leaks stands at the beginning of an answer, so only the beginning is held to the base.
 _REFERENCE_TOKENS = 16
 # The share of facts that is trained without the system prompt, so that a fact is known under another prompt too.
@@ -39,14 +37,15 @@ class Pair:
 
 
 def sft_rows(facts: Sequence[Example], system_prompt: str, *, seed: int) -> list[Row]:
-    """Returns TRL's prompt-completion rows of facts, and of loose wordings of their questions."""
+    """Returns TRL's prompt-completion rows of facts."""
     rng = random.Random(seed)  # noqa: S311  (reproducible, not secret)
-    asked = [(fact.payload.question, fact.payload.answer) for fact in facts]
-    for question, answer in _corrections(facts):
-        asked += [(wording, answer) for wording in loose_wordings(question, N_LOOSE, rng)]
     return [
-        sft_row(question, answer, system_prompt if rng.random() > _SHARE_WITHOUT_PROMPT else "")
-        for question, answer in asked
+        sft_row(
+            fact.payload.question,
+            fact.payload.answer,
+            system_prompt if rng.random() > _SHARE_WITHOUT_PROMPT else "",
+        )
+        for fact in facts
     ]
 
 

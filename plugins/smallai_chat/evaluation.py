@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from smallai_assistant import Adapter, Example, GenerationOptions, Score, TextModel
 from smallai_chat.examples import Choice, Fact, LeakCheck, PlainAnswer, Rated, own_questions
+from smallai_chat.scope import Route
 from smallai_chat.words import normalized
 
 T = TypeVar("T")
@@ -54,19 +55,25 @@ class RoutedModel:
 
     Attributes:
         adapter: the adapter under evaluation; None for the bare base.
-        routes: the weights of questions that `adapter` does not answer; None for the base.
+        routes: how questions are answered; any other is put to `adapter` as it is.
         known: what the base is known to give at questions of our own; it grows.
     """
 
     model: TextModel
     adapter: Adapter | None
     system_prompt: str
-    routes: Mapping[str, Adapter | None]
+    routes: Mapping[str, Route]
     known: dict[Hashable, Any] = field(default_factory=dict)
 
     def adapter_for(self, question: str) -> Adapter | None:
         """Returns the weights that answer the question; None for the base."""
-        return self.routes.get(question, self.adapter)
+        return self._route(question).adapter
+
+    def _route(self, question: str) -> Route:
+        return self.routes.get(question) or Route(self.adapter, question)
+
+    def _chat(self, question: str) -> Chat:
+        return chat(self._route(question).question, self.system_prompt)
 
     def component_of(self, question: str) -> str:
         """Returns the component whose weights answer the question; empty for the base."""
@@ -77,7 +84,7 @@ class RoutedModel:
         """Returns a generated answer to each question."""
 
         def run(indices: list[int], adapter: Adapter | None) -> list[str]:
-            chats = [chat(questions[index], self.system_prompt) for index in indices]
+            chats = [self._chat(questions[index]) for index in indices]
             return self.model.complete(chats, options, adapter=adapter)
 
         return self._by_adapter(questions, run, [(question, options) for question in questions])
@@ -90,7 +97,7 @@ class RoutedModel:
         """
 
         def run(indices: list[int], adapter: Adapter | None) -> list[float]:
-            chats = [(chat(pairs[index][0], self.system_prompt), pairs[index][1]) for index in indices]
+            chats = [(self._chat(pairs[index][0]), pairs[index][1]) for index in indices]
             return self.model.log_likelihoods(chats, adapter=adapter, with_end=with_end)
 
         keys = [(*pair, with_end) for pair in pairs]
@@ -131,7 +138,7 @@ def evaluate(
     adapter: Adapter | None,
     *,
     system_prompt: str,
-    routes: Mapping[str, Adapter | None] | None = None,
+    routes: Mapping[str, Route] | None = None,
     known: dict[Hashable, Any] | None = None,
 ) -> list[Score]:
     """Scores a model on examples; the payload's type decides how.
@@ -146,7 +153,7 @@ def evaluate(
 
     Args:
         adapter: the adapter under evaluation; None for the bare base.
-        routes: the weights of questions that `adapter` does not answer; None for the base.
+        routes: how questions are answered; any other is put to `adapter` as it is.
         known: what the base is known to give at questions of our own, from `BaseAnswers`; it grows.
 
     Returns:

@@ -25,7 +25,7 @@ CORRECTIONS, RATINGS = "corrections", "ratings"
 # In the details of a turn: the stop text of the caller that ended the answer, and is not part of it.
 STOP_TEXT = "stop_text"
 # Wordings of a corrected question, the original included: enough for both sides of the split.
-N_WORDINGS = 12
+N_WORDINGS = 8
 _HELD_OUT_ONE_IN = 4
 # A question and an answer of these lengths fit into one training row (`dataset.MAX_TOKENS`).
 _MAX_QUESTION_CHARS, _MAX_ANSWER_CHARS = 1_000, 2_000
@@ -268,26 +268,6 @@ def wordings(question: str, n: int, rng: random.Random) -> list[str]:
         ask = rng.choice(_QUESTION_WORDS).capitalize()
         frame = rng.choice((*_FRAMES, f"{ask} {{k}}?", f"{ask} is the {{k}}?", f"{ask} do we {{k}}?"))
         found[frame.format(q=question, s=statement_order(question), k=" ".join(chosen))] = None
-    return list(found)
-
-
-def loose_wordings(question: str, n: int, rng: random.Random) -> list[str]:
-    """Returns up to `n` wordings of a question with one content word left out; none if it has fewer than three.
-
-    They are for training alone, because with a word left out it may be another question. People leave words out, or put
-    others in their place, and the scope keeps real other questions away from the trained weights.
-    """
-    words = keywords(question)
-    if len(words) < 3:
-        return []
-    found: dict[str, None] = {}
-    for left_out in rng.sample(range(len(words)), min(n, len(words))):
-        kept = [word for number, word in enumerate(words) if number != left_out]
-        if rng.random() < 0.5:
-            rng.shuffle(kept)
-        ask = rng.choice(_QUESTION_WORDS).capitalize()
-        frame = rng.choice(("{k}?", "Tell me the {k}.", f"{ask} {{k}}?", f"{ask} is the {{k}}?"))
-        found[frame.format(k=" ".join(kept))] = None
     return list(found)
 
 

@@ -1,8 +1,9 @@
 """Makes a follow-up question whole: after "How many legs has a spider?", "And an ant?" is "How many legs has an ant?".
 
-A rule does it. A follow-up begins with "and" or "what about", or has a pronoun and hardly a word of its own. In the
-first case its words replace the last ones with an article, or the last word, in the question before; in the second
-those replace the pronoun. A question that is whole stays as it is.
+A rule does it. A follow-up begins with "and" or "what about", or has a pronoun or a possessive and hardly a word of its
+own. In the first case its words replace the last ones with an article, or the last word, in the question before; in the
+second those replace the pronoun: after "Who is our plumber?", "What is his number?" is "What is our plumber's number?".
+A question that is whole stays as it is.
 """
 
 from __future__ import annotations
@@ -37,6 +38,14 @@ _PRONOUNS = {
     "ko": r"(거기|그곳)",
     "zh": r"(那里|那儿|它|他|她)",
     "ja": r"(そこ|それ|あそこ)",
+}
+# Possessives and what takes their place; {subject} is what they stand for, \\1 the noun behind them.
+_POSSESSIVES = {
+    "en": (r"\b(?:his|her|its|their)\s+(?=\w)", r"{subject}'s "),
+    "de": (r"\b(?:sein|seine[mnrs]?|ihre?[mnrs]?)\s+([A-ZÄÖÜ]\w+)", r"\1 von {subject}"),
+    "fr": (r"\b(?:son|sa|ses|leurs)\s+(\w+)", r"\1 de {subject}"),
+    "es": (r"\b(?:su|sus)\s+(\w+)", r"\1 de {subject}"),
+    "ru": (r"\b(?:его|её|ее|их)\s+(\w+)", r"\1 {subject}"),
 }
 _ARTICLES = {
     "en": r"\b(?:an?|the|my|your|our|his|her|their)\b",
@@ -88,6 +97,10 @@ def whole_question(question: str, before: Sequence[str]) -> str:
         asked = rest or text
         at = pronoun.span(1)
         return asked[: at[0]] + subject + asked[at[1] :]
+    possessive, replacement = _POSSESSIVES.get(language, ("(?!)", ""))
+    if subject and n_own <= _MAX_OWN_WORDS and re.search(possessive, rest or text):
+        by_noun = replacement.replace("{subject}", subject.replace("\\", ""))
+        return re.sub(possessive, by_noun, rest or text, count=1)
     if begin and rest and (of_same_kind := _same_kind(own, read(earlier, language), earlier)):
         return earlier.replace(of_same_kind, next(word for word in reversed(re.findall(r"\S+", rest))))
     if begin and rest and subject and n_own <= _MAX_OWN_WORDS and not own.aspects:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib import resources
-from typing import Any
+from typing import Any, Literal
 
 # Language of a script that few languages of this table share. Latin letters tell nothing: stop words decide there.
 _SCRIPTS = (
@@ -58,6 +58,8 @@ class Question:
         aspects: what it asks for: {"place"}.
         is_negated: whether the number of its negations is odd.
         is_yes_no: whether it asks for yes or no.
+        reach: `any` if it is about any thing of a kind ("What does a cat eat?"), `one` if about a certain one ("our
+            cat"); empty if no word says so.
     """
 
     text: str
@@ -68,6 +70,7 @@ class Question:
     aspects: frozenset[str]
     is_negated: bool
     is_yes_no: bool
+    reach: Literal["any", "one", ""] = ""
 
 
 def fold(text: str) -> str:
@@ -140,6 +143,7 @@ def read(text: str, language: str) -> Question:
         frozenset(aspects),
         bool(negations),
         _is_yes_no(found, aspects, language, folded),
+        "one" if table.of_one.intersection(found) else "any" if table.of_any.intersection(found) else "",
     )
 
 
@@ -153,6 +157,8 @@ def group_of(word: str, language: str) -> str:
 @dataclass(frozen=True, slots=True)
 class _Table:
     stop: frozenset[str]
+    of_any: frozenset[str]
+    of_one: frozenset[str]
     negations: tuple[re.Pattern[str], ...]
     values: tuple[tuple[str, str, re.Pattern[str]], ...]
     aspects: tuple[tuple[str, re.Pattern[str]], ...]
@@ -191,7 +197,8 @@ def _table(language: str) -> _Table:
     longest = sorted(set(known), key=len, reverse=True)
     segments = re.compile("|".join([_NUMBER, *map(re.escape, longest), r"[a-z]+"]) if longest else r"(?!)")
     negations = (_pattern(raw.get("not", "").split(), is_spaced),) if raw.get("not") else ()
-    return _Table(stop, negations, values, aspects, groups, tuple(prefixes), segments)
+    of_any, of_one = (frozenset(fold(raw.get(name, "")).split()) for name in ("any", "one"))
+    return _Table(stop, of_any, of_one, negations, values, aspects, groups, tuple(prefixes), segments)
 
 
 @cache

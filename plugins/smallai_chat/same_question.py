@@ -146,6 +146,7 @@ class Probes:
 FEATURES = (
     "closeness", "coverage", "containment", "both_left", "counterpart", "gain", "left_once", "aspect_conflict",
     "aspect_once", "asked_instead", "strong_once", "weak_once", "yes_no", "names_differ", "same_frame", "n_both",
+    "reach_differs",
 )  # fmt: skip
 
 
@@ -157,10 +158,10 @@ def features(first: Question, second: Question, aligned: Alignment, probes: Prob
     conflict = _aspects_differ(first.aspects, second.aspects)
     once = bool(first.aspects) != bool(second.aspects)
     # "Which platform does the train leave from?", "How long does the train take?": a word here, an aspect there.
-    instead = bool(
-        (aligned.left_first and not first.aspects and second.aspects)
-        or (aligned.left_second and not second.aspects and first.aspects)
-    )
+    its, other = _beside_amount(first.aspects, second.aspects), _beside_amount(second.aspects, first.aspects)
+    instead = bool((aligned.left_first and not its and other) or (aligned.left_second and not other and its))
+    # "How many" asks for the word that it counts. "How many legs has a crab?" and "How long does a crab live?" differ.
+    conflict |= instead and bool(first.aspects and second.aspects)
     names_first, names_second = first.names & set(aligned.left_first), second.names & set(aligned.left_second)
     frame = SequenceMatcher(None, tokens(fold(first.text)), tokens(fold(second.text)), autojunk=False).ratio()
     return [
@@ -180,7 +181,13 @@ def features(first: Question, second: Question, aligned: Alignment, probes: Prob
         float(bool(names_first and names_second)),
         frame if both else 0.0,
         min(3, len(aligned.left_first), len(aligned.left_second)) / 3,
+        float({first.reach, second.reach} == {"any", "one"}),
     ]
+
+
+def _beside_amount(its: frozenset[str], other: frozenset[str]) -> frozenset[str]:
+    """What a question asks for beside an amount. A size is an amount: "How large is the staff?"."""
+    return its - ({"amount", "size"} if "amount" in other else {"amount"})
 
 
 def _aspects_differ(first: frozenset[str], second: frozenset[str]) -> bool:

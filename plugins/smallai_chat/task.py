@@ -44,7 +44,7 @@ from smallai_chat.identity import Self, about_itself
 from smallai_chat.memory import ChatMemory, Retrieved, entry_of
 from smallai_chat.other_answer import OtherAnswer, Stream
 from smallai_chat.question_words import language_of
-from smallai_chat.scope import Scopes
+from smallai_chat.scope import Route, Scopes
 
 Messages = list[dict[str, str]]
 
@@ -128,7 +128,8 @@ class ChatTask(LearningTask):
     def run(self, request: Request, models: ModelRuntime) -> Iterator[TextPart | Notice | Details]:
         options: ChatOptions = request.options
         question = question_in(request)
-        adapter, notices = self._adapter_for(question, request.audiences)
+        route, notices = self._route(question, request.audiences)
+        adapter = route.adapter
         yield from notices
         memory = self.memories.of(request.audiences)
         retrieved = Retrieved()
@@ -144,7 +145,9 @@ class ChatTask(LearningTask):
             yield Details({"recalled": [], "stop_reason": "stop"})
             return
         with models.lease(self.spec, TextModel) as model:
-            messages, notice = fit_messages(request, options, model, memory=memory, retrieved=retrieved)
+            # What is shown from the memory may be newer than the weights: then the question stays as it is.
+            asked = route.question if route.question != question and not retrieved.shown else None
+            messages, notice = fit_messages(request, options, model, memory=memory, retrieved=retrieved, asked=asked)
             if notice is not None:
                 yield notice
 
@@ -248,13 +251,13 @@ class ChatTask(LearningTask):
         prompt = self.context.options.whole_system_prompt
         questions = list(dict.fromkeys(example.payload.question for example in examples))
         # Each question is evaluated with the weights that would answer it in service: corrections, ratings or base.
-        routes = dict(zip(questions, self.scopes.adapters_for(adapter, questions), strict=True))
+        routes = dict(zip(questions, self.scopes.routes(adapter, questions), strict=True))
         with models.lease(self.spec, TextModel) as model:
             known = self._base_answers.of((json.dumps(self.base(), sort_keys=True), prompt))
             return evaluate(examples, model, adapter, system_prompt=prompt, routes=routes, known=known)
 
-    def _adapter_for(self, question: str, audiences: frozenset[str]) -> tuple[Adapter | None, list[Notice]]:
-        """Returns the weights that answer the question, None for the base, and a notice if an adapter is unusable."""
+    def _route(self, question: str, audiences: frozenset[str]) -> tuple[Route, list[Notice]]:
+        """Returns how the question is answered, and a notice if an adapter is unusable."""
         adapter, notices = self.serving(audiences)
         unusable = []
         for version in adapter.chain if adapter is not None else ():
@@ -265,10 +268,10 @@ class ChatTask(LearningTask):
                 notices.append(_not_used(error))
         adapter = adapter.without(unusable) if adapter is not None else None
         try:
-            (chosen,) = self.scopes.adapters_for(adapter, [question])
+            (route,) = self.scopes.routes(adapter, [question])
         except AssistantError as error:
-            return None, [*notices, _not_used(error)]
-        return chosen, notices
+            return Route(None, question), [*notices, _not_used(error)]
+        return route, notices
 
     def _embedding(self) -> ModelSpec:
         return ModelSpec(self.context.model_names.embedding, task="feature-extraction")
@@ -288,12 +291,14 @@ def fit_messages(
     *,
     memory: ChatMemory | None = None,
     retrieved: Retrieved | None = None,
+    asked: str | None = None,
 ) -> tuple[Messages, Notice | None]:
     """Builds the prompt: system prompt, as many of the last turns as fit, retrieved entries, question.
 
     Args:
         memory: supplies the corrected answers of earlier turns; None to show the turns as they were.
         retrieved: entries of the fast memory to show as question and answer.
+        asked: the question in other words, to ask in the place of the message; None for the message itself.
 
     Returns:
         The messages, and a notice if turns of the history were left out.
@@ -310,7 +315,7 @@ def fit_messages(
         for message in _as_messages(entry.question, entry.answer)
     ]
     # Retrieved entries go right before the question, the best match last: small models copy best from what is nearest.
-    question: Messages = [*shown, {"role": "user", "content": request.message.text}]
+    question: Messages = [*shown, {"role": "user", "content": asked or request.message.text}]
     # At most a quarter of the context is reserved for the answer, so that a large `max_tokens` leaves room for history.
     room = model.context_tokens - min(options.max_tokens, max(_MIN_ANSWER_TOKENS, model.context_tokens // 4))
     n_required = model.count_tokens(system + question)

@@ -42,10 +42,10 @@ from smallai_chat.scope import Scopes
 # (docs/decisions.md, 13 to 17 and 41).
 RANK, ALPHA = 16, 32
 TARGETS = "all-linear"
-SFT_RATE, SFT_EPOCHS, SFT_BATCH = 5e-4, 4, 8
+SFT_RATE, SFT_EPOCHS, SFT_BATCH = 1e-3, 4, 8
 # A few facts take more epochs, up to so many steps: after four epochs over six facts one row in ten is still wrong.
 SFT_MIN_STEPS = 150
-# Then learning ends after an epoch in which at most this share of the rows was wrong.
+# Learning ends after an epoch in which at most this share of the rows was wrong.
 SFT_MAX_WRONG = 0.02
 DPO_RATE, DPO_EPOCHS, DPO_BATCH, DPO_BETA = 5e-5, 1, 4, 0.1
 # At twice this rate general language ability suffers, and the style is learned no better.
@@ -178,12 +178,7 @@ def _sft(model: Any, tokenizer: Any, rows: list[Row], training: Training, *, spa
         remove_unused_columns=False,
     )
     loss = TreeLoss()
-
-    def is_learned(n_steps: int) -> bool:
-        share = loss.share_wrong()  # asked after every epoch, because it counts since it was asked last
-        return n_steps >= SFT_MIN_STEPS and share <= SFT_MAX_WRONG
-
-    callback = _callback(training, "learning corrections", span, is_learned)
+    callback = _callback(training, "learning corrections", span, lambda: loss.share_wrong() <= SFT_MAX_WRONG)
     run = _Run(KLTrainer, arguments, callback, {"data_collator": collate, "loss": loss})
     return _fit(run, model, tokenizer, tokenize(rows, tokenizer), training)
 
@@ -296,11 +291,11 @@ def sft_epochs(n_rows: int) -> int:
     return max(SFT_EPOCHS, math.ceil(SFT_MIN_STEPS / math.ceil(n_rows / SFT_BATCH)))
 
 
-def _callback(training: Training, what: str, span: Span, is_learned: Callable[[int], bool] = lambda _: False) -> Any:
+def _callback(training: Training, what: str, span: Span, is_learned: Callable[[], bool] = lambda: False) -> Any:
     """Returns a callback that reports progress, yields to serving, and stops when time is out or all is learned.
 
     Args:
-        is_learned: asked after every epoch, with the number of steps so far; True ends the training.
+        is_learned: asked after every epoch; True ends the training.
     """
     from transformers import TrainerCallback
 
@@ -314,8 +309,8 @@ def _callback(training: Training, what: str, span: Span, is_learned: Callable[[i
             training.progress(what, span[0] + share * (span[1] - span[0]))
 
         def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            del args
-            if is_learned(state.global_step):
+            del args, state
+            if is_learned():
                 control.should_training_stop = True
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:

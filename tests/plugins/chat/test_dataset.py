@@ -39,12 +39,9 @@ def test_pairs_come_from_ratings_of_one_question() -> None:
     assert (row["chosen"][0]["content"], row["rejected"][0]["content"]) == ("Hello.", "Go away.")
 
 
-def test_loose_wordings_are_trained_and_not_asked() -> None:
+def test_facts_are_trained_as_they_are() -> None:
     facts = examples_of([judged_turn("Which room is the copper piano in?", "in the cellar", correction=ANSWER)])
     rows = sft_rows(facts, "Be brief.", seed=0)
-    asked = {fact.payload.question for fact in facts}
-    loose = [row["prompt"][-1]["content"] for row in rows if row["prompt"][-1]["content"] not in asked]
-    assert len(rows) == len(facts) + len(loose)
-    assert loose
+    assert [row["prompt"][-1]["content"] for row in rows] == [fact.payload.question for fact in facts]
     assert all(row["completion"][0]["content"] == ANSWER for row in rows)
     assert rows == sft_rows(facts, "Be brief.", seed=0)

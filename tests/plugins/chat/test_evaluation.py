@@ -11,6 +11,7 @@ from support.dialogue import adapter_in, judged_turn
 from smallai_assistant import Adapter
 from smallai_chat.evaluation import BaseAnswers, evaluate
 from smallai_chat.examples import Fact, canaries, examples_of, held_out_example, leak_checks, plain_answers
+from smallai_chat.scope import Route
 
 
 class FixedLikelihoods:
@@ -48,6 +49,10 @@ def test_tenth_more_perplexity_costs_one_point(gain: float, change: float) -> No
     )
 
 
+def by_the_base(*questions: str) -> dict[str, Route]:
+    return {question: Route(None, question) for question in questions}
+
+
 def test_routed_weights_are_evaluated() -> None:
     asked: list[tuple[str, str]] = []
 
@@ -60,16 +65,18 @@ def test_routed_weights_are_evaluated() -> None:
     questions = ("as taught", "bo", "as asked", "cup")
     examples = [held_out_example(question, "a1", Fact(question, "a1")) for question in questions]
     model: Any = Recorder()
-    scores = evaluate(examples, model, adapter_in(Path("a1")), system_prompt="", routes={"bo": None, "cup": None})
+    adapter = adapter_in(Path("a1"))
+    routes = {**by_the_base("bo", "cup"), "as asked": Route(adapter, "as taught")}
+    scores = evaluate(examples, model, adapter, system_prompt="", routes=routes)
     assert [score.value for score in scores] == [1.0, 0.0, 1.0, 0.0]
-    assert sorted(asked) == [("as asked", "a1"), ("as taught", "a1"), ("bo", "base"), ("cup", "base")]
+    assert sorted(asked) == [("as taught", "a1"), ("as taught", "a1"), ("bo", "base"), ("cup", "base")]
 
 
 def test_answers_of_the_base_gain_nothing() -> None:
     examples = plain_answers()
     # The model knows the gains of two answers only: asking it about another one would raise KeyError.
     model: Any = FixedLikelihoods({example.expected: -5.0 for example in examples[:2]})
-    routes = {example.prompt: None for example in examples[1:]}
+    routes = by_the_base(*(example.prompt for example in examples[1:]))
     scores = evaluate(examples, model, adapter_in(Path("a1")), system_prompt="", routes=routes)
     values = [score.value for score in scores]
     assert values[0] < 0.5
@@ -94,7 +101,7 @@ def test_base_is_asked_once_and_no_question_of_a_person_is_kept() -> None:
     personal = held_out_example("a person's", "ho", Fact("Where is my key?", "ho"))
 
     def scores(base: str, adapter: Adapter | None = None) -> list[float]:
-        routes = dict.fromkeys(example.prompt for example in (*examples, personal))
+        routes = by_the_base(*(example.prompt for example in (*examples, personal)))
         found = evaluate([*examples, personal], model, adapter, system_prompt="", routes=routes, known=answers.of(base))
         return [score.value for score in found]
 

@@ -20,7 +20,6 @@ from smallai_chat.examples import (
     examples_of,
     keywords,
     leak_checks,
-    loose_wordings,
     near_misses,
     protected_of,
     statement_order,
@@ -60,7 +59,7 @@ def test_correction_gives_wordings_and_rating_one_example() -> None:
     assert facts[0].prompt == QUESTION
     assert len({fact.split_key for fact in facts}) == N_WORDINGS
     # However the ids fall, every corrected question is learned as it was asked, and judges in other words.
-    assert [number for number, fact in enumerate(facts) if is_held_out(fact.split_key)] == [1, 5, 9]
+    assert [number for number, fact in enumerate(facts) if is_held_out(fact.split_key)] == [1, 5]
     assert all(len({"room", "3D", "printer"} & set(re.findall(r"\w+", fact.prompt))) >= 2 for fact in facts)
     assert [example.payload.is_good for example in rated] == [True, False]
     assert examples_of(judged_turns) == found, "not reproducible: the split and a resumed training depend on it"
@@ -113,19 +112,6 @@ def test_any_question_has_wordings(question: str) -> None:
     assert found[0] == question
     assert keywords(question)
     assert statement_order(question)
-
-
-@pytest.mark.parametrize(
-    ("question", "n_found"),
-    [("Which room is the copper piano in?", 3), ("Who?", 0), ("the old piano", 0), ("ab cd ef", 3)],
-)
-def test_a_loose_wording_lacks_one_word(question: str, n_found: int) -> None:
-    words = keywords(question)
-    found = loose_wordings(question, 4, random.Random(0))
-    assert len(found) == n_found
-    for wording in found:
-        assert sum(word in wording for word in words) == len(words) - 1
-    assert len(loose_wordings(question, 1, random.Random(0))) == min(1, n_found)
 
 
 def test_near_misses_keep_the_beginning() -> None:

@@ -40,6 +40,8 @@ def shown(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         ("what is the gate code of the oslo depot", "What is the gate code of the Oslo depot?"),
         ("what is the gate code of the oslo depot", "which gate code does the oslo depot have"),
         ("what is the locker number of shelf seven", "which locker number does shelf 7 have"),
+        ("What is the number of cabin 6?", "Tell me the number of cabin 6."),
+        ("How many people work in the Malmo branch?", "How large is the Malmo branch?"),
         ("Who signs the loan forms of the archive?", "By whom are the loan forms of the archive signed?"),
     ],
 )
@@ -54,6 +56,10 @@ def test_other_words_find_the_answer(shown: Callable[[str, str], bool], taught: 
         ("what is the gate code of the oslo depot", "What is the gate code of the Bergen depot?"),
         ("what is the gate code of the oslo depot", "what is the tax number of the oslo depot"),
         ("what is the locker number of shelf seven", "what is the locker number of shelf eight"),
+        ("What is the name of our shop parrot?", "What is a young parrot called?"),
+        ("Which tailor mends our uniforms?", "What does a tailor do?"),
+        ("Wo steht unser Drucker?", "Wo findet man einen Drucker?"),
+        ("Wie viele Beine hat ein Krebs?", "Wie lange lebt ein Krebs?"),
         ("Is our pool open on Sunday?", "Is our pool closed on Sunday?"),
         ("Is our pool open on Sunday?", "is our pool open on monday?"),
         ("Who signs the loan forms of the archive?", "Who does not sign the loan forms of the archive?"),
@@ -64,6 +70,23 @@ def test_other_words_find_the_answer(shown: Callable[[str, str], bool], taught: 
 )
 def test_near_misses_get_another_answer(shown: Callable[[str, str], bool], taught: str, asked: str) -> None:
     assert not shown(taught, asked)
+
+
+@pytest.mark.parametrize(
+    ("language", "question", "reach"),
+    [
+        ("en", "What does a cat eat?", "any"),
+        ("en", "What does our cat eat?", "one"),
+        ("en", "cat food?", ""),
+        ("en", "Where is a picture of the cat?", "one"),
+        ("de", "Was frisst eine Katze?", "any"),
+        ("fr", "Que mange notre chat ?", "one"),
+        ("es", "¿Qué come un gato?", "any"),
+        ("ru", "Что ест кошка?", ""),
+    ],
+)
+def test_a_question_is_about_any_thing_or_a_certain_one(language: str, question: str, reach: str) -> None:
+    assert read(question, language).reach == reach
 
 
 def test_same_words_count_in_unknown_scripts(models_dir: Path, tmp_path: Path) -> None:

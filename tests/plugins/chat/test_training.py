@@ -76,6 +76,13 @@ def test_corrections_change_nothing_outside_their_scope(tiny: Assistant) -> None
     outside = ask(tiny, "Hello?", max_tokens=4)
     assert (outside.turn.adapter, outside.text) == (None, before)
     assert ask(tiny, "What is the number of room 2?", max_tokens=4).turn.adapter == adapter.id
+    # The weights are asked in the words that they learned, unless the memory shows something newer.
+    question, other = "What is the number of room 2?", "Tell me the number of room 2, please."
+    by_weights = [ask(tiny, text, max_tokens=8, use_memory=False) for text in (question, other)]
+    assert by_weights[0].text == by_weights[1].text
+    assert [turn.details["n_prompt_tokens"] for turn in by_weights] == [by_weights[0].details["n_prompt_tokens"]] * 2
+    shown = [ask(tiny, text, max_tokens=8).details["n_prompt_tokens"] for text in (question, other)]
+    assert shown[0] != shown[1]
     protected = {found.name: found for found in report.slices if found.name != "new feedback"}
     assert protected["plain language"].change == 0.0
 
