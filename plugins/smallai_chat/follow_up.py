@@ -39,7 +39,7 @@ _PRONOUNS = {
     "zh": r"(那里|那儿|它|他|她)",
     "ja": r"(そこ|それ|あそこ)",
 }
-# Possessives and what takes their place; {subject} is what they stand for, \\1 the noun behind them.
+# Possessives and what takes their place; {subject} is what they stand for, \1 the noun behind them.
 _POSSESSIVES = {
     "en": (r"\b(?:his|her|its|their)\s+(?=\w)", r"{subject}'s "),
     "de": (r"\b(?:sein|seine[mnrs]?|ihre?[mnrs]?)\s+([A-ZÄÖÜ]\w+)", r"\1 von {subject}"),
@@ -98,9 +98,9 @@ def whole_question(question: str, before: Sequence[str]) -> str:
         at = pronoun.span(1)
         return asked[: at[0]] + subject + asked[at[1] :]
     possessive, replacement = _POSSESSIVES.get(language, ("(?!)", ""))
-    if subject and n_own <= _MAX_OWN_WORDS and re.search(possessive, rest or text):
-        by_noun = replacement.replace("{subject}", subject.replace("\\", ""))
-        return re.sub(possessive, by_noun, rest or text, count=1)
+    if subject and n_own <= _MAX_OWN_WORDS and (found := re.search(possessive, rest or text)):
+        asked, by_name = rest or text, found.expand(replacement).format(subject=subject)
+        return asked[: found.start()] + by_name + asked[found.end() :]
     if begin and rest and (of_same_kind := _same_kind(own, read(earlier, language), earlier)):
         return earlier.replace(of_same_kind, next(word for word in reversed(re.findall(r"\S+", rest))))
     if begin and rest and subject and n_own <= _MAX_OWN_WORDS and not own.aspects:
