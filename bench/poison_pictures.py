@@ -123,7 +123,7 @@ def learned(pictures: Pool, bad: Sequence[tuple[Path, str, str]], folder: Path) 
         rows = [(row.path, row.kind, f"person{i % N_PEOPLE}") for i, row in enumerate(pictures.honest)] + list(bad)
         random.Random(0).shuffle(rows)
         for path, label, source in rows:
-            assistant.teach(TASK, path, label, source=source)
+            assistant.teach(TASK, path, label, source=source, audience="everyone")
         report = assistant.learn(TASK)
         if not report.is_promoted:
             print("      " + "; ".join(map(str, report.reasons)), flush=True)
