@@ -14,16 +14,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from bench.data import imagenet_photos, spoken
+from bench.facts import QWEN, SMALL, opened
 from bench.teach_speech import WORDS
 from smallai_assistant import (
     Assistant,
-    AssistantConfig,
     Feedback,
     ImagePart,
     Interaction,
@@ -32,7 +30,6 @@ from smallai_assistant import (
     LabelPart,
     errors,
 )
-from smallai_assistant.config import ModelsConfig, load_config
 from smallai_assistant.learning.learner import CycleOptions
 from smallai_assistant.types import AudioPart
 
@@ -176,11 +173,6 @@ def films(assistant: Assistant, people: list[str]) -> Tally:
     return tally
 
 
-def opened(folder: Path, models: ModelsConfig) -> Assistant:
-    """Opens an assistant without feedback, with the models that are pulled already."""
-    return Assistant(AssistantConfig(data_dir=folder, models_dir=load_config().models_dir, models=models))
-
-
 def _words(people: list[str]) -> Iterator[tuple[str, str]]:
     return zip(people, WORDS, strict=False)
 
@@ -195,14 +187,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--people", type=int, default=len(PEOPLE), choices=range(2, len(PEOPLE) + 1), metavar="N")
     parser.add_argument("--learn", action="store_true", help="put what was taught into weights, too")
-    parser.add_argument("--small", action="store_true", help="SmolLM2-135M instead of the configured chat model")
+    parser.add_argument("--small", action="store_true", help="SmolLM2-135M instead of Qwen 0.5B")
     args = parser.parse_args()
     people = list(PEOPLE[: args.people])
     tallies = {}
-    models = ModelsConfig(chat="smollm2-135m-instruct", chat_quantization="none") if args.small else ModelsConfig()
     runs = [("text", text), ("pictures", pictures), ("speech", speech), ("recommendations", films)]
     runs += [("weights", weights)] if args.learn else []
-    with tempfile.TemporaryDirectory() as folder, opened(Path(folder), models) as assistant:
+    with opened(SMALL if args.small else QWEN) as (assistant, _):
         for name, run in runs:
             tally = tallies[name] = run(assistant, people)
             share = tally.n_own_right / max(1, tally.n_own)

@@ -2,7 +2,8 @@
 
 Every taught question of `scope_unseen.jsonl` is asked in other words, which should find it, and beside it near misses,
 which should not: another place, number, day, month, person, unit or subject, a negation, an opposite, something
-unrelated. And 200 questions of general knowledge are asked of a memory that holds all taught questions in English.
+unrelated. And the project's own questions of general knowledge are asked of a memory that holds all taught questions in
+English.
 `--tune` asks the half that the decider was made with; `--show` prints what went wrong.
 """
 

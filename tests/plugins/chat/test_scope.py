@@ -75,7 +75,7 @@ def test_scope_decides_by_its_questions(tmp_path: Path) -> None:
 def test_a_question_in_the_scope_is_asked_in_the_words_that_were_trained(tmp_path: Path) -> None:
     long = "Where is the red boat of the harbour master? " * 20
     scopes().of_questions(["Where is the red boat?", "Who owns the mill?", long]).save(tmp_path)
-    asked = ["Tell me where the red boat is.", "Where is the blue boat?", f"{long}"]
+    asked = ["Tell me where the red boat is.", "Where is the blue boat?", long]
     found = scopes().routes(adapter_in(tmp_path), asked)
     assert [route.question for route in found] == ["Where is the red boat?", "Where is the blue boat?", long]
     assert [route.adapter is None for route in found] == [False, True, False]
