@@ -14,6 +14,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from threading import Event
 
 from smallai_assistant import ImagePart, errors
 
@@ -28,6 +29,8 @@ MAX_JPEG_WORK, _WORK_OF_BYTE = 3_000_000_000, 75
 # The work of a PNG: its pixels in bytes, and for each compressed byte what 12 of them take. One takes 3 ns here, with
 # its filter, so this is two seconds. A photo of 24 megapixels in 45 MB is 612 million.
 MAX_PNG_WORK, _WORK_OF_PACKED_BYTE = 650_000_000, 12
+
+START_OF_SCAN = b"\xff\xda"  # the marker in a JPEG
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # samples in a pixel, by color type
@@ -77,6 +80,7 @@ class _File:
     data: bytes
     name: str
     max_pixels: int
+    cancel: Event
     n_pieces: int = 0
     kept: bytearray = field(default_factory=bytearray)
 
@@ -96,6 +100,7 @@ class _File:
             raise self.too_large(f"{width:,} x {height:,} pixels, {self.max_pixels:,} in all are allowed")
 
     def count_piece(self) -> None:
+        check_wanted(self.cancel)
         self.n_pieces += 1
         if self.n_pieces > MAX_PIECES:
             raise self.too_large(f"it consists of more than {MAX_PIECES:,} pieces")
@@ -105,19 +110,27 @@ class _File:
         self.kept += memoryview(self.data)[start:end]
 
 
-def read_header(data: bytes, *, name: str, max_pixels: int) -> Header:
+def check_wanted(cancel: Event) -> None:
+    """Raises `Cancelled` if nobody wants the picture any more."""
+    if cancel.is_set():
+        raise errors.Cancelled("the picture was not decoded to its end")
+
+
+def read_header(data: bytes, *, name: str, max_pixels: int, cancel: Event | None = None) -> Header:
     """Checks that the file is whole and not too large. Bytes after its end are tolerated, as decoders do.
 
     Args:
         name: the name of the file in messages.
         max_pixels: maximum of width times height; checked before the rest of the file.
+        cancel: the check stops soon after it is set.
 
     Raises:
+        Cancelled: `cancel` was set.
         InvalidImage: the file is of another format, malformed or cut short.
         InputTooLarge: the picture has more pixels, or its file is made of too many pieces.
     """
     walk = _WALKS[ImagePart.format_of(data, name=name)]
-    file = _File(data, name, max_pixels)
+    file = _File(data, name, max_pixels, cancel or Event())
     try:
         return walk(file)
     except (struct.error, IndexError) as error:  # a read past the end of the file
@@ -195,6 +208,7 @@ def _check_png_pixels(file: _File, packed: bytearray, n_bytes: int) -> None:
             rest: bytes | memoryview = view[start : start + _PIECE_BYTES]
             # The output is limited, too: a few bytes can expand to gigabytes.
             while rest and n_left > 0 and not unpacker.eof:
+                check_wanted(file.cancel)
                 n_left -= len(unpacker.decompress(rest, 4 * _PIECE_BYTES))
                 rest = unpacker.unconsumed_tail
     except zlib.error as error:

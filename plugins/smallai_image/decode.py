@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
+import os
 from dataclasses import dataclass
+from threading import Event
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from smallai_assistant import AssistantError, errors
-from smallai_image.containers import Header, read_header
+from smallai_image.containers import START_OF_SCAN, Header, check_wanted, read_header
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -28,6 +30,9 @@ _MAX_LONG_SIDE, _MAX_RATIO = 8 * _ENOUGH_PIXELS, 64
 _BAND_PIXELS = (
     1 << 20
 )  # pixels that are converted at once: a second picture as large as the first would double the memory
+# Bytes that Pillow's decoder gets at once: between two such blocks a cancel is noticed. Pillow's own 64 KiB expand to
+# 64 MB in a PNG.
+_READ_BYTES = 1 << 12
 _ORIENTATION_TAG = 0x0112
 # What undoes each EXIF orientation; 1 is upright.
 _TRANSPOSE_OF = {
@@ -54,30 +59,60 @@ class Picture:
     n_frames: int
 
 
-def decode(data: bytes, *, name: str = "<bytes>", max_pixels: int = MAX_PIXELS) -> Picture:
+class _WatchedFile(io.BytesIO):
+    """The file that the decoder reads. A read raises `Cancelled` when nobody wants the picture any more.
+
+    Pillow reads a PNG, JPEG or GIF block by block while it decodes, and calls `read` from Python, through which the
+    exception passes. It reads a WebP whole.
+
+    Attributes:
+        ends_before: a read ends before these bytes; empty if it gives all that was asked for.
+    """
+
+    def __init__(self, data: bytearray, cancel: Event) -> None:
+        super().__init__(data)
+        self._cancel = cancel
+        self.ends_before = b""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        check_wanted(self._cancel)
+        block = super().read(size)
+        if self.ends_before and (end := block.find(self.ends_before, len(self.ends_before))) > 0:
+            self.seek(end - len(block), os.SEEK_CUR)
+            return block[:end]
+        return block
+
+
+def decode(data: bytes, *, name: str = "<bytes>", max_pixels: int = MAX_PIXELS, cancel: Event | None = None) -> Picture:
     """Decodes a PNG, JPEG, WebP or GIF file.
 
     Args:
         name: the name of the file in messages.
         max_pixels: maximum of width times height.
+        cancel: decoding stops soon after it is set.
 
     Raises:
         InvalidImage: the file is of another format, damaged or cut short.
         InputTooLarge: the picture has more pixels. This is found in the header, before memory is allocated.
+        Cancelled: `cancel` was set.
     """
-    header = read_header(data, name=name, max_pixels=max_pixels)
+    cancel = cancel or Event()
+    header = read_header(data, name=name, max_pixels=max_pixels, cancel=cancel)
     try:
         _check_memory(header, name)
-        file = io.BytesIO(header.pieces)
+        file = _WatchedFile(header.pieces, cancel)
         header.pieces.clear()  # the decoder has its own copy now
         with Image.open(file, formats=(header.format,)) as image:
             if image.width * image.height > header.width * header.height:
                 raise errors.InvalidImage(f"{name}: damaged: it claims two different sizes")
+            image.decodermaxblock = _READ_BYTES  # before the orientation is read: for that, Pillow decodes a PNG
+            if header.format == "JPEG":  # an empty scan has a few bytes, and takes as long as any
+                file.ends_before = START_OF_SCAN
             # A JPEG can be decoded at a half, a quarter or an eighth of its size, which is much faster.
             image.draft(None, (_ENOUGH_PIXELS, _ENOUGH_PIXELS))
             transpose = _TRANSPOSE_OF.get(_orientation(image))
             image.load()
-            pixels = _reduced(image, header)
+            pixels = _reduced(image, header, cancel)
         if transpose is not None:
             pixels = np.array(Image.fromarray(pixels).transpose(transpose))
     except AssistantError:
@@ -106,7 +141,7 @@ def _check_memory(header: Header, name: str) -> None:
         )
 
 
-def _reduced(image: Image.Image, header: Header) -> npt.NDArray[np.uint8]:
+def _reduced(image: Image.Image, header: Header, cancel: Event) -> npt.NDArray[np.uint8]:
     """Returns the picture reduced by a whole factor, on white, and cut to its middle if it is very long."""
     width, height = (header.width, header.height) if header.frame else image.size
     factor = max(min(width, height) // _ENOUGH_PIXELS, 1)
@@ -118,6 +153,7 @@ def _reduced(image: Image.Image, header: Header) -> npt.NDArray[np.uint8]:
     pixels = np.empty((-(-rows // factor), -(-columns // factor), 3), np.uint8)
     step = max(_BAND_PIXELS // (columns * factor), 1) * factor
     for start in range(0, rows, step):
+        check_wanted(cancel)
         stop = min(start + step, rows)
         band = _cut(image, (left, top + start, left + columns, top + stop))
         pixels[start // factor : -(-stop // factor)] = np.asarray(band.reduce(factor) if factor > 1 else band)

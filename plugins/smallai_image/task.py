@@ -33,6 +33,7 @@ from smallai_assistant import (
     Training,
     Turn,
 )
+from smallai_assistant.errors import Cancelled
 from smallai_image.feedback import (
     MAX_LABEL_CHARS,
     Picture,
@@ -146,7 +147,10 @@ class ImageClassification(LearningTask):
             if request.cancel.is_set():
                 return
             data = part.read()
-            decoded = decode(data, name=part.name)
+            try:
+                decoded = decode(data, name=part.name, cancel=request.cancel)
+            except Cancelled:  # as between two pictures: what is answered already stays
+                return
             if decoded.n_frames > 1:
                 yield Notice("first_frame_only", f"{part.name}: only the first of {decoded.n_frames} frames was used.")
             picture = Picture(hashlib.sha256(data).hexdigest(), decoded.pixels)

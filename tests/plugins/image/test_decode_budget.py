@@ -8,14 +8,16 @@ import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from smallai_assistant.errors import InputTooLarge, InvalidImage
+from smallai_assistant.errors import Cancelled, InputTooLarge, InvalidImage
 from smallai_image.containers import MAX_PIECES, MAX_SCANS, read_header
 from smallai_image.decode import MAX_PIXELS, decode
 
@@ -285,3 +287,47 @@ def test_a_png_that_takes_too_long_is_refused() -> None:
     chunks = (struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in parts)
     with pytest.raises(InputTooLarge, match="takes too long"):
         decode(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+
+
+# -- cancelling --
+
+
+class CancelledAtCheck(Event):
+    """An event that is set from the n-th time on that somebody looks at it."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.n_left, self.n_looks = n, 0
+
+    def is_set(self) -> bool:
+        self.n_looks += 1
+        return self.n_looks >= self.n_left
+
+
+SLOW: dict[str, tuple[Callable[[], bytes], int]] = {
+    "many scans": (lambda: with_scans(60), 60),
+    "a black PNG": (lambda: black_png(4_000, 3_000), 36 * 4),  # 256 KiB at a time
+    "a PNG": (lambda: encode(NOISE.resize((600, 400)), "PNG", compress_level=0), 600 * 400 * 3 // 4096),
+    "a GIF": (lambda: encode(NOISE.resize((600, 400)), "GIF"), 600 * 400 // 8192),
+}
+
+
+@pytest.mark.parametrize("what", SLOW)
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.9])
+def test_cancel_stops_the_decoder(what: str, share: float) -> None:
+    make, n_steps = SLOW[what]
+    data = make()
+    never = CancelledAtCheck(10**9)
+    decode(data, cancel=never)
+    assert never.n_looks > n_steps
+    cancel = CancelledAtCheck(int(share * never.n_looks) + 1)
+    with pytest.raises(Cancelled):
+        decode(data, cancel=cancel)
+    assert cancel.n_looks <= cancel.n_left + 1  # Pillow decodes a PNG again if that failed while it looked for EXIF
+
+
+def test_pixels_do_not_depend_on_the_reads() -> None:
+    """A read that ends before each scan changes nothing."""
+    data = encode(NOISE.resize((300, 200)), "JPEG", progressive=True, quality=95)
+    with Image.open(io.BytesIO(data)) as image:
+        assert (decode(data).pixels == np.asarray(image)).all()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from support.tiny_vision import save_matcher, save_vit
 from bench.data import imagenet_photos
 from smallai_assistant import Assistant, ImagePart, InvalidInput
 from smallai_assistant.errors import InvalidImage
+from smallai_image import decode as decode_module
+from smallai_image.containers import read_header
 from smallai_image.engine import imagenet_classes
 from smallai_image.task import ImageOptions
 
@@ -166,3 +169,23 @@ def test_importing_the_plugin_is_cheap() -> None:
     code = f"import sys, smallai_image; found = {heavy}; sys.exit(str(found) if found else 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_cancel_while_a_picture_is_decoded(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> None:
+    n_headers = 0
+
+    def read_and_cancel(*args: Any, cancel: threading.Event, **options: Any) -> Any:
+        nonlocal n_headers
+        n_headers += 1
+        if n_headers == 2:
+            cancel.set()
+        return read_header(*args, cancel=threading.Event(), **options)
+
+    monkeypatch.setattr(decode_module, "read_header", read_and_cancel)
+    file = io.BytesIO()
+    Image.new("RGB", (64, 48), "teal").save(file, "PNG")
+    response = assistant.ask([ImagePart(data=file.getvalue())] * 3)
+    assert response.text.startswith("Picture 1")
+    assert "Picture 2" not in response.text
+    assert response.turn.error == "cancelled"
+    assert n_headers == 2
