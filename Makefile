@@ -59,7 +59,7 @@ $(VENV)/.made:
 
 $(VENV)/.base: pyproject.toml constraints.txt | $(VENV)/.made
 	@echo "Installing the assistant (torch and the rest, about 1 GB; a few minutes)"
-	@$(PIP_INSTALL) -e '.[train]' | $(SHOW_DOWNLOADS)
+	@$(PIP_INSTALL) -e '.[train,llamacpp]' | $(SHOW_DOWNLOADS)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.base

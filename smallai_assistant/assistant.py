@@ -14,6 +14,7 @@ from smallai_assistant.conversation.router import Router
 from smallai_assistant.conversation.session import Response, Session
 from smallai_assistant.conversation.turn_runner import Conversation, Services
 from smallai_assistant.engines.base import ModelSpec
+from smallai_assistant.engines.llama_cpp import LlamaCppEngine
 from smallai_assistant.engines.sentence_transformers import SentenceTransformersEngine
 from smallai_assistant.engines.transformers import TransformersEngine
 from smallai_assistant.engines.transformers_vision import TransformersVisionEngine
@@ -95,7 +96,7 @@ class Assistant:
         self._serving = ServingAdapters(self.adapters)
         self._plugins = PluginManager(disabled=self.config.disabled_plugins, extra=plugins, folder=self.config.data_dir)
         self.catalog = Catalog(self.config.models_dir)
-        own = [TransformersEngine(), TransformersVisionEngine(), SentenceTransformersEngine()]
+        own = [LlamaCppEngine(), TransformersEngine(), TransformersVisionEngine(), SentenceTransformersEngine()]
         self.models = ModelRuntime(
             self.catalog,
             [*self._plugins.engines.values(), *own],  # theirs first, so that a plugin can replace an engine

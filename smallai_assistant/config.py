@@ -41,10 +41,15 @@ class ModelsConfig:
     """The model of each role: a catalogue name, a folder, or a hub id.
 
     `auto` is the first catalogue entry of the role that is pulled, in the order of the catalogue.
+
+    Attributes:
+        chat_engine: what runs the chat model. `auto` takes llama.cpp if it is installed, the device is the CPU and the
+            model was pulled with its GGUF file, otherwise transformers.
     """
 
     chat: str = "auto"
     chat_quantization: Literal["none", "int8", "nf4"] = "nf4"
+    chat_engine: Literal["auto", "transformers", "llama.cpp"] = "auto"
     embedding: str = "auto"
     image: str = "auto"
     zero_shot_image: str = ""

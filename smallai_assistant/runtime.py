@@ -144,11 +144,8 @@ class ModelRuntime:
     def loaded(self) -> list[LoadedInfo]:
         """The models in memory, least recently used first."""
         with self._changed:
-            return [
-                LoadedInfo(spec, slot.model.device, slot.n_total, slot.n_leases)
-                for spec, slot in self._slots.items()
-                if slot.model is not None
-            ]
+            here = [(spec, slot, slot.model) for spec, slot in self._slots.items() if slot.model is not None]
+            return [LoadedInfo(spec, model.device, slot.n_total, slot.n_leases) for spec, slot, model in here]
 
     def wait_until_idle(self, *, cancel: threading.Event | None = None, patience_s: float = _POLITE_S) -> bool:
         """Waits while answers are being made, at most `patience_s`. Returns whether no answer is being made."""
@@ -292,7 +289,7 @@ class ModelRuntime:
 
     def _load_once(self, engine: Engine, spec: ModelSpec, folder: Path) -> LoadedModel:
         self._on_progress(f"loading {spec}", 0.0)
-        check = self._files.begin_check(spec.name, task=spec.task, revision=spec.revision)
+        check = self._files.begin_check(spec.name, task=spec.task, revision=spec.revision, unread=engine.unread)
         model = None
         try:
             with model_errors(str(spec), hint="verify it, or pull it again"):
@@ -314,11 +311,13 @@ class ModelRuntime:
         return model
 
     def _engine_for(self, spec: ModelSpec, folder: Path) -> Engine:
+        kind = self.device.partition(":")[0]
         for engine in self._engines:
-            if spec.engine in (None, engine.name) and engine.can_load(spec, folder):
+            if spec.engine in (None, engine.name) and kind in engine.devices and engine.can_load(spec, folder):
                 return engine
-        names = ", ".join(engine.name for engine in self._engines)
-        raise ModelInvalid(f"no engine can load {spec} for {spec.task}", hint=f"engines: {names}")
+        wanted = f"the engine {spec.engine} cannot" if spec.engine else "no engine can"
+        names = ", ".join(f"{engine.name} ({', '.join(engine.devices)})" for engine in self._engines)
+        raise ModelInvalid(f"{wanted} load {spec} for {spec.task} on {self.device}", hint=f"engines: {names}")
 
     def _make_room(
         self, spec: ModelSpec, slot: _Slot, n_bytes: int, deadline: float, *, engine: Engine, folder: Path

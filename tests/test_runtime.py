@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -72,7 +72,9 @@ class Folders:
     def resolve(self, name: str, *, task: str | None = None, revision: str | None = None) -> Path:
         return Path(name)
 
-    def begin_check(self, name: str, *, task: str | None = None, revision: str | None = None) -> HashCheck:
+    def begin_check(
+        self, name: str, *, task: str | None = None, revision: str | None = None, unread: Sequence[str] = ()
+    ) -> HashCheck:
         return HashCheck(Path(name), {}, name)
 
     def end_check(self, check: HashCheck) -> None:

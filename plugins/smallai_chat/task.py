@@ -213,7 +213,8 @@ class ChatTask(LearningTask):
     def spec(self) -> ModelSpec:
         """The configured chat model."""
         names = self.context.model_names
-        return ModelSpec(names.chat, task=self.name, quantization=names.chat_quantization)
+        engine = None if names.chat_engine == "auto" else names.chat_engine
+        return ModelSpec(names.chat, task=self.name, quantization=names.chat_quantization, engine=engine)
 
     def learn_now(self, judged_turn: JudgedTurn) -> str:
         self.memories.add(judged_turn)

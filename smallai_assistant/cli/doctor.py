@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from smallai_assistant.cli.context import CommandContext
 from smallai_assistant.cli.models import STARTER
 from smallai_assistant.cli.render import size
+from smallai_assistant.engines.llama_library import PACKAGE
 from smallai_assistant.errors import AssistantError
 
 if TYPE_CHECKING:
@@ -135,6 +136,11 @@ def _packages(_: CommandContext) -> Iterator[Check]:
         yield Check("extra [train]", "note", why, "pip install 'smallai-assistant[train]'")
     else:
         yield Check("extra [train]", "ok", "installed")
+    try:
+        yield Check("extra [llamacpp]", "ok", f"{PACKAGE} {importlib.metadata.version(PACKAGE)}")
+    except importlib.metadata.PackageNotFoundError:
+        why = "not installed: on a CPU, chat models start and answer several people more slowly"
+        yield Check("extra [llamacpp]", "note", why, "pip install 'smallai-assistant[llamacpp]'")
 
 
 def _device(context: CommandContext) -> Iterator[Check]:

@@ -81,7 +81,7 @@ def import_interactions(context: CommandContext) -> int:
         screen.note(f"note: {len(lines) - len(new):,} lines are there already and are left out")
     n_ahead = sum(line.is_ahead for line in lines)
     if n_ahead:
-        screen.note(f"note: {n_ahead:,} lines have a date in the future; they count as of now")
+        screen.note(f"note: lines with a date in the future: {n_ahead:,}; they count as of now")
     n_against = sum(line.interaction.weight < 0 for line in lines)
     n_for = len(lines) - n_against
     if ratings:

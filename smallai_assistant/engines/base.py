@@ -321,9 +321,14 @@ class Engine(ABC):
 
     Attributes:
         name: stable, such as `transformers`; users write it into `ModelSpec.engine`.
+        devices: the kinds of devices that it runs on, as torch names them.
+        unread: suffixes of files in a model's folder that it does not open. They are not compared with their hashes
+            when it loads the model.
     """
 
     name: str
+    devices: tuple[str, ...] = ("cpu", "cuda")
+    unread: tuple[str, ...] = ()
 
     @abstractmethod
     def can_load(self, spec: ModelSpec, folder: Path) -> bool:

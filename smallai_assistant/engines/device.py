@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import gc
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,11 @@ from smallai_assistant.errors import ConfigError
 from smallai_assistant.types import Notice
 
 _CGROUP = Path("/sys/fs/cgroup")  # where Linux shows a container its own limits
+
+
+# How the drivers of GPUs that torch can use appear on Linux: NVIDIA's, its small boards', WSL's, and AMD's.
+_DRIVERS = ("nvidia[0-9c]*", "nvhost-gpu", "dxg", "kfd")
+_CPU_FALLBACK = Notice("cpu_fallback", "No CUDA device was found: models run on the CPU, which is slower.")
 
 
 def choose_device(wanted: str) -> tuple[str, Notice | None]:
@@ -28,15 +34,16 @@ def choose_device(wanted: str) -> tuple[str, Notice | None]:
     Raises:
         ConfigError: torch does not see the CUDA device that was named.
     """
-    if wanted == "cpu":
-        return "cpu", None  # before torch is imported, which takes seconds
+    if wanted == "cpu" or (wanted == "auto" and not _may_have_gpu()):
+        # Before torch is imported, which takes seconds.
+        return "cpu", _CPU_FALLBACK if wanted == "auto" else None
     import torch
 
     n_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if wanted == "auto":
         if n_devices:
             return "cuda:0", None
-        return "cpu", Notice("cpu_fallback", "No CUDA device was found: models run on the CPU, which is slower.")
+        return "cpu", _CPU_FALLBACK
     index = int(wanted.partition(":")[2] or 0)
     if index >= n_devices:
         seen = f"{n_devices} CUDA devices" if n_devices else "no CUDA device"
@@ -82,6 +89,11 @@ def give_back_memory(device: str) -> None:
     trim = _malloc_trim()
     if trim is not None:
         trim(0)
+
+
+def _may_have_gpu() -> bool:
+    """Whether torch might see a device. On Linux, none of the drivers' files says that it will not."""
+    return sys.platform != "linux" or any(next(Path("/dev").glob(name), None) for name in _DRIVERS)
 
 
 @functools.cache

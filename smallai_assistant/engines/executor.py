@@ -260,3 +260,33 @@ class _Reader(Iterator[T], Generic[T]):
         self._stream.close_soon()
         self._stream.has_ended.wait()
         self._is_finished = True
+
+
+class Ending(Iterator[T]):
+    """Steps that call `at_end` once, after the last step or when they are closed.
+
+    A generator with `finally` would not do: closing one that was never started does not run its `finally`.
+    """
+
+    def __init__(self, steps: Iterator[T], at_end: Callable[[], None]) -> None:
+        self._steps = steps
+        self._at_end: Callable[[], None] | None = at_end
+
+    def __next__(self) -> T:
+        try:
+            return next(self._steps)
+        except BaseException:
+            self._finish()
+            raise
+
+    def close(self) -> None:
+        """Ends the steps early."""
+        close = getattr(self._steps, "close", None)
+        if close is not None:
+            close()
+        self._finish()
+
+    def _finish(self) -> None:
+        at_end, self._at_end = self._at_end, None
+        if at_end is not None:
+            at_end()

@@ -13,19 +13,16 @@ from __future__ import annotations
 
 import json
 import math
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from smallai_assistant.errors import AdapterMismatch, OutOfMemory
-from smallai_assistant.feedback import Adapter, AdapterPart
-from smallai_assistant.models.boundary import is_out_of_memory
+from smallai_assistant.engines.adapter_pool import WEIGHTS, AdapterPool
+from smallai_assistant.errors import AdapterMismatch
+from smallai_assistant.feedback import AdapterPart
 
-# Weights of adapters in memory beside one model: 26 of the 135M model, 14 of the one with 0.5B, as a cycle trains them.
-MAX_BYTES = 512 * 2**20
 # The keys of adapter_config.json that change what a LoRA computes.
 _USED = ("r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern", "use_rslora")
 # Further keys that a plain LoRA may set: how it was trained, and which program wrote it.
@@ -45,62 +42,27 @@ _HARMLESS = frozenset(
         "auto_mapping",
     }
 )
+# What files of peft say of a plain LoRA besides. A file that says more is compared with peft's own defaults.
+_PLAIN = {"bias": "none"}
 _PREFIX = "base_model.model."  # before every name in files of peft
 
 
-class LoraAdapters:
-    """The adapters of one loaded model.
-
-    Idle adapters stay loaded. Those beyond `limit` are dropped, the least recently used first, and all of them if
-    another model needs the room (`drop_idle`).
+class LoraAdapters(AdapterPool["_Weights"]):
+    """The adapters of one network of torch.
 
     Args:
-        module: a network of torch.
-        limit: bytes that the weights of adapters may take, None for `MAX_BYTES`; those in use may exceed it.
-        make_room: called with the bytes that are about to be loaded.
+        module: the network; None for a model that was released.
+        limit, make_room: see `AdapterPool`.
     """
 
     def __init__(
         self, module: Any, *, limit: int | None = None, make_room: Callable[[int], None] = lambda _: None
     ) -> None:
+        super().__init__(limit=limit, make_room=make_room)
         self._module = module
-        self._limit = MAX_BYTES if limit is None else limit
-        self._make_room = make_room
-        self._lock = threading.Lock()
-        self._n_streams: dict[AdapterPart, int] = {}
-        self._retired: set[str] = set()  # adapter ids: all parts of an adapter are retired together
-        # The least recently used first. Only the model's thread touches these three.
-        self._loaded: dict[AdapterPart, _Weights] = {}
+        # Only the model's thread touches these two.
         self._active: Mapping[str, _Pair] = {}
         self._hooks: dict[str, Any] = {}  # layer -> the handle of its hook
-
-    @property
-    def n_bytes(self) -> int:
-        """The bytes of all weights that are loaded."""
-        return sum(weights.n_bytes for weights in list(self._loaded.values()))
-
-    def begin(self, adapter: Adapter) -> None:
-        """Counts a stream that starts to use the adapter. Call it from any thread."""
-        with self._lock:
-            self._retired.discard(adapter.id)
-            self._n_streams[adapter.part] = self._n_streams.get(adapter.part, 0) + 1
-
-    def retire(self, adapter_id: str) -> None:
-        """Marks an adapter that no longer serves new answers; `drop_unused` drops it. Call it from any thread."""
-        with self._lock:
-            self._retired.add(adapter_id)
-
-    def end(self, adapter: Adapter) -> None:
-        """Counts a stream that has ended. Call it from any thread."""
-        with self._lock:
-            self._n_streams[adapter.part] -= 1
-            if not self._n_streams[adapter.part]:
-                del self._n_streams[adapter.part]
-
-    def is_unknown(self, part: AdapterPart | None) -> bool:
-        """Whether weights are neither in memory nor used by a stream. On the model's thread only."""
-        with self._lock:
-            return part is not None and part not in self._loaded and part not in self._n_streams
 
     def activate(self, part: AdapterPart | None) -> None:
         """Makes the next forward pass use these weights, or the bare base for None. On the model's thread only.
@@ -109,62 +71,18 @@ class LoraAdapters:
             AdapterMismatch: the weights do not fit the model.
             OutOfMemory: the device has no memory for them.
         """
-        # This runs before every step of every stream. Usually the weights are loaded already.
-        if part is None:
+        self._active = {} if part is None else self.get(part).pairs
+
+    def _dropped(self, weights: _Weights) -> None:
+        if weights.pairs is self._active:
             self._active = {}
-            return
-        weights = self._loaded.pop(part, None) or self._load(part)
-        self._loaded[part] = weights  # put back at the end, as the most recently used
-        self._active = weights.pairs
-
-    def drop_unused(self) -> None:
-        """Drops retired adapters without streams, and the oldest idle ones beyond the limit.
-
-        On the model's thread only.
-        """
-        with self._lock:
-            gone = [part for part in self._idle() if part.adapter_id in self._retired]
-            self._retired &= {part.adapter_id for part in self._n_streams}  # the others are dropped
-        self._drop(gone)
-        self._drop_beyond(self._limit)
-
-    def drop_idle(self) -> None:
-        """Drops all adapters that no stream uses. On the model's thread only."""
-        self._drop_beyond(0)
-
-    def _idle(self) -> list[AdapterPart]:
-        """The parts that no stream uses, the least recently used first. Call it with the lock held."""
-        return [part for part in self._loaded if part not in self._n_streams]
-
-    def _drop_beyond(self, limit: int) -> None:
-        with self._lock:
-            idle = self._idle()
-        for part in idle:
-            if self.n_bytes <= limit:
-                break
-            self._drop([part])
-
-    def _drop(self, parts: Sequence[AdapterPart]) -> None:
-        for part in parts:
-            if self._loaded.pop(part).pairs is self._active:
-                self._active = {}
-        needed = {layer for weights in self._loaded.values() for layer in weights.pairs}
+        needed = {layer for kept in self._loaded.values() for layer in kept.pairs}
         for layer in self._hooks.keys() - needed:
             self._hooks.pop(layer).remove()
 
     def _load(self, part: AdapterPart) -> _Weights:
-        try:
-            size = (part.folder / "adapter_model.safetensors").stat().st_size
-            self._make_room(size)
-            # Room for this one; what an answer has computed with those that go is dropped when its stream ends.
-            self._drop_beyond(max(0, self._limit - size))
-            config = _read_config(part.folder / "adapter_config.json")
-            weights = _weights_of(config, _read_weights(part.folder / "adapter_model.safetensors"), self._module)
-        except Exception as error:  # for files that do not fit, torch and safetensors raise many types
-            if is_out_of_memory(error):
-                raise OutOfMemory(f"there is no memory for the adapter {part}") from error
-            message = error.message if isinstance(error, AdapterMismatch) else f"{type(error).__name__}: {error}"
-            raise AdapterMismatch(f"{part} does not fit the model: {message}") from error
+        config = read_config(part.folder / "adapter_config.json")
+        weights = _weights_of(config, read_weights(part.folder / WEIGHTS), self._module)
         for layer in weights.pairs.keys() - self._hooks.keys():
             self._hooks[layer] = self._module.get_submodule(layer).register_forward_hook(partial(self._add, layer))
         return weights
@@ -218,7 +136,7 @@ def _weights_of(config: Mapping[str, Any], weights: dict[str, Any], module: Any)
     for name in targets:
         n_in, n_out, is_embedding = _shape_of(name, module.get_submodule(name))
         keys = ("lora_embedding_A", "lora_embedding_B") if is_embedding else ("lora_A.weight", "lora_B.weight")
-        rank = _of_pattern(config.get("rank_pattern"), name, config.get("r", 8))
+        rank = of_pattern(config.get("rank_pattern"), name, config.get("r", 8))
         wanted = dict(zip([f"{name}.{key}" for key in keys], [(rank, n_in), (n_out, rank)], strict=True))
         found = []
         for key, shape in wanted.items():
@@ -231,7 +149,7 @@ def _weights_of(config: Mapping[str, Any], weights: dict[str, Any], module: Any)
                 raise AdapterMismatch(f"{key} holds NaN, infinity or no numbers")
             found.append(weight.to(module.device))
             n_bytes += weight.nbytes
-        alpha = _of_pattern(config.get("alpha_pattern"), name, config.get("lora_alpha", 8))
+        alpha = of_pattern(config.get("alpha_pattern"), name, config.get("lora_alpha", 8))
         scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
         # An embedding looks rows up, so that its first matrix is kept with one row for each index.
         first = found[0].T.contiguous() if is_embedding else found[0]
@@ -260,26 +178,28 @@ def _is_named(name: str, ends: Sequence[str]) -> bool:
     return any(name == end or name.endswith(f".{end}") for end in ends)
 
 
-def _of_pattern(pattern: Mapping[str, Any] | None, name: str, default: Any) -> Any:
+def of_pattern(pattern: Mapping[str, Any] | None, name: str, default: Any) -> Any:
     """The value for a layer of which the file says something of its own."""
     return next((value for end, value in (pattern or {}).items() if _is_named(name, [end])), default)
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
     """The values that LoraConfig needs, of a file that asks for plain LoRA and nothing else.
 
     Raises:
         AdapterMismatch: the file asks for something else.
     """
-    from peft import LoraConfig
-
     config = json.loads(path.read_bytes())
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise AdapterMismatch("it is not a LoRA adapter")
-    plain: Mapping[str, Any] = LoraConfig().to_dict()
-    for key, value in config.items():
-        if key not in _USED and key not in _HARMLESS and value and value != plain.get(key):
-            raise AdapterMismatch(f"it is not a plain LoRA adapter: {key} is {str(value)[:80]!r}")
+    said = {key: value for key, value in config.items() if key not in _USED and key not in _HARMLESS and value}
+    if any(value != _PLAIN.get(key) for key, value in said.items()):
+        from peft import LoraConfig  # which takes seconds
+
+        plain: Mapping[str, Any] = LoraConfig().to_dict()
+        for key, value in said.items():
+            if value != plain.get(key):
+                raise AdapterMismatch(f"it is not a plain LoRA adapter: {key} is {str(value)[:80]!r}")
     # peft also takes a regular expression, but a crafted one can take hours to match.
     targets = config.get("target_modules")
     if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
@@ -287,7 +207,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     return {key: config[key] for key in _USED if key in config}
 
 
-def _read_weights(path: Path) -> dict[str, Any]:
+def read_weights(path: Path) -> dict[str, Any]:
     from safetensors.torch import load_file
 
     return {key.removeprefix(_PREFIX): weight for key, weight in load_file(path).items()}

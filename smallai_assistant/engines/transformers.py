@@ -13,6 +13,7 @@ from smallai_assistant.engines.base import Engine, GenerationFacts, LoadedModel,
 from smallai_assistant.engines.batches import BATCH, complete, log_likelihoods
 from smallai_assistant.engines.decoding import Network, PrefixCaches, decode
 from smallai_assistant.engines.device import give_back_memory
+from smallai_assistant.engines.executor import Ending
 from smallai_assistant.engines.generation import GenerationOptions, Steering
 from smallai_assistant.engines.loading import bounded_building, own_weights
 from smallai_assistant.engines.lora import LoraAdapters
@@ -40,6 +41,7 @@ class TransformersEngine(Engine):
     """Loads local folders with config.json, safetensors and a tokenizer that has a chat template."""
 
     name = "transformers"
+    unread = (".gguf",)
 
     def can_load(self, spec: ModelSpec, folder: Path) -> bool:
         if spec.task != TASK or not (folder / "config.json").is_file():
@@ -220,7 +222,7 @@ class TransformersTextModel(TextModel):
             self._adapters.end(adapter)
             self._drop_unused()
 
-        return self.stream(_Ending(steps, at_end), in_background=in_background)
+        return self.stream(Ending(steps, at_end), in_background=in_background)
 
     @property
     def extra_bytes(self) -> int:
@@ -250,36 +252,6 @@ def _last(steps: Iterator[T | None]) -> T | None:
     for step in steps:
         found = step
     return found
-
-
-class _Ending(Iterator[T]):
-    """Steps that call `at_end` once, after the last step or when they are closed.
-
-    A generator with `finally` would not do: closing one that was never started does not run its `finally`.
-    """
-
-    def __init__(self, steps: Iterator[T], at_end: Callable[[], None]) -> None:
-        self._steps = steps
-        self._at_end: Callable[[], None] | None = at_end
-
-    def __next__(self) -> T:
-        try:
-            return next(self._steps)
-        except BaseException:
-            self._finish()
-            raise
-
-    def close(self) -> None:
-        """Ends the steps early."""
-        close = getattr(self._steps, "close", None)
-        if close is not None:
-            close()
-        self._finish()
-
-    def _finish(self) -> None:
-        at_end, self._at_end = self._at_end, None
-        if at_end is not None:
-            at_end()
 
 
 def _context_of(config: Any) -> int:

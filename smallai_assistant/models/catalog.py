@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -18,7 +18,7 @@ from smallai_assistant.errors import (
     nearest,
 )
 from smallai_assistant.models import hub
-from smallai_assistant.models.convert import convert, needs_conversion
+from smallai_assistant.models.convert import convert, is_served, needs_conversion
 from smallai_assistant.models.entries import Entry, read_entries
 from smallai_assistant.models.files import (
     check_files,
@@ -247,12 +247,17 @@ class Catalog:
         manifest = read_manifest(folder) if self._folders.holds(folder) else {}
         return {**fingerprint(self._hashes.of(folder)), "revision": str(manifest.get("revision", ""))}
 
-    def begin_check(self, name: str, *, task: str | None = None, revision: str | None = None) -> HashCheck:
+    def begin_check(
+        self, name: str, *, task: str | None = None, revision: str | None = None, unread: Sequence[str] = ()
+    ) -> HashCheck:
         """Begins to compare the files of a model with their hashes. Load the model meanwhile, then call `end_check`.
 
         The hashes of a pulled model are those that were recorded, and for files that are served as they were fetched
         those of the catalogue. A folder of the user's has no record. Its hashes are those of its first use in this
         process, on which the choice of its adapters rests.
+
+        Args:
+            unread: suffixes of files of a pulled model that the loader does not open.
 
         Raises:
             ModelNotFound: the model is not here.
@@ -260,7 +265,7 @@ class Catalog:
             ModelInvalid: a file is not a regular file.
         """
         name = self.name_for(name, task) if task is not None else name
-        return self._hashes.begin_check(self._find(name, revision), name, self.entries.get(name))
+        return self._hashes.begin_check(self._find(name, revision), name, self.entries.get(name), unread=unread)
 
     def end_check(self, check: HashCheck) -> None:
         """Ends what `begin_check` began, after the model was loaded.
@@ -329,7 +334,7 @@ class Catalog:
             if needs_conversion(entry.format):
                 pull.progress(entry.name, "converting", _FETCHED)
                 convert(entry.format, parts, work, cancel=pull.cancel)
-            else:
+            if is_served(entry.format):
                 pull.progress(entry.name, "storing", _FETCHED)
                 for file in entry.files:
                     link_or_copy(parts / file.path, work / file.path)

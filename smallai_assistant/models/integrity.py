@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from smallai_assistant.errors import IntegrityError
 from smallai_assistant.models.boundary import model_errors
-from smallai_assistant.models.convert import needs_conversion
+from smallai_assistant.models.convert import is_served, needs_conversion
 from smallai_assistant.models.entries import Entry
 from smallai_assistant.models.files import file_sha256, loadable_files
 from smallai_assistant.models.folders import MANIFEST, ModelFolders, read_manifest
@@ -133,11 +133,12 @@ class ModelHashes:
         """Forgets a folder that is deleted."""
         self._of_folder.pop(folder, None)
 
-    def begin_check(self, folder: Path, name: str, entry: Entry | None) -> HashCheck:
+    def begin_check(self, folder: Path, name: str, entry: Entry | None, *, unread: Sequence[str] = ()) -> HashCheck:
         """Begins to compare the files of a model with their hashes.
 
         Args:
             entry: the model's entry in the catalogue.
+            unread: suffixes of files of a pulled model that the loader does not open.
 
         Raises:
             IntegrityError: a pulled model has not exactly its files, its record is not that of the catalogue, or files
@@ -152,10 +153,14 @@ class ModelHashes:
             return HashCheck(folder, known or dict.fromkeys(here), folder.name, hint=_CHANGED)
         recorded = self.of(folder)
         check_listed(folder, recorded, name, ignored=MANIFEST)
-        for file in entry.files if entry is not None and not needs_conversion(entry.format) else ():
-            if recorded.get(file.path) != file.sha256:
+        for file in entry.files if entry is not None and is_served(entry.format) else ():
+            # A model that was pulled before its file was kept has no record of it.
+            is_optional = needs_conversion(entry.format) if entry is not None else False
+            if recorded.get(file.path, file.sha256 if is_optional else None) != file.sha256:
                 raise IntegrityError(f"{name}: the record of {file.path} is not that of the catalogue")
-        return HashCheck(folder, recorded, name)
+        return HashCheck(
+            folder, {file: digest for file, digest in recorded.items() if Path(file).suffix not in unread}, name
+        )
 
     def end_check(self, check: HashCheck) -> None:
         """Ends a comparison after the model was loaded.
@@ -164,7 +169,8 @@ class ModelHashes:
             IntegrityError: a file is missing or has changed; the message names the first.
         """
         check.finish()
-        if self._of_folder.setdefault(check.folder, check.found) != check.found:
+        known = self._of_folder.setdefault(check.folder, check.found)
+        if any(known.get(file) != digest for file, digest in check.found.items()):
             raise IntegrityError(f"{check.folder.name}: its files have changed", hint=_CHANGED)
 
 
@@ -203,8 +209,10 @@ class ModelFiles(Protocol):
     def fingerprint(self, name: str, *, task: str | None = None, revision: str | None = None) -> dict[str, str]:
         """The model's revision and the hashes of its weights and tokenizer."""
 
-    def begin_check(self, name: str, *, task: str | None = None, revision: str | None = None) -> HashCheck:
-        """Begins to compare the model's files with their hashes."""
+    def begin_check(
+        self, name: str, *, task: str | None = None, revision: str | None = None, unread: Sequence[str] = ()
+    ) -> HashCheck:
+        """Begins to compare the model's files with their hashes, without those with a suffix of `unread`."""
 
     def end_check(self, check: HashCheck) -> None:
         """Ends the comparison after the load; raises IntegrityError if a file has changed."""

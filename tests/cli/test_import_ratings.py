@@ -97,6 +97,6 @@ def test_a_future_date_counts_as_now_once(run: Run, library: Assistant, tmp_path
     for n_new in (1, 0):
         done = run("interactions", "import", file, assistant=library)
         assert done.out == f"imported {n_new} interaction{'s' if n_new == 0 else ''}\n"
-        assert "1 lines have a date in the future" in done.err
+        assert "lines with a date in the future: 1;" in done.err
     (row,) = library.items.interactions()
     assert row.at <= datetime.now(UTC).timestamp()

@@ -15,7 +15,7 @@ from smallai_assistant.feedback import AdapterPart
 
 @dataclass(frozen=True, slots=True)
 class Internals:
-    """The private parts of a `TransformersTextModel`."""
+    """The private parts of a `TransformersTextModel`, or of a `LlamaCppModel`."""
 
     model: Any
 
@@ -53,6 +53,11 @@ class Internals:
     def loaded_parts(self) -> set[AdapterPart]:
         """The weights of adapters in memory."""
         return set(self.model._adapters._loaded)
+
+    @property
+    def context(self) -> Any:
+        """The cache of a model of llama.cpp, and the passes that fill it."""
+        return self.model._context
 
     @property
     def adapters(self) -> Any:

@@ -1,4 +1,4 @@
-"""A tiny Qwen2 model as a GGUF file, made in memory: seeded weights, a byte-pair tokenizer, a chat template."""
+"""A tiny model as a GGUF file, made in memory: seeded weights, a byte-pair tokenizer, a chat template."""
 
 from __future__ import annotations
 
@@ -13,13 +13,18 @@ SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TEXT = ["the quick brown fox jumps over the lazy dog", "a small model answers in small words 2024"]
 
 
-def make_model(seed: int = 0) -> Any:
-    """A seeded Qwen2ForCausalLM in bfloat16 with tied embeddings."""
+def make_model(seed: int = 0, *, kind: str = "qwen2") -> Any:
+    """A seeded model in bfloat16 with tied embeddings.
+
+    Args:
+        kind: `qwen2` or `llama`, in whose GGUF files the rows of q and k have another order.
+    """
     import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+    from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
     torch.manual_seed(seed)
-    config = Qwen2Config(
+    config_type, model_type = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "llama": (LlamaConfig, LlamaForCausalLM)}[kind]
+    config = config_type(
         vocab_size=288,
         hidden_size=32,
         intermediate_size=64,
@@ -30,7 +35,7 @@ def make_model(seed: int = 0) -> Any:
         tie_word_embeddings=True,
     )
     # Not `.to(bfloat16)`, which would round the rotary frequencies too.
-    return Qwen2ForCausalLM._from_config(config, dtype=torch.bfloat16).eval()
+    return model_type._from_config(config, dtype=torch.bfloat16).eval()
 
 
 def write_gguf(
@@ -48,7 +53,7 @@ def write_gguf(
     import torch
 
     config = model.config
-    writer = gguf.GGUFWriter(str(path), "qwen2")
+    writer = gguf.GGUFWriter(str(path), config.model_type)
     writer.add_name("tiny")
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
@@ -60,6 +65,12 @@ def write_gguf(
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     _add_tokenizer(writer, template, config.vocab_size)
     state = {name: value.float() for name, value in model.state_dict().items() if name != "lm_head.weight"}
+    if config.model_type == "llama":
+        heads = {"q_proj.weight": config.num_attention_heads, "k_proj.weight": config.num_key_value_heads}
+        for name, value in state.items():
+            if (n_heads := heads.get(".".join(name.split(".")[-2:]))) is not None:
+                halves = value.reshape(n_heads, 2, value.shape[0] // n_heads // 2, value.shape[1])
+                state[name] = halves.swapaxes(1, 2).reshape(value.shape)
     tensors = {_gguf_name(name): value for name, value in state.items()}
     embedding = tensors["token_embd.weight"]
     if output == "near":

@@ -24,6 +24,11 @@ def needs_conversion(model_format: str) -> bool:
     return model_format in _MODULES
 
 
+def is_served(model_format: str) -> bool:
+    """Whether files of this catalogue format are served as they are, by one of the engines at least."""
+    return model_format == "gguf" or not needs_conversion(model_format)
+
+
 def convert(model_format: str, source: Path, target: Path, *, cancel: threading.Event | None = None) -> None:
     """Converts the files in the folder `source` into the empty folder `target`.
 
