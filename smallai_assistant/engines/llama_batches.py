@@ -104,9 +104,9 @@ class JointPasses:
             taken = next((sequence for sequence in self._idle if not sequence.ids), self._idle[0])
         self._idle.remove(taken)
         if taken is best:
-            self._cut(taken, n_common)
+            self.cut(taken, n_common)
         else:
-            self._cut(taken, 0)
+            self.cut(taken, 0)
             n_common -= n_common % PROMPT_TOKENS
             if best is not None and n_common and self._context.can_share:
                 self._context.share(best.index, taken.index, n_common)
@@ -126,7 +126,7 @@ class JointPasses:
         """Empties idle sequences that weights computed which are no longer there."""
         for sequence in self._idle:
             if is_gone(sequence.part):
-                self._cut(sequence, 0)
+                self.cut(sequence, 0)
                 sequence.part = None
 
     def submit(self, sequence: CacheSequence, tokens: Sequence[int], *, n_scores: int, cancel: Event) -> Work:
@@ -196,7 +196,7 @@ class JointPasses:
             full = next((sequence for sequence in self._idle if sequence.ids), None)
             if full is None:
                 return False
-            self._cut(full, 0)
+            self.cut(full, 0)
         return True
 
     def _wait_for_room(self, work: Work) -> Iterator[str]:
@@ -214,7 +214,7 @@ class JointPasses:
             yield ""
             return
         lost = list(sequence.ids)
-        self._cut(sequence, 0)
+        self.cut(sequence, 0)
         self._waiting.remove(work)  # until the tokens before it are there again
         yield ""
         while (start := len(sequence.ids)) < len(lost) and not work.cancel.is_set():
@@ -222,7 +222,8 @@ class JointPasses:
             yield from self.scores(again)
         self._waiting.append(work)
 
-    def _cut(self, sequence: CacheSequence, n_kept: int) -> None:
+    def cut(self, sequence: CacheSequence, n_kept: int) -> None:
+        """Drops the tokens of a sequence after the first `n_kept`, or all if the model cannot do that."""
         if len(sequence.ids) > n_kept:
             kept = n_kept if self._context.cut(sequence.index, n_kept) else 0
             del sequence.ids[kept:]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -185,14 +185,13 @@ class LlamaCppModel(TextModel):
         end = [self._tokenizer.eos_id] if with_end and self._tokenizer.eos_id is not None else []
         found = [0.0] * len(pairs)
 
-        def add(place: int, value: float) -> None:
-            found[place] += value
-
-        runs = []
+        # Texts after the same prompt, such as the choices of a question, share it.
+        texts: defaultdict[tuple[int, ...], dict[int, list[int]]] = defaultdict(dict)
         for place, (chat, text) in enumerate(pairs):
             said = [*self._tokenizer.encode_text(text), *end]
             if said:  # an empty text has probability 1
-                runs.append(self._likelihood(self._tokenizer.encode_chat(chat), said, part, partial(add, place)))
+                texts[tuple(self._tokenizer.encode_chat(chat))][place] = said
+        runs = [self._likelihoods(prompt, of_prompt, part, found) for prompt, of_prompt in texts.items()]
         self._run(_together(runs), adapter)
         return found
 
@@ -290,24 +289,26 @@ class LlamaCppModel(TextModel):
         yield ""
         return (yield from self._passes.scores(work))
 
-    def _likelihood(
-        self, prompt: Sequence[int], said: Sequence[int], part: AdapterPart | None, add: Callable[[float], None]
+    def _likelihoods(
+        self, prompt: Sequence[int], texts: Mapping[int, list[int]], part: AdapterPart | None, found: list[float]
     ) -> Iterator[str]:
-        """Adds up the log probability of a text, in nats. Yields after every step."""
+        """Puts the log probability of each text into its place in `found`, in nats. Yields after every step."""
         never = threading.Event()
         yield from self._passes.wait_for_sequence(never)
-        whole = [*prompt, *said]
         sequence = self._passes.begin(prompt, part)
         try:
-            # Nothing is predicted from the last token, so it is not computed.
-            while (start := len(sequence.ids)) < len(whole) - 1:
-                is_prompt = start < len(prompt) - 1
-                end = min(start + PROMPT_TOKENS, len(prompt) - 1) if is_prompt else start + MAX_PASS_LOGITS
-                tokens = whole[start : min(end, len(whole) - 1)]
-                work = self._passes.submit(sequence, tokens, n_scores=0 if is_prompt else len(tokens), cancel=never)
-                yield ""
-                scores = yield from self._passes.scores(work)
-                add(sum(_log_probability(row, whole[start + 1 + i]) for i, row in enumerate(scores)))
+            for place, said in texts.items():
+                self._passes.cut(sequence, len(prompt) - 1)
+                whole = [*prompt, *said]
+                # Nothing is predicted from the last token, so it is not computed.
+                while (start := len(sequence.ids)) < len(whole) - 1:
+                    is_prompt = start < len(prompt) - 1
+                    end = min(start + PROMPT_TOKENS, len(prompt) - 1) if is_prompt else start + MAX_PASS_LOGITS
+                    tokens = whole[start : min(end, len(whole) - 1)]
+                    work = self._passes.submit(sequence, tokens, n_scores=0 if is_prompt else len(tokens), cancel=never)
+                    yield ""
+                    scores = yield from self._passes.scores(work)
+                    found[place] += sum(_log_probability(row, whole[start + 1 + i]) for i, row in enumerate(scores))
         finally:
             self._passes.end(sequence)
 
