@@ -96,7 +96,7 @@ class Assistant:
         self._serving = ServingAdapters(self.adapters)
         self._plugins = PluginManager(disabled=self.config.disabled_plugins, extra=plugins, folder=self.config.data_dir)
         self.catalog = Catalog(self.config.models_dir)
-        own = [LlamaCppEngine(), TransformersEngine(), TransformersVisionEngine(), SentenceTransformersEngine()]
+        own = [TransformersEngine(), TransformersVisionEngine(), SentenceTransformersEngine(), LlamaCppEngine()]
         self.models = ModelRuntime(
             self.catalog,
             [*self._plugins.engines.values(), *own],  # theirs first, so that a plugin can replace an engine

@@ -43,8 +43,8 @@ class ModelsConfig:
     `auto` is the first catalogue entry of the role that is pulled, in the order of the catalogue.
 
     Attributes:
-        chat_engine: what runs the chat model. `auto` takes llama.cpp if it is installed, the device is the CPU and the
-            model was pulled with its GGUF file, otherwise transformers.
+        chat_engine: what runs the chat model. `auto` takes the engine of a plugin if one can load it, otherwise
+            transformers; `llama.cpp` needs the CPU, its extra, and a model that was pulled with its GGUF file.
     """
 
     chat: str = "auto"

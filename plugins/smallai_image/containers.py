@@ -21,16 +21,13 @@ from smallai_assistant import ImagePart, errors
 # Chunks, segments or blocks in one file. The 2,076 pictures on the disk of a developer have at most 262; a PNG of
 # 64 MiB in pieces of 4 KiB, the smallest that were found, has 16,384, and a GIF of 64 MiB in full blocks 263,000.
 MAX_PIECES = 400_000
-# Scans of a progressive JPEG, each of which goes over the samples again. The 41 among those pictures have 7 to 13.
-MAX_SCANS = 100
+MAX_SCANS = 100  # of a progressive JPEG, each of which goes over the samples; the 41 of those pictures have 7 to 13
 # The work of a JPEG: the samples of each scan, and for each byte what 75 samples take. A sample of an empty scan takes
 # 0.65 ns here, a byte at most 50 ns, so this is two seconds. Thirteen scans of 50 megapixels in 30 MB are 2.7 billion.
 MAX_JPEG_WORK, _WORK_OF_BYTE = 3_000_000_000, 75
 # The work of a PNG: its pixels in bytes, and for each compressed byte what 12 of them take. One takes 3 ns here, with
 # its filter, so this is two seconds. A photo of 24 megapixels in 45 MB is 612 million.
 MAX_PNG_WORK, _WORK_OF_PACKED_BYTE = 650_000_000, 12
-
-START_OF_SCAN = b"\xff\xda"  # the marker in a JPEG
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # samples in a pixel, by color type
@@ -231,16 +228,19 @@ def _walk_jpeg(file: _File) -> Header:
         (length,) = struct.unpack_from(">H", data, body)
         if length < 2:  # the length includes its own two bytes
             raise file.invalid("damaged: a JPEG segment without length")
+        segment = data[body + 2 : body + length]
         if marker in _JPEG_FRAMES:
             if marker not in _JPEG_USUAL_FRAMES:
                 raise file.invalid("a JPEG of a kind that is not supported: save it again")
-            height, width, n_components = struct.unpack_from(">HHB", data, body + 3)
+            height, width, n_components = struct.unpack_from(">HHB", segment, 1)
+            if samples or len(segment) != 6 + 3 * n_components:  # a picture has one frame
+                raise file.invalid("damaged: a JPEG with two frames, or with half a frame")
             file.check_size(width, height)
-            samples = _jpeg_samples(width, height, data[body + 8 : body + 8 + 3 * n_components])
-            is_held = is_held or marker == 0xC2
+            samples = _jpeg_samples(width, height, segment[6:])
+            is_held = marker == 0xC2
         elif marker == _SOS:
             n_scans += 1
-            ids = data[body + 3 : body + 3 + 2 * data[body + 2] : 2]
+            ids = segment[1 : 1 + 2 * segment[0] : 2]
             is_held = is_held or n_scans > 1 or len(ids) < len(samples)
             work += sum(samples.get(component, 0) for component in ids)
             if n_scans > MAX_SCANS or (is_held and work + _WORK_OF_BYTE * len(data) > MAX_JPEG_WORK):
@@ -248,7 +248,7 @@ def _walk_jpeg(file: _File) -> Header:
         end = body + length
         found = _JPEG_MARKER.search(data, end)
         if marker == _APP1:  # one with EXIF and one with XMP, which may hold the orientation
-            if (kind := data[body + 2 : body + 6]) in kept_app1:
+            if (kind := segment[:4]) in kept_app1:
                 continue
             kept_app1.add(kind)
         if marker not in _JPEG_IGNORED:

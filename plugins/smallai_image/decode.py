@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from smallai_assistant import AssistantError, errors
-from smallai_image.containers import START_OF_SCAN, Header, check_wanted, read_header
+from smallai_image.containers import Header, check_wanted, read_header
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -33,6 +33,7 @@ _BAND_PIXELS = (
 # Bytes that Pillow's decoder gets at once: between two such blocks a cancel is noticed. Pillow's own 64 KiB expand to
 # 64 MB in a PNG.
 _READ_BYTES = 1 << 12
+_START_OF_SCAN = b"\xff\xda"  # the marker in a JPEG
 _ORIENTATION_TAG = 0x0112
 # What undoes each EXIF orientation; 1 is upright.
 _TRANSPOSE_OF = {
@@ -107,7 +108,7 @@ def decode(data: bytes, *, name: str = "<bytes>", max_pixels: int = MAX_PIXELS, 
                 raise errors.InvalidImage(f"{name}: damaged: it claims two different sizes")
             image.decodermaxblock = _READ_BYTES  # before the orientation is read: for that, Pillow decodes a PNG
             if header.format == "JPEG":  # an empty scan has a few bytes, and takes as long as any
-                file.ends_before = START_OF_SCAN
+                file.ends_before = _START_OF_SCAN
             # A JPEG can be decoded at a half, a quarter or an eighth of its size, which is much faster.
             image.draft(None, (_ENOUGH_PIXELS, _ENOUGH_PIXELS))
             transpose = _TRANSPOSE_OF.get(_orientation(image))

@@ -191,7 +191,7 @@ class SpeechModel(LoadedModel):
             torch.manual_seed(_SEED)
             mel = self._mel(window)
             features = self._encode(mel)
-            result = self._search(features, options, cancel)
+            result, has_ended = self._search(features, options, cancel)
             first_time = self._tokenizer(options.language).timestamp_begin
             runs, consumed_s = cut_at_times(result.tokens, first_time, window_s)
             runs, repairs = self._with_words(runs, features, options)
@@ -203,6 +203,8 @@ class SpeechModel(LoadedModel):
             no_speech_prob=float(result.no_speech_prob),
             compression_ratio=float(result.compression_ratio),
             repairs=repairs,
+            text=result.text,
+            has_ended=has_ended,
         )
 
     def _mel(self, window: Window) -> Any:
@@ -231,7 +233,8 @@ class SpeechModel(LoadedModel):
         room = max(self.network.dims.n_text_ctx // 2 - 1 - len(given), 0)
         return [*given, *(options.said[-room:] if room else ())]
 
-    def _search(self, features: Any, options: DecodeOptions, cancel: Event) -> Any:
+    def _search(self, features: Any, options: DecodeOptions, cancel: Event) -> tuple[Any, bool]:
+        """Whisper's decoding result, and whether the model ended the text before the room for it was full."""
         from whisper.decoding import DecodingOptions, DecodingTask
 
         samples = options.temperature > 0
@@ -248,7 +251,9 @@ class SpeechModel(LoadedModel):
             ),
         )
         task.logit_filters.append(_StopWhen(cancel))
-        return task.run(features)[0]
+        result = task.run(features)[0]
+        room = min(task.sample_len, task.n_ctx + 1 - len(task.initial_tokens))
+        return result, len(result.tokens) < room
 
     def _with_words(self, runs: list[Run], features: Any, options: DecodeOptions) -> tuple[list[Run], Repairs]:
         """Replaces what was heard by the words of the vocabulary that were meant."""

@@ -17,7 +17,7 @@ class SpeechOptions:
         initial_prompt: text that the model takes as said before the recording, for names and style; a text sent with
             the recording is added to it.
         beam_size: hypotheses kept while searching for the words, 1 to 20; more is slower.
-        temperatures: tried in turn, each 0 to 1, until the text is neither repetitive nor improbable.
+        temperatures: tried in turn, each 0 to 1, until the text is neither a loop nor improbable.
         word_timestamps: give the times of every word in the details, as `words`.
         max_duration_s: longest recording, in seconds, 1 to 86400.
         vad: look for speech first and decode only that.

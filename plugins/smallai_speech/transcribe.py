@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _MAX_REPETITIVE = 2.4
 _MIN_LOGPROB = -1.0
 _MAX_NO_SPEECH = 0.6
+_MAX_CHARS_PER_S = 25  # 300 words a minute, which hardly anybody says; LibriVox has 15 characters a second of speech
 # Phrases that Whisper learned from subtitles and writes on noise. If somebody really says one, the model is sure of it.
 _STOCK_PHRASES = frozenset(
     {
@@ -78,7 +79,7 @@ def transcribe(
         samples: float32, shape (n_samples,), mono, 16 kHz: the whole recording.
         spans: stretches to decode. One longer than 30 s is decoded window after window; each begins at the time stamp
             that the one before ended with.
-        temperatures: tried in turn until the text is neither repetitive nor improbable.
+        temperatures: tried in turn until the text is neither a loop nor improbable.
         activity: the speech in the recording. With it, the rest of a window is skipped if it holds none.
 
     Raises:
@@ -96,8 +97,13 @@ def transcribe(
             activity is None or activity.voiced_s(Span(start, span.end)) >= _MIN_VOICED_S
         ):
             end = min(span.end, start + int(WINDOW_S * SAMPLE_RATE))
-            window = _window(samples, Span(start, end), loudest)
-            decoded, temperature = _decode(model, window, replace(options, said=said), temperatures, cancel=cancel)
+            sound = Span(start, end)
+            window = _window(samples, sound, loudest)
+            sound_s = activity.voiced_s(sound) if activity is not None else sound.n_samples / SAMPLE_RATE
+            max_chars = round(_MAX_CHARS_PER_S * sound_s)
+            decoded, temperature = _decode(
+                model, window, replace(options, said=said), temperatures, max_chars=max_chars, cancel=cancel
+            )
             # As in whisper's own `transcribe`: text that was sampled freely must not lead the next window astray.
             said = (*said, *_tokens(decoded))[-_MAX_SAID:] if temperature <= _MAX_SURE_TEMPERATURE else ()
             offset_s = start / SAMPLE_RATE
@@ -142,10 +148,12 @@ def _decode(
     options: DecodeOptions,
     temperatures: Sequence[float],
     *,
+    max_chars: int,
     cancel: Event | None,
 ) -> tuple[Decoded | None, float]:
-    """Returns the first good decoding; if there is none, the most probable one, or None if it cannot be believed.
+    """Returns the first good decoding; if there is none, the last one, or None if it cannot be believed.
 
+    A repetitive text of more than `max_chars` characters is not good: nobody can have said it in the window.
     The second value is the temperature at which the search ended.
     """
     tried: list[Decoded] = []
@@ -156,12 +164,23 @@ def _decode(
         if is_silence:
             return None, temperature
         tried.append(decoded)
-        if decoded.compression_ratio <= _MAX_REPETITIVE and decoded.avg_logprob >= _MIN_LOGPROB:
+        if not _is_loop(decoded, max_chars) and decoded.avg_logprob >= _MIN_LOGPROB:
             break
-    # A text that repeats itself comes last: it may be a loop of the model, or the speaker really says it again.
-    best = max(tried, key=lambda decoded: (decoded.compression_ratio <= _MAX_REPETITIVE, decoded.avg_logprob))
+    # If no text is good, whisper's `transcribe` takes the last. So does this, but a loop only if there is nothing else.
+    best = next((decoded for decoded in reversed(tried) if not _is_loop(decoded, max_chars)), tried[-1])
     pieces = tuple(piece for piece in best.pieces if _is_believable(piece, best))
     return (replace(best, pieces=pieces) if pieces else None), temperature
+
+
+def _is_loop(decoded: Decoded, max_chars: int) -> bool:
+    """Whether the model repeats itself, and not the speaker.
+
+    A speaker who says a sentence five times gives a repetitive text too, at which Whisper's `transcribe` draws again
+    at a higher temperature, mostly a worse text. The model ends what was said. A loop of its own it mostly does not
+    end before there is no room for more, or there is more of it than there was time to say.
+    """
+    is_repetitive = decoded.compression_ratio > _MAX_REPETITIVE
+    return is_repetitive and (not decoded.has_ended or len(decoded.text) > max_chars)
 
 
 def _is_believable(piece: Piece, decoded: Decoded) -> bool:

@@ -84,6 +84,8 @@ class Decoded:
         no_speech_prob: the model's probability that nobody speaks.
         compression_ratio: bytes of the text over bytes of it zipped; repetition makes it large.
         repairs: (what was heard, the word of the vocabulary that was put there), in order.
+        text: all that the model wrote, with what follows its last time stamp and is decoded again in the next window.
+        has_ended: whether the model ended the text; False if it wrote on until there was no room for more.
     """
 
     pieces: tuple[Piece, ...]
@@ -92,6 +94,8 @@ class Decoded:
     no_speech_prob: float
     compression_ratio: float
     repairs: tuple[tuple[str, str], ...] = ()
+    text: str = ""
+    has_ended: bool = True
 
 
 class Stopped(Exception):

@@ -139,7 +139,7 @@ def _packages(_: CommandContext) -> Iterator[Check]:
     try:
         yield Check("extra [llamacpp]", "ok", f"{PACKAGE} {importlib.metadata.version(PACKAGE)}")
     except importlib.metadata.PackageNotFoundError:
-        why = "not installed: on a CPU, chat models start and answer several people more slowly"
+        why = "not installed: the setting chat_engine = 'llama.cpp' needs it"
         yield Check("extra [llamacpp]", "note", why, "pip install 'smallai-assistant[llamacpp]'")
 
 

@@ -42,6 +42,7 @@ _MAX_NUMBER = 2**20
 _MEASURES = re.compile(r"theta|position|length|context|pixel|param|seed|base|window|version")
 # Llama 4 Scout has the longest context so far, 10,485,760 tokens.
 MAX_CONTEXT = 2**25
+_HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")  # an escape that may be one
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "context_length")
 _MAX_SIDE = 4_096  # of a picture that a processor makes: 200 MB at 32 bits; DINOv3 and SAM use up to 2,048
 
@@ -55,11 +56,14 @@ def parse_json(raw: bytes, name: str, *, max_values: int, has_unique_keys: bool 
             another language may look at each.
 
     Raises:
-        ModelInvalid: it is not JSON, has too many values, or is nested too deep.
+        ModelInvalid: it is not JSON, has too many values, is nested too deep, or a text holds half a surrogate pair.
     """
     _check_values(_separators(raw), name, max_values)
     try:
-        return json.loads(raw, object_pairs_hook=_unique if has_unique_keys else None)
+        value = json.loads(raw, object_pairs_hook=_unique if has_unique_keys else None)
+        if _HALF_PAIR.search(raw):  # Python takes an escaped half; readers in other languages refuse the whole file
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except (ValueError, RecursionError) as error:
         raise ModelInvalid(f"{name}: not JSON ({error})", hint=AGAIN) from error
 

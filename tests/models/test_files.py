@@ -79,6 +79,7 @@ def test_a_safetensors_file_cut_anywhere_is_invalid(folder: Path) -> None:
         b"{" * 5000,
         b"[" * 200_000,
         b'{"a": \xff}',
+        {"__metadata__": {"format": "\ud800"}, "a": tensor(0, 48, [12])},
         b'{"a": 3, "a": ' + json.dumps(tensor(0, 48, [12])).encode() + b"}",
         b"",
     ],
@@ -186,7 +187,15 @@ def test_a_module_path_stays_in_the_folder(folder: Path, path: str) -> None:
         check_model_folder(folder)
 
 
-@pytest.mark.parametrize("text", ["", "{", "\x00", '{"a": 1', "[" * 100_000, '{"a":' * 500 + "1" + "}" * 500])
+def test_escaped_pair_of_surrogates_is_a_character(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text('{"a": "\\ud83d\\ude00"}')
+    assert check_config(path) == {"a": "😀"}
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a": "\\ud800"}', "", "{", "\x00", '{"a": 1', "[" * 100_000, '{"a":' * 500 + "1" + "}" * 500]
+)
 def test_a_config_that_is_not_json_is_invalid(tmp_path: Path, text: str) -> None:
     path = tmp_path / "config.json"
     path.write_text(text)

@@ -300,6 +300,13 @@ def test_size_of_the_first_gif_frame_counts() -> None:
         decode(data + b"\x08\0\x3b")
 
 
+@pytest.mark.parametrize("frame", [b"\xff\xc0\x00\x02", b"\xff\xc0\x00\x0b\x08\x00\x10\x00\x10\x01\x01\x11\x00"])
+def test_jpeg_of_many_frames_is_refused_at_once(frame: bytes) -> None:
+    # A frame that is read past its end declares 255 components, of 80,000 frames.
+    with pytest.raises(InvalidImage, match=r"frame|cut"):
+        decode(b"\xff\xd8" + frame * 80_000 + b"\xff\xd9")
+
+
 def test_picture_of_zero_width_is_refused() -> None:
     header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 0, 9, 8, 2, 0, 0, 0))
     with pytest.raises(InvalidImage):

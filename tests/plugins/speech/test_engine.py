@@ -75,6 +75,27 @@ def test_sampling_is_repeatable(tiny_model: SpeechModel) -> None:
     assert torch.equal(state, torch.random.get_rng_state())  # the random state of the process did not change
 
 
+@pytest.mark.parametrize("said", [(), tuple(range(300, 600))])
+def test_a_text_that_fills_the_room_has_not_ended(
+    tiny_model: SpeechModel, said: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = DecodeOptions("en", beam_size=1, said=said)
+    assert not tiny_model.decode(Window(clip(1)), options).has_ended  # seeded weights never choose the end token
+    import whisper.decoding
+
+    # Every token past the sixtieth ends the text.
+    class Ends:
+        def __init__(self, *_args: Any) -> None: ...
+
+        def apply(self, logits: Any, tokens: Any) -> None:
+            if tokens.shape[1] > len(said[-223:]) + 60:
+                logits[:, :50_256] = -np.inf
+                logits[:, 50_257:] = -np.inf
+
+    monkeypatch.setattr(whisper.decoding, "SuppressTokens", Ends)
+    assert tiny_model.decode(Window(clip(1)), options).has_ended
+
+
 def test_cancel_stops_within_a_window(tiny_model: SpeechModel) -> None:
     cancel = threading.Event()
     cancel.set()

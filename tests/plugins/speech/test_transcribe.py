@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,21 +30,32 @@ class Scripted:
         return self._by_temperature[options.temperature]
 
 
-def decoded(text: str, *, logprob: float = -0.3, ratio: float = 1.0, no_speech: float = 0.1) -> Decoded:
-    return Decoded((Piece(text, 0.0, 1.0),), 0.0, logprob, no_speech, ratio)
+def decoded(
+    text: str, *, logprob: float = -0.3, ratio: float = 1.0, no_speech: float = 0.1, has_ended: bool = True
+) -> Decoded:
+    return Decoded((Piece(text, 0.0, 1.0),), 0.0, logprob, no_speech, ratio, has_ended=has_ended)
 
 
 SURE, UNSURE = decoded("sure"), decoded("unsure", logprob=-1.5)
-LOOP, UNSURE_LOOP = decoded("loop", ratio=3.0), decoded("unsure loop", logprob=-1.5, ratio=3.0)
+REPETITION = decoded("no no no", ratio=3.0)
+LOOP = decoded("loop", ratio=3.0, has_ended=False)
+TOO_LONG = replace(REPETITION, text="no " * 20)  # for the one second of sound
+UNSURE_LOOP = decoded("unsure loop", logprob=-1.5, ratio=3.0, has_ended=False)
 
 
 @pytest.mark.parametrize(
     ("at_each", "text"),
     [
         ([SURE], "sure"),
+        ([REPETITION, SURE], "no no no"),  # the model ended it, so the speaker says it again and again
         ([LOOP, SURE], "sure"),
+        ([LOOP, REPETITION, SURE], "no no no"),
+        ([TOO_LONG, SURE], "sure"),
+        ([replace(SURE, text="a " * 20)], "sure"),  # only a repetitive text can be too long
+        ([decoded("long", has_ended=False), SURE], "long"),
         ([UNSURE, SURE], "sure"),
         ([LOOP, UNSURE, UNSURE_LOOP], "unsure"),
+        ([UNSURE, decoded("less sure", logprob=-1.8)], "less sure"),  # the last, as by whisper
         ([UNSURE_LOOP, LOOP], "loop"),  # the speaker may really say it again: never an empty text
         ([LOOP, decoded("hush", logprob=-1.5, no_speech=0.9)], ""),
         ([decoded("...", logprob=-1.5)], ""),
@@ -74,3 +86,9 @@ def test_a_sentence_said_several_times(assistant: Assistant, n_times: int) -> No
 def test_a_command_said_eight_times(assistant: Assistant, command: str) -> None:
     once = np.concatenate([resampled(spoken(command, "en-us")), np.zeros(4 * RATE // 10)])
     assert normalized_words(ask(assistant, wav(np.tile(once, 8))).text)
+
+
+@pytest.mark.slow
+def test_a_command_said_five_times_is_counted(assistant: Assistant) -> None:
+    once = np.concatenate([resampled(spoken("I want to go home", "en-us")), np.zeros(RATE)])
+    assert normalized_words(ask(assistant, wav(np.tile(once, 5))).text) == ["i", "want", "to", "go", "home"] * 5
