@@ -78,6 +78,7 @@ class ModelRuntime:
         memory_budget_mb: int = 0,
         on_progress: ProgressCallback | None = None,
     ) -> None:
+        devices.limit_spinning()
         self._files = files
         self._engines = list(engines)
         self._wanted_device = device

@@ -32,8 +32,8 @@ from smallai_assistant import (
     TextPart,
     Training,
     Turn,
+    errors,
 )
-from smallai_assistant.errors import Cancelled
 from smallai_image.feedback import (
     MAX_LABEL_CHARS,
     Picture,
@@ -149,7 +149,7 @@ class ImageClassification(LearningTask):
             data = part.read()
             try:
                 decoded = decode(data, name=part.name, cancel=request.cancel)
-            except Cancelled:  # as between two pictures: what is answered already stays
+            except errors.Cancelled:  # as between two pictures: what is answered already stays
                 return
             if decoded.n_frames > 1:
                 yield Notice("first_frame_only", f"{part.name}: only the first of {decoded.n_frames} frames was used.")

@@ -6,6 +6,7 @@ import pytest
 from support.dialogue import TASK, ask
 
 from smallai_assistant import Assistant
+from smallai_assistant.feedback import is_held_out
 from smallai_assistant.learning.learner import CycleOptions
 
 ANN = CycleOptions(audience="user:ann")
@@ -18,6 +19,18 @@ def learned(assistant: Assistant, options: CycleOptions) -> str:
     if not report.is_promoted:
         assistant.promote(report.adapter_id, force=True)
     return report.adapter_id
+
+
+def rate_on_both_sides(assistant: Assistant) -> None:
+    """Rates answers for ann until enough of them may be learned and judged by: a turn's random id decides its side."""
+    n_rated = {True: 0, False: 0}
+    number = 0
+    while min(n_rated.values()) < 6:
+        response = assistant.ask(f"Say something about {number}.", task=TASK, user_id="ann", options={"max_tokens": 4})
+        if response.text:
+            response.rate(good=number % 2 == 0)
+            n_rated[is_held_out(response.turn.id)] += 1
+        number += 1
 
 
 def adapter_for(assistant: Assistant, user: str | None, question: str) -> str | None:
@@ -47,10 +60,7 @@ def test_a_style_of_ones_own_leaves_shared_knowledge(tiny: Assistant) -> None:
     for number in range(8):
         tiny.teach(TASK, f"What is the number of room {number}?", str(number))
     shared = learned(tiny, CycleOptions())
-    for number in range(24):
-        response = tiny.ask(f"Say something about {number}.", task=TASK, user_id="ann", options={"max_tokens": 4})
-        if response.text:
-            response.rate(good=number % 2 == 0)
+    rate_on_both_sides(tiny)
     own = learned(tiny, ANN)
     assert adapter_for(tiny, "ann", "What is the number of room 1?") == shared
     assert adapter_for(tiny, "ann", "Hello?") == own
