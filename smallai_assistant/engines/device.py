@@ -60,8 +60,8 @@ def choose_device(wanted: str) -> tuple[str, Notice | None]:
 def limit_spinning() -> None:
     """Lets the threads of torch spin only shortly while they wait for each other, and then sleep.
 
-    It holds for GNU's OpenMP library if this process has not loaded it yet, and for children. Whoever has set one of the
-    two variables decides.
+    It holds for GNU's OpenMP library if this process has not loaded it yet, and for children. Whoever has set one of
+    the two variables decides.
     """
     if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
         os.environ["GOMP_SPINCOUNT"] = _SPIN_COUNT
