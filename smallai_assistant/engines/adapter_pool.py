@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
 
+from smallai_assistant.engines.executor import Ending
 from smallai_assistant.errors import AdapterMismatch, OutOfMemory
 from smallai_assistant.feedback import Adapter, AdapterPart
 from smallai_assistant.models.boundary import is_out_of_memory
@@ -14,6 +15,9 @@ from smallai_assistant.models.boundary import is_out_of_memory
 # Weights of adapters in memory beside one model: 26 of the 135M model, 14 of the one with 0.5B, as a cycle trains them.
 MAX_BYTES = 512 * 2**20
 WEIGHTS = "adapter_model.safetensors"
+
+
+T = TypeVar("T")
 
 
 class LoadedWeights(Protocol):
@@ -68,6 +72,22 @@ class AdapterPool(ABC, Generic[W]):
             self._n_streams[adapter.part] -= 1
             if not self._n_streams[adapter.part]:
                 del self._n_streams[adapter.part]
+
+    def using(self, steps: Iterator[T], adapter: Adapter | None, on_end: Callable[[], None]) -> Iterator[T]:
+        """The steps of a stream. The adapter, if there is one, counts as used until they have ended.
+
+        Args:
+            on_end: called then, on the model's thread; not without an adapter.
+        """
+        if adapter is None:
+            return steps
+        self.begin(adapter)
+
+        def at_end() -> None:
+            self.end(adapter)
+            on_end()
+
+        return Ending(steps, at_end)
 
     def is_unknown(self, part: AdapterPart | None) -> bool:
         """Whether weights are neither in memory nor used by a stream. On the model's thread only."""

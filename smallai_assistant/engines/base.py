@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from smallai_assistant.engines.executor import ModelThread
 from smallai_assistant.engines.generation import GenerationOptions, Steering
+from smallai_assistant.errors import InputTooLarge
 from smallai_assistant.feedback import Adapter
 from smallai_assistant.types import Notice
 
@@ -193,6 +194,18 @@ class TextModel(LoadedModel):
             InvalidInput: the template refuses the messages, or the text holds half a surrogate pair.
             OutOfMemory: the device has no memory for the answer (raised by the stream).
         """
+
+    def check_fits(self, n_tokens: int) -> None:
+        """Checks that a prompt of so many tokens leaves room for an answer.
+
+        Raises:
+            InputTooLarge: it fills the context.
+        """
+        if n_tokens >= self.context_tokens:
+            raise InputTooLarge(
+                f"the prompt has {n_tokens} tokens, the model's context {self.context_tokens}",
+                hint="send less, or use a model with a longer context",
+            )
 
     def complete(
         self,

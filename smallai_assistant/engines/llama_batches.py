@@ -32,7 +32,7 @@ _WAIT_S = 0.001  # of a stream that waits for others, far below the time of a pa
 MAX_PASS_TOKENS = PROMPT_TOKENS + MAX_PASS_LOGITS
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class CacheSequence:
     """A place in the cache.
 
@@ -47,7 +47,6 @@ class CacheSequence:
     ids: list[int] = field(default_factory=list)
     n_prompt: int = 0
     part: AdapterPart | None = None
-    is_used: bool = False
     is_stuck: bool = False
 
 
@@ -98,7 +97,7 @@ class JointPasses:
         known = [sequence for sequence in (*self._idle, *self._used) if sequence.part == part]
         best = max(known, key=lambda sequence: _n_common(sequence.ids, prompt), default=None)
         n_common = _n_common(best.ids, prompt) if best is not None else 0
-        if best is not None and not best.is_used and n_common > best.n_prompt:
+        if best is not None and best in self._idle and n_common > best.n_prompt:
             taken = best
         else:
             taken = next((sequence for sequence in self._idle if not sequence.ids), self._idle[0])
@@ -111,14 +110,14 @@ class JointPasses:
             if best is not None and n_common and self._context.can_share:
                 self._context.share(best.index, taken.index, n_common)
                 taken.ids = list(prompt[:n_common])
-        taken.part, taken.n_prompt, taken.is_used = part, len(prompt), True
+        taken.part, taken.n_prompt = part, len(prompt)
         self._used.append(taken)
         return taken
 
     def end(self, sequence: CacheSequence) -> None:
         """Gives a sequence back. What it holds stays for the next prompt, until the room is needed."""
         self._waiting = [work for work in self._waiting if work.sequence is not sequence]
-        sequence.is_used = sequence.is_stuck = False
+        sequence.is_stuck = False
         self._used.remove(sequence)
         self._idle.append(sequence)
 

@@ -10,12 +10,11 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from smallai_assistant.engines.adapter_pool import AdapterPool
 from smallai_assistant.engines.base import Engine, GenerationFacts, ModelSpec, TextModel, TextStream
 from smallai_assistant.engines.decoding import TextDecoder
-from smallai_assistant.engines.executor import Ending
 from smallai_assistant.engines.generation import GenerationOptions, Steering
 from smallai_assistant.engines.gguf_lora import convert_lora
 from smallai_assistant.engines.light_tokenizer import LightTokenizer
@@ -30,7 +29,7 @@ from smallai_assistant.engines.llama_library import LlamaContext, LlamaWeights, 
 from smallai_assistant.engines.numpy_sampler import NumpySampler
 from smallai_assistant.engines.prompts import ChatTokenizer, TextTokenizer
 from smallai_assistant.engines.steering import Steer
-from smallai_assistant.errors import Cancelled, InputTooLarge
+from smallai_assistant.errors import Cancelled
 from smallai_assistant.feedback import Adapter, AdapterPart
 from smallai_assistant.models.boundary import model_errors
 from smallai_assistant.models.entries import is_pinned
@@ -43,7 +42,6 @@ if TYPE_CHECKING:
 
     FloatArray = npt.NDArray[np.float32]
 
-T = TypeVar("T")
 TASK = "text-generation"
 FILE = "model.gguf"
 # The file has a quantization of its own, usually to 4 bits. Whoever asks for int8 gets it from another engine.
@@ -78,12 +76,7 @@ class LlamaCppEngine(Engine):
         )
 
     def estimate_bytes(self, _spec: ModelSpec, folder: Path) -> int:
-        config = read_json_object(folder / "config.json")
-        heads = int(config["num_attention_heads"])
-        width = int(config["hidden_size"]) // heads * int(config.get("num_key_value_heads") or heads)
-        n_tokens = min(MAX_CACHE_TOKENS, int(config["max_position_embeddings"]))
-        cache = 2 * 2 * int(config["num_hidden_layers"]) * width * n_tokens
-        return (folder / FILE).stat().st_size + cache + _scratch_bytes(int(config["vocab_size"]))
+        return (folder / FILE).stat().st_size + _working_bytes(read_json_object(folder / "config.json"))
 
     def load(self, spec: ModelSpec, folder: Path, *, device: str, progress: Callable[[str, float], None]) -> TextModel:  # noqa: ARG002
         check_model_folder(folder)
@@ -98,9 +91,18 @@ class LlamaCppEngine(Engine):
             raise
 
 
-def _scratch_bytes(n_words: int) -> int:
-    """The scores of a pass, twice: the result, and the last product of the network."""
-    return 2 * 4 * MAX_PASS_LOGITS * n_words
+def _working_bytes(base: Mapping[str, Any]) -> int:
+    """What a model needs beside its weights: keys and values at 16 bits, and the scores of a pass.
+
+    Args:
+        base: its config.json.
+    """
+    heads = int(base["num_attention_heads"])
+    width = int(base["hidden_size"]) // heads * int(base.get("num_key_value_heads") or heads)
+    n_tokens = min(MAX_CACHE_TOKENS, int(base["max_position_embeddings"]))
+    cache = 2 * 2 * int(base["num_hidden_layers"]) * width * n_tokens
+    # The scores are there twice: the result, and the last product of the network.
+    return cache + 2 * 4 * MAX_PASS_LOGITS * int(base["vocab_size"])
 
 
 class LlamaCppModel(TextModel):
@@ -116,13 +118,12 @@ class LlamaCppModel(TextModel):
             n_logits=MAX_PASS_LOGITS,
         )
         context.set_threads(_n_threads())
-        n_bytes = weights.n_bytes + weights.cache_bytes(self.context_tokens) + _scratch_bytes(weights.n_words)
-        super().__init__(spec, device="cpu", n_bytes=n_bytes)
+        base = read_json_object(folder / "config.json")
+        super().__init__(spec, device="cpu", n_bytes=weights.n_bytes + _working_bytes(base))
         self._tokenizer = tokenizer
         self._weights = weights
         self._context = context
         self._end_ids = weights.end_ids()
-        base = read_json_object(folder / "config.json")
         self._adapters = _LlamaAdapters(weights, context, base, make_room=self.make_room)
         self._passes = JointPasses(context, N_SEQUENCES, self._adapters.activate)
 
@@ -139,17 +140,13 @@ class LlamaCppModel(TextModel):
         steering: Steering | None = None,
     ) -> TextStream:
         prompt = self._tokenizer.encode_chat(messages, cancel=cancel)
-        if len(prompt) >= self.context_tokens:
-            raise InputTooLarge(
-                f"the prompt has {len(prompt)} tokens, the model's context {self.context_tokens}",
-                hint="send less, or use a model with a longer context",
-            )
+        self.check_fits(len(prompt))
         facts = GenerationFacts(n_prompt_tokens=len(prompt))
         steer = None if steering is None else Steer(steering, self._tokenizer.encode_text, self._end_ids)
         sampler = NumpySampler(options, prompt, steer=steer)
         part = None if adapter is None else adapter.part
         steps = self._answer(prompt, options, sampler, facts, cancel=cancel or threading.Event(), part=part)
-        return TextStream(self.stream(self._with_adapter(steps, adapter)), facts)
+        return TextStream(self.stream(self._adapters.using(steps, adapter, self._drop_unused)), facts)
 
     def complete(
         self,
@@ -214,20 +211,8 @@ class LlamaCppModel(TextModel):
 
     def _run(self, steps: Iterator[None], adapter: Adapter | None) -> None:
         """Runs an evaluation behind the answers that people wait for."""
-        for _ in self.stream(self._with_adapter(steps, adapter), in_background=True):
+        for _ in self.stream(self._adapters.using(steps, adapter, self._drop_unused), in_background=True):
             pass
-
-    def _with_adapter(self, steps: Iterator[T], adapter: Adapter | None) -> Iterator[T]:
-        """The steps. The adapter counts as used until they have ended."""
-        if adapter is None:
-            return steps
-        self._adapters.begin(adapter)
-
-        def at_end() -> None:
-            self._adapters.end(adapter)
-            self._drop_unused()
-
-        return Ending(steps, at_end)
 
     def _drop_unused(self, *, also_idle: bool = False) -> None:
         self._adapters.drop_idle() if also_idle else self._adapters.drop_unused()

@@ -72,10 +72,6 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "llama_model_is_recurrent": (ctypes.c_bool, (_POINTER,)),
     "llama_model_is_hybrid": (ctypes.c_bool, (_POINTER,)),
     "llama_model_n_ctx_train": (_INT, (_POINTER,)),
-    "llama_model_n_embd": (_INT, (_POINTER,)),
-    "llama_model_n_layer": (_INT, (_POINTER,)),
-    "llama_model_n_head": (_INT, (_POINTER,)),
-    "llama_model_n_head_kv": (_INT, (_POINTER,)),
     "llama_model_get_vocab": (_POINTER, (_POINTER,)),
     "llama_vocab_n_tokens": (_INT, (_POINTER,)),
     "llama_vocab_is_eog": (ctypes.c_bool, (_POINTER, _INT)),
@@ -86,7 +82,6 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "llama_n_ctx_seq": (ctypes.c_uint32, (_POINTER,)),
     "llama_set_n_threads": (None, (_POINTER, _INT, _INT)),
     "llama_get_memory": (_POINTER, (_POINTER,)),
-    "llama_memory_clear": (None, (_POINTER, ctypes.c_bool)),
     "llama_memory_seq_rm": (ctypes.c_bool, (_POINTER, _INT, _INT, _INT)),
     "llama_memory_seq_cp": (None, (_POINTER, _INT, _INT, _INT, _INT)),
     "llama_batch_init": (_Batch, (_INT, _INT, _INT)),
@@ -172,12 +167,6 @@ class LlamaWeights:
         is_end = self._library.llama_vocab_is_eog
         return frozenset(index for index in range(self.n_words) if is_end(self._vocabulary, index))
 
-    def cache_bytes(self, n_tokens: int) -> int:
-        """The bytes of keys and values of so many tokens, at 16 bits."""
-        of = {name: getattr(self._library, f"llama_model_{name}")(self.handle) for name in _SIZES}
-        width = of["n_embd"] // max(1, of["n_head"]) * of["n_head_kv"]
-        return int(2 * 2 * of["n_layer"] * width * n_tokens)
-
     def load_adapter(self, path: Path) -> int:
         """Loads a LoRA adapter in GGUF format. Returns its handle, which `free_adapter` takes.
 
@@ -198,9 +187,6 @@ class LlamaWeights:
         handle, self.handle = self.handle, None
         if handle:
             self._library.llama_model_free(handle)
-
-
-_SIZES = ("n_embd", "n_layer", "n_head", "n_head_kv")
 
 
 class LlamaContext:

@@ -13,7 +13,6 @@ from smallai_assistant.engines.base import Engine, GenerationFacts, LoadedModel,
 from smallai_assistant.engines.batches import BATCH, complete, log_likelihoods
 from smallai_assistant.engines.decoding import Network, PrefixCaches, decode
 from smallai_assistant.engines.device import give_back_memory
-from smallai_assistant.engines.executor import Ending
 from smallai_assistant.engines.generation import GenerationOptions, Steering
 from smallai_assistant.engines.loading import bounded_building, own_weights
 from smallai_assistant.engines.lora import LoraAdapters
@@ -21,7 +20,7 @@ from smallai_assistant.engines.prompts import ChatTokenizer, TextTokenizer
 from smallai_assistant.engines.quiet import quiet_loading
 from smallai_assistant.engines.steering import Steer
 from smallai_assistant.engines.tokenizer_process import TokenizerProcess
-from smallai_assistant.errors import Cancelled, InputTooLarge, ModelInvalid
+from smallai_assistant.errors import Cancelled, ModelInvalid
 from smallai_assistant.feedback import Adapter, AdapterPart
 from smallai_assistant.models.boundary import model_errors
 from smallai_assistant.models.entries import is_pinned
@@ -154,11 +153,7 @@ class TransformersTextModel(TextModel):
         steering: Steering | None = None,
     ) -> TextStream:
         prompt = self._tokenizer.encode_chat(messages, cancel=cancel)
-        if len(prompt) >= self.context_tokens:
-            raise InputTooLarge(
-                f"the prompt has {len(prompt)} tokens, the model's context {self.context_tokens}",
-                hint="send less, or use a model with a longer context",
-            )
+        self.check_fits(len(prompt))
         network = self._network(adapter, steering)
         facts = GenerationFacts(n_prompt_tokens=len(prompt))
         steps = decode(network, prompt, options, facts, cancel or threading.Event())
@@ -214,15 +209,7 @@ class TransformersTextModel(TextModel):
 
     def _streamed(self, adapter: Adapter | None, steps: Iterator[T], *, in_background: bool = False) -> Iterator[T]:
         """Runs the steps on the model's thread. The adapter counts as used until they have ended."""
-        if adapter is None:
-            return self.stream(steps, in_background=in_background)
-        self._adapters.begin(adapter)
-
-        def at_end() -> None:
-            self._adapters.end(adapter)
-            self._drop_unused()
-
-        return self.stream(Ending(steps, at_end), in_background=in_background)
+        return self.stream(self._adapters.using(steps, adapter, self._drop_unused), in_background=in_background)
 
     @property
     def extra_bytes(self) -> int:
